@@ -1,0 +1,109 @@
+"""Settings: all from the environment, read once at a process's entry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tamis.selectors.errors import TamisError
+
+DATABASE_FILE = "tamis.sqlite3"
+
+
+class BadSettings(TamisError):
+    """A setting has a value that can't be used."""
+
+    code = "bad-settings"
+    status = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator sets; every field has the environment variable of its comment."""
+
+    home: Path  # TAMIS_HOME: database, artefacts and cache of the embedded default
+    database_url: str  # TAMIS_DATABASE_URL: SQLite in `home` when left out
+    data_roots: tuple[Path, ...] | None  # TAMIS_DATA_ROOTS: allow-list, ':' between; None: every readable path
+    engine: str  # TAMIS_ENGINE: "local"
+    threads: int  # TAMIS_THREADS: CPUs that this process may use when left out
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read and check the settings.
+
+        Parameters
+        ----------
+        environ : mapping, optional
+            ``os.environ`` when left out.
+
+        Raises
+        ------
+        BadSettings
+            A value that can't be used; the detail names the variable.
+        """
+        environ = os.environ if environ is None else environ
+        home = Path(environ.get("TAMIS_HOME") or _default_home(environ)).expanduser().absolute()
+        return cls(
+            home=home,
+            database_url=environ.get("TAMIS_DATABASE_URL") or f"sqlite:///{home / DATABASE_FILE}",
+            data_roots=_data_roots(environ.get("TAMIS_DATA_ROOTS", "")),
+            engine=_engine(environ.get("TAMIS_ENGINE") or "local"),
+            threads=_threads(environ.get("TAMIS_THREADS", "")),
+        )
+
+    @property
+    def jobs_dir(self) -> Path:
+        """Artefacts, one folder a job."""
+        return self.home / "jobs"
+
+    @property
+    def signals_dir(self) -> Path:
+        """Signals, shared by all jobs: the cache of `tamis.selectors.jobs.Environment`."""
+        return self.home / "signals"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Compiled kernels."""
+        return self.home / "cache"
+
+    def job_dir(self, job_id: str) -> Path:
+        """Where a job writes its result."""
+        return self.jobs_dir / job_id
+
+    def create_folders(self) -> None:
+        """Create `home` and what lies in it, readable by this user only."""
+        for folder in (self.home, self.jobs_dir, self.signals_dir, self.cache_dir):
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise BadSettings(f"TAMIS_HOME: can't create {folder}: {error.strerror}") from error
+
+
+def _default_home(environ: Mapping[str, str]) -> str:
+    data = environ.get("XDG_DATA_HOME", "")
+    return f"{data}/tamis" if data.startswith("/") else "~/.local/share/tamis"
+
+
+def _data_roots(value: str) -> tuple[Path, ...] | None:
+    parts = [part for part in value.split(":") if part]
+    for part in parts:
+        if not part.startswith("/"):
+            raise BadSettings(f"TAMIS_DATA_ROOTS: {part!r} is not an absolute path; separate paths by ':'")
+    return tuple(Path(part) for part in parts) or None
+
+
+def _engine(value: str) -> str:
+    if value != "local":
+        raise BadSettings(f"TAMIS_ENGINE: {value!r} is not an engine of this version; leave it out or set 'local'")
+    return value
+
+
+def _threads(value: str) -> int:
+    if not value:
+        return len(os.sched_getaffinity(0))
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= 1024:
+        raise BadSettings(f"TAMIS_THREADS: {value!r} is not a whole number from 1 to 1024")
+    return int(value)

@@ -1,0 +1,46 @@
+"""The durable state of the service: jobs (which are the queue), datasets, events, workers."""
+
+from __future__ import annotations
+
+from tamis.service.store.errors import BadCursor, IdempotencyKeyReused
+from tamis.service.store.records import (
+    ACTIVE_STATES,
+    Cancellation,
+    Claim,
+    Control,
+    Dataset,
+    DatasetPage,
+    Event,
+    EventKind,
+    Job,
+    JobPage,
+    JobState,
+    Lease,
+    LogLine,
+    Registration,
+    Submission,
+    Worker,
+)
+from tamis.service.store.store import Store
+
+__all__ = [
+    "ACTIVE_STATES",
+    "BadCursor",
+    "Cancellation",
+    "Claim",
+    "Control",
+    "Dataset",
+    "DatasetPage",
+    "Event",
+    "EventKind",
+    "IdempotencyKeyReused",
+    "Job",
+    "JobPage",
+    "JobState",
+    "Lease",
+    "LogLine",
+    "Registration",
+    "Store",
+    "Submission",
+    "Worker",
+]

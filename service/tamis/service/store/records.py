@@ -1,0 +1,198 @@
+"""What the store gives back: frozen records, one field a column (or what is computed from several)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+Json = Mapping[str, Any]
+"""A JSON object."""
+
+
+class JobState(StrEnum):
+    """Where a job is in its life."""
+
+    QUEUED = "queued"
+    """Waits for a worker; also between two attempts."""
+
+    RUNNING = "running"
+    """A worker holds its lease."""
+
+    CANCELLING = "cancelling"
+    """A worker holds its lease and was told to stop."""
+
+    SUCCEEDED = "succeeded"
+    """Its result is there."""
+
+    FAILED = "failed"
+    """It ended with a problem; `resume` tries again."""
+
+    CANCELLED = "cancelled"
+    """It was stopped on request; `resume` goes on from its finished units."""
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self not in ACTIVE_STATES
+
+
+ACTIVE_STATES = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING})
+LEASED_STATES = frozenset({JobState.RUNNING, JobState.CANCELLING})
+RESUMABLE_STATES = frozenset({JobState.FAILED, JobState.CANCELLED})
+
+
+class EventKind(StrEnum):
+    """What an event tells."""
+
+    STATE = "state"
+    """The state changed: ``{"state", "attempt", "error"?, "detail"?}``."""
+
+    PROGRESS = "progress"
+    """Progress as in the job resource; at most one a second and job."""
+
+    LOG = "log"
+    """A line of the job's log: ``{"level", "message", ...fields}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One row of the jobs table. Times are seconds since the epoch, UTC."""
+
+    id: str
+    owner: str  # the caller that submitted it
+    state: JobState
+    selector: str
+    request: Json  # as it was sent
+    spec: Json  # resolved: a `JobSpec` as JSON, dataset and job ids replaced
+    labels: Mapping[str, str]
+    fingerprint: str | None
+    priority: int  # larger runs first
+    uses: tuple[str, ...]  # ids of the datasets and jobs it reads
+    progress: Json | None
+    error: Json | None  # problem JSON of the last failure; None while none happened and after success
+    attempts: int  # started so far; one given back by a stopping worker does not count
+    created_at: float
+    started_at: float | None  # of the first attempt
+    finished_at: float | None
+    waiting_reason: str | None  # for a queued job: why it waits
+    version: int  # grows with every change of the row; makes the ETag
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What `Jobs.submit` did."""
+
+    job_id: str
+    replayed: bool  # an earlier submission with the same idempotency key answered
+    response: Json  # what `render` made of the job when it was first submitted
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """What `Jobs.request_cancel` did."""
+
+    job: Job
+    already: bool  # it was cancelled before this request
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A registered manifest."""
+
+    id: str
+    owner: str
+    digest: str  # of the dataset: shards' contents and roles
+    manifest: Json  # resolved: globs expanded, format set
+    rows: int | None  # None where only reading the shards can tell
+    shards: int
+    bytes: int
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What `Datasets.register` did."""
+
+    dataset: Dataset
+    created: bool  # False: the same manifest over the same contents was there already
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Some jobs, newest first."""
+
+    items: Sequence[Job]
+    next_cursor: str | None  # None on the last page
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetPage:
+    """Some datasets, newest first."""
+
+    items: Sequence[Dataset]
+    next_cursor: str | None  # None on the last page
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a job."""
+
+    seq: int  # 1, 2, 3, ... for each job, without gaps
+    at: float
+    kind: EventKind
+    data: Json
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line a job wrote."""
+
+    at: float
+    level: str  # debug, info, warning, error
+    message: str
+    fields: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A supervisor that reported lately."""
+
+    id: str
+    host: str
+    pid: int
+    slots: int  # jobs it runs at a time
+    running: int  # jobs it runs now
+    started_at: float
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A worker's right to a job. Every write of the worker is refused once another claim raised the token."""
+
+    job_id: str
+    worker: str
+    token: int  # number of the claim, over the job's whole life
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job handed to a worker."""
+
+    job: Job
+    lease: Lease
+
+
+class Control(StrEnum):
+    """What a heartbeat tells the worker."""
+
+    CONTINUE = "continue"
+    """The lease was extended."""
+
+    CANCEL = "cancel"
+    """The lease was extended; the job is to stop."""
+
+    LOST = "lost"
+    """The lease is another's or the job is gone: stop at once, write nothing."""

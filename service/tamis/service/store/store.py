@@ -1,0 +1,58 @@
+"""The store: one object, one part for each concern, all over one database."""
+
+from __future__ import annotations
+
+from tamis.service.store.database import Database
+from tamis.service.store.datasets import Datasets
+from tamis.service.store.events import Events
+from tamis.service.store.jobs import Jobs
+from tamis.service.store.queue import Queue
+from tamis.service.store.workers import Workers
+
+
+class Store:
+    """Jobs, datasets, events and workers in SQLite or PostgreSQL. Thread-safe; one a process is enough.
+
+    Every call is one transaction. A database that does not answer (locked, missing, not migrated) raises
+    `tamis.selectors.errors.StorageError`; nothing of SQLAlchemy's leaves the store.
+
+    Attributes
+    ----------
+    jobs : Jobs
+        What callers do with jobs: submit, look, wait, cancel, resume, delete, count.
+    queue : Queue
+        What workers do with jobs: claim, heartbeat, finish, give back.
+    datasets : Datasets
+        Registered manifests.
+    events : Events
+        What happened to a job, and its log.
+    workers : Workers
+        Who is there to run jobs.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Connect lazily: nothing is opened before the first call, and nothing is created before `migrate`.
+
+        Parameters
+        ----------
+        url : str
+            ``sqlite:////absolute/path.sqlite3`` or ``postgresql+psycopg://…``.
+        """
+        self.database = Database(url)
+        self.jobs = Jobs(self.database)
+        self.queue = Queue(self.database)
+        self.datasets = Datasets(self.database)
+        self.events = Events(self.database)
+        self.workers = Workers(self.database)
+
+    def migrate(self) -> None:
+        """Create the database or bring it to this version's schema; safe to call from several processes at once."""
+        self.database.migrate()
+
+    def check(self) -> None:
+        """Raise StorageError unless the database answers and has this version's schema (for ``/readyz``)."""
+        self.database.check()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.database.close()
