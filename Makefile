@@ -1,0 +1,74 @@
+# Tamis. `make demo` needs nothing but Python 3.11 or newer and make; everything it installs goes into .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# A Python to build .venv with, e.g. `make demo PYTHON=/opt/python3.12/bin/python3`. Found when not given.
+PYTHON ?=
+CANDIDATES := python3 python3.13 python3.12 python3.11 python
+# Arguments for the demo or the benchmarks: `make demo ARGS="--target python"`
+ARGS ?=
+
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+IS_RECENT := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint format bench clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.installed ## Select from real text with a running service and show what it chose
+	@$(BIN)/python -m tamis.service.demo $(ARGS)
+
+serve: $(VENV)/.installed ## Run the service on http://127.0.0.1:8321
+	@$(BIN)/tamis serve $(ARGS)
+
+# The interpreted pass runs the kernels as plain Python, so that coverage sees their bodies. The full pass comes last: its
+# summary closes the output.
+test: lint ## Lint, type checks and all tests (what CI runs)
+	@rm -f .coverage .coverage.*
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/native -q -m "not slow" --cov --cov-report=
+	$(BIN)/python -m pytest --cov --cov-append --cov-report=term:skip-covered --durations=10
+
+lint: $(VENV)/.installed-dev ## Style, types, import directions, drift of openapi.yaml
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tamis.service.api.openapi --check
+
+format: $(VENV)/.installed-dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev ## Run the benchmarks
+	$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+# The state of a service (.tamis) is kept, the demo's apart: it may be somebody's work.
+clean: ## Remove .venv, caches and the demo's output
+	rm -rf $(VENV) .tamis/demo demo-out dist build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache \
+		.hypothesis .import_linter_cache
+	find native selectors service tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@for candidate in $(or $(PYTHON),$(CANDIDATES)); do \
+		if "$$candidate" -c "$(IS_RECENT)" 2>/dev/null; then found=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "Tamis needs Python 3.11 or newer with its venv module; none of these is: $(or $(PYTHON),$(CANDIDATES))." >&2; \
+		echo "Install one (on Debian or Ubuntu: apt install python3 python3-venv), or name one: make demo PYTHON=/path/to/python3" >&2; \
+		exit 1; \
+	fi; \
+	echo "Creating $(VENV) with $$("$$found" --version)"; \
+	"$$found" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# Order-only on the interpreter: its time stamp says nothing. A change of what is to be installed installs again.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Tamis into $(VENV) (once; a minute or so)"
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Tamis and its development tools into $(VENV) (once; a minute or so)"
+	@$(PIP_INSTALL) -e ".[dev]"
+	@touch $(VENV)/.installed $@
