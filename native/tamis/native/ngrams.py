@@ -1,0 +1,477 @@
+"""The one pass over a column of texts or token ids: documents to tokens, to n-grams, to whatever is asked of them.
+
+Documents are taken in groups that fit the processor's second-level cache; each group is tokenised, its tokens hashed or
+joined by single spaces, its n-grams hashed, and the result handed to a sink. Everything is one kernel (`run`), so that
+it compiles once whatever is asked. An n-gram belongs to the token it ends at; n-grams of a document are ordered by that
+token, shorter ones first.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from tamis.native.sha256 import (
+    LANES,
+    SHORT_BYTES,
+    Lanes,
+    Reduction,
+    hash_blocks,
+    hash_long,
+    pad_block,
+)
+from tamis.native.spans import Tokens, scan_document
+from tamis.native.vector import BLOCK, copy_16, fold_multiply, load_u64, multiply_high, store_u8
+
+LENGTHS = 0
+"""Number of tokens only."""
+COUNT = 1
+"""Add n-grams to their buckets."""
+SCORE = 2
+"""Sum a table's rows over the n-grams."""
+IDS = 3
+"""List the buckets."""
+MINHASH = 4
+"""One-permutation MinHash sketch of the set of n-grams."""
+QUALITY = 5
+"""Length, repetition, information and numbers of the tokens."""
+
+GROUP_UNITS = 1 << 14
+"""Bytes of text, or token ids, in a group of documents; a longer document is a group of its own."""
+GROUP_DOCUMENTS = 1 << 12
+"""Documents in a group, at most."""
+ID_BYTES = 20
+"""Decimal digits and sign of an int64, at most."""
+BINS = 64
+"""Bins of a sketch."""
+BIN_BITS = 6
+EMPTY_BIN = np.uint32(0xFFFFFFFF)
+
+# Odd constants without structure: digits of the fractional parts of sqrt(2), sqrt(3), sqrt(5), sqrt(7), sqrt(11).
+_KEY_A = np.uint64(0x6A09E667F3BCC909)
+_KEY_B = np.uint64(0xBB67AE8584CAA73B)
+_KEY_LENGTH = np.uint64(0x3C6EF372FE94F82B)
+_KEY_PLACE = np.uint64(0xA54FF53A5F1D36F1)
+_KEY_FINISH = np.uint64(0x510E527FADE682D1)
+_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
+_FINISH_SHIFT = np.uint64(32)
+_BIN_SHIFT = np.uint64(64 - BIN_BITS)
+_VALUE_SHIFT = np.uint64(32)
+
+
+class Source(NamedTuple):
+    """Texts or token ids; the other array is empty."""
+
+    offsets: NDArray[np.int64]  # [n + 1]
+    data: NDArray[np.uint8]  # UTF-8
+    values: NDArray[np.int64]  # token ids
+    holds_ids: bool
+
+
+class Hashing(NamedTuple):
+    """N-grams to buckets."""
+
+    ngrams: int
+    buckets: int
+    sha256: bool
+    reduction: Reduction
+
+
+class Scratch(NamedTuple):
+    """Buffers of one call, sized for the longest group."""
+
+    tail: NDArray[np.uint8]  # copy of a document that ends too near the end of its buffer
+    tokens: Tokens
+    joined: NDArray[np.uint8]  # tokens with one space after each (SHA-256 only)
+    joined_starts: NDArray[np.int32]
+    joined_ends: NDArray[np.int32]
+    hashes: NDArray[np.uint64]  # of tokens
+    grams: NDArray[np.uint64]  # hashes of n-grams
+    ids: NDArray[np.int64]  # buckets of n-grams
+    first_token: NDArray[np.int64]  # [GROUP_DOCUMENTS + 1] of each document in the group
+    lanes: Lanes
+    lane_buckets: NDArray[np.int64]  # [16]
+    seen: NDArray[np.uint64]  # open-addressing table of token hashes (quality only)
+    seen_times: NDArray[np.int64]
+
+
+class Sink(NamedTuple):
+    """Where results go; arrays a kind does not use are empty."""
+
+    kind: int
+    n_tokens: NDArray[np.int64]  # [n]
+    counts: NDArray[np.int64]  # [buckets]
+    table: NDArray[np.float64]  # [buckets, targets]
+    sums: NDArray[np.float64]  # [n, targets], zeros
+    ids: NDArray[np.int32]  # [n-grams of all documents]
+    sketch: NDArray[np.uint32]  # [n, 64], all EMPTY_BIN
+    stop_words: NDArray[np.uint64]  # sorted hashes
+    quality: NDArray[np.float64]  # [n, 4], zeros
+
+
+@njit(nogil=True, cache=True)
+def hash_bytes(address, length):
+    """64-bit hash of a token's bytes; reads 16 bytes whatever the length (1 or more)."""
+    if length <= 16:
+        first = load_u64(address) & (_ONES >> np.uint64(64 - 8 * min(length, 8)))
+        second = np.uint64(0)
+        if length > 8:
+            second = load_u64(address + 8) & (_ONES >> np.uint64(64 - 8 * (length - 8)))
+        return fold_multiply(first ^ _KEY_A, second ^ _KEY_B + np.uint64(length) * _KEY_LENGTH)
+    state = np.uint64(length) * _KEY_LENGTH
+    at = 0
+    while at + 16 < length:
+        state = fold_multiply(load_u64(address + at) ^ _KEY_A ^ state, load_u64(address + at + 8) ^ _KEY_B)
+        at += 16
+    end = address + length
+    return fold_multiply(load_u64(end - 16) ^ _KEY_A ^ state, load_u64(end - 8) ^ _KEY_B)
+
+
+@njit(nogil=True, cache=True)
+def hash_id(value):
+    """64-bit hash of a token id."""
+    return fold_multiply(np.uint64(value) ^ _KEY_A, _KEY_B)
+
+
+@njit(nogil=True, cache=True)
+def _finish(gram):
+    return (gram ^ gram >> _FINISH_SHIFT) * _KEY_FINISH
+
+
+@njit(nogil=True, cache=True)
+def _grams(hashes, begin, end, first, ngrams, grams):
+    """Hash the n-grams that end at tokens ``begin`` to ``end`` of the document starting at token ``first``.
+
+    An n-gram's hash is a polynomial of its tokens' hashes, h(last) + h(last - 1) P + ..., finished by a multiplication.
+    Returns the number of n-grams.
+    """
+    count = 0
+    if ngrams == 2 and end > begin:
+        if begin == first:
+            grams[0] = _finish(hashes[begin])
+            count = 1
+            begin += 1
+        for k in range(end - begin):
+            gram = hashes[begin + k]
+            grams[count + 2 * k] = _finish(gram)
+            grams[count + 2 * k + 1] = _finish(gram + hashes[begin + k - 1] * _KEY_PLACE)
+        return count + 2 * (end - begin)
+    for token in range(begin, end):
+        gram = hashes[token]
+        grams[count] = _finish(gram)
+        count += 1
+        place = _KEY_PLACE
+        for back in range(1, min(ngrams, token - first + 1)):
+            gram += hashes[token - back] * place
+            place *= _KEY_PLACE
+            grams[count] = _finish(gram)
+            count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _write_decimal(address, value):
+    """Decimal digits of an int64; returns how many bytes."""
+    sign = 0
+    magnitude = np.uint64(value)
+    if value < 0:
+        store_u8(address, np.uint8(ord("-")))
+        sign = 1
+        magnitude = np.uint64(0) - magnitude
+    digits = 1
+    bound = np.uint64(10)
+    while digits < 19 and magnitude >= bound:
+        digits += 1
+        bound *= np.uint64(10)
+    for k in range(digits - 1, -1, -1):
+        quotient = magnitude // np.uint64(10)
+        store_u8(address + sign + k, np.uint8(np.uint64(ord("0")) + magnitude - quotient * np.uint64(10)))
+        magnitude = quotient
+    return sign + digits
+
+
+@njit(nogil=True, cache=True)
+def _join_spans(scratch, n_tokens):
+    """Copy the tokens next to each other, one space between, so that every n-gram is one range of bytes.
+
+    Done for a group before any n-gram is read: a load soon after the stores it covers would stall.
+    """
+    lowered = np.int64(scratch.tokens.lowered.ctypes.data)
+    joined = np.int64(scratch.joined.ctypes.data)
+    at = np.int64(0)
+    for token in range(n_tokens):
+        start = np.int64(scratch.tokens.starts[token])
+        length = np.int64(scratch.tokens.ends[token]) - start
+        for k in range(0, length, 16):
+            copy_16(joined + at + k, lowered + start + k)
+        scratch.joined_starts[token] = at
+        at += length
+        scratch.joined_ends[token] = at
+        store_u8(joined + at, np.uint8(ord(" ")))
+        at += 1
+
+
+@njit(nogil=True, cache=True)
+def _join_ids(values, first, n_tokens, scratch):
+    joined = np.int64(scratch.joined.ctypes.data)
+    at = np.int64(0)
+    for token in range(n_tokens):
+        scratch.joined_starts[token] = at
+        at += _write_decimal(joined + at, values[first + token])
+        scratch.joined_ends[token] = at
+        store_u8(joined + at, np.uint8(ord(" ")))
+        at += 1
+
+
+@njit(nogil=True, cache=True)
+def _digest_ids(scratch, hashing, begin, end, queued, slot):
+    """Buckets by SHA-256 of the n-grams that end at tokens ``begin`` to ``end``, written from ``ids[slot]`` on.
+
+    ``queued`` = (lanes waiting, first token of the document); returns (lanes waiting, next slot).
+    """
+    waiting, first = queued
+    joined = np.int64(scratch.joined.ctypes.data)
+    lanes = scratch.lanes
+    blocks = np.int64(lanes.blocks.ctypes.data)
+    for token in range(begin, end):
+        stop = np.int64(scratch.joined_ends[token])
+        for back in range(min(hashing.ngrams, token - first + 1)):
+            start = np.int64(scratch.joined_starts[token - back])
+            length = stop - start
+            if length <= SHORT_BYTES:
+                pad_block(blocks + waiting * BLOCK, joined + start, length, length, 8 * length)
+                lanes.slots[waiting] = slot
+                waiting += 1
+                if waiting == LANES:
+                    hash_blocks(lanes, waiting, hashing.reduction, scratch.ids, scratch.lane_buckets)
+                    waiting = 0
+            else:
+                # The lanes that wait are in use: flush them, then lane 0 is free.
+                hash_blocks(lanes, waiting, hashing.reduction, scratch.ids, scratch.lane_buckets)
+                waiting = 0
+                scratch.ids[slot] = hash_long(joined + start, length, lanes, hashing.reduction, scratch.lane_buckets)
+            slot += 1
+    return waiting, slot
+
+
+@njit(nogil=True, cache=True)
+def _sketch(grams, count, bins):
+    for k in range(count):
+        gram = grams[k]
+        at = np.int64(gram >> _BIN_SHIFT)
+        bins[at] = min(bins[at], np.uint32((gram << np.uint64(BIN_BITS)) >> _VALUE_SHIFT))
+
+
+@njit(nogil=True, cache=True)
+def _densify(bins):
+    """Fill empty bins from full ones chosen by hash: optimal densification (Shrivastava, ICML 2017, section 4)."""
+    full = np.uint64(0)
+    for k in range(BINS):
+        if bins[k] != EMPTY_BIN:
+            full |= np.uint64(1) << np.uint64(k)
+    if full == 0:
+        return
+    for k in range(BINS):
+        attempt = 0
+        lender = np.uint64(k)
+        while full >> lender & np.uint64(1) == 0:
+            attempt += 1
+            lender = fold_multiply(np.uint64(k * BINS + 1) * _KEY_A, np.uint64(attempt) * _KEY_B) >> _BIN_SHIFT
+        bins[k] = bins[np.int64(lender)]
+
+
+@njit(nogil=True, cache=True)
+def _sum_rows(table, ids, count, sums):
+    """Add the table's rows of ``ids`` to ``sums``; four partial sums, n-gram by n-gram, hide the adder's latency."""
+    for column in range(table.shape[1]):
+        a = b = c = d = 0.0
+        whole = count & ~3
+        for k in range(0, whole, 4):
+            a += table[ids[k], column]
+            b += table[ids[k + 1], column]
+            c += table[ids[k + 2], column]
+            d += table[ids[k + 3], column]
+        for k in range(whole, count):
+            a += table[ids[k], column]
+        sums[column] += (a + b) + (c + d)
+
+
+@njit(nogil=True, cache=True)
+def _is_ascii_punctuation(lowered, start, end):
+    for k in range(start, end):
+        byte = lowered[k]
+        graphic = 0x21 <= byte <= 0x7E
+        alphanumeric = 0x30 <= byte <= 0x39 or 0x41 <= byte <= 0x5A or 0x61 <= byte <= 0x7A
+        if not graphic or alphanumeric:
+            return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _quality(scratch, begin, end, stop_words, stats):
+    """Fill (length, repeating, informative, numeric) of the document of tokens ``begin`` to ``end``."""
+    n_tokens = end - begin
+    if n_tokens == 0:
+        return
+    size = 1
+    while size < 2 * n_tokens:
+        size *= 2
+    seen, times = scratch.seen, scratch.seen_times
+    times[:size] = 0
+    most = informative = no_digit = 0
+    lowered = scratch.tokens.lowered
+    for token in range(begin, end):
+        code = scratch.hashes[token]
+        at = np.int64(code & np.uint64(size - 1))
+        while times[at] != 0 and seen[at] != code:
+            at = (at + 1) & (size - 1)
+        seen[at] = code
+        times[at] += 1
+        most = max(most, times[at])
+        start = np.int64(scratch.tokens.starts[token])
+        stop = np.int64(scratch.tokens.ends[token])
+        no_digit += not (stop - start == 1 and 0x30 <= lowered[start] <= 0x39)
+        place = np.searchsorted(stop_words, code)
+        is_stop_word = place < len(stop_words) and stop_words[place] == code
+        informative += not (is_stop_word or _is_ascii_punctuation(lowered, start, stop))
+    stats[0] = n_tokens
+    stats[1] = most / n_tokens
+    stats[2] = informative / n_tokens
+    stats[3] = no_digit / n_tokens
+
+
+@njit(nogil=True, cache=True)
+def _tokenize_group(source, scanner, scratch, document):
+    """Tokenise documents from ``document`` on until the group is full; returns the document after the last one."""
+    n_documents = len(source.offsets) - 1
+    first = document
+    base = source.offsets[first]
+    data = np.int64(source.data.ctypes.data)
+    out = n_tokens = 0
+    scratch.first_token[0] = 0
+    while document < n_documents and document - first < GROUP_DOCUMENTS:
+        start, end = source.offsets[document], source.offsets[document + 1]
+        if document > first and end - base > GROUP_UNITS:
+            break
+        if source.holds_ids:
+            n_tokens += end - start
+        else:
+            address = data + start
+            if end + BLOCK > len(source.data):
+                scratch.tail[: end - start] = source.data[start:end]
+                address = np.int64(scratch.tail.ctypes.data)
+            out, n_tokens = scan_document(address, end - start, scanner, scratch.tokens, out, n_tokens)
+        document += 1
+        scratch.first_token[document - first] = n_tokens
+    return document
+
+
+@njit(nogil=True, cache=True)
+def _hash_tokens(source, scratch, first_value, n_tokens):
+    if source.holds_ids:
+        for token in range(n_tokens):
+            scratch.hashes[token] = hash_id(source.values[first_value + token])
+        return
+    lowered = np.int64(scratch.tokens.lowered.ctypes.data)
+    for token in range(n_tokens):
+        start = np.int64(scratch.tokens.starts[token])
+        scratch.hashes[token] = hash_bytes(lowered + start, np.int64(scratch.tokens.ends[token]) - start)
+
+
+@njit(nogil=True, cache=True)
+def _deliver(scratch, sink, document, slot, count):
+    """Hand ``ids[slot : slot + count]``, n-grams of one document, to the sink."""
+    if sink.kind == COUNT:
+        for k in range(slot, slot + count):
+            sink.counts[scratch.ids[k]] += 1
+    elif sink.kind == SCORE:
+        _sum_rows(sink.table, scratch.ids[slot:], count, sink.sums[document])
+
+
+@njit(nogil=True, cache=True)
+def run(source, scanner, hashing, scratch, sink):
+    """Feed every document's n-grams to the sink.
+
+    Parameters
+    ----------
+    source : Source
+    scanner : Scanner
+    hashing : Hashing
+    scratch : Scratch
+        Sized for this source, see `tamis.native.text`.
+    sink : Sink
+
+    Returns
+    -------
+    int
+        N-grams of all documents.
+    """
+    n_documents = len(source.offsets) - 1
+    total = 0
+    document = 0
+    while document < n_documents:
+        first = document
+        document = _tokenize_group(source, scanner, scratch, first)
+        n_tokens = scratch.first_token[document - first]
+        by_digest = hashing.sha256 and sink.kind in (COUNT, SCORE, IDS)
+        if by_digest:
+            if source.holds_ids:
+                _join_ids(source.values, source.offsets[first], n_tokens, scratch)
+            else:
+                _join_spans(scratch, n_tokens)
+        elif sink.kind != LENGTHS:
+            _hash_tokens(source, scratch, source.offsets[first], n_tokens)
+        # Several documents fit one round; a long one alone takes several, cut at the same tokens wherever it stands.
+        for begin in range(0, max(n_tokens, 1), GROUP_UNITS):
+            waiting = 0
+            slot = 0
+            for current in range(first, document):
+                start = scratch.first_token[current - first]
+                stop = scratch.first_token[current - first + 1]
+                low, high = max(start, begin), min(stop, begin + GROUP_UNITS)
+                if begin == 0:
+                    sink.n_tokens[current] = stop - start
+                if sink.kind == QUALITY:
+                    if begin == 0:
+                        _quality(scratch, start, stop, sink.stop_words, sink.quality[current])
+                elif by_digest:
+                    waiting, slot = _digest_ids(scratch, hashing, low, high, (waiting, start), slot)
+                elif sink.kind != LENGTHS:
+                    count = _grams(scratch.hashes, low, high, start, hashing.ngrams, scratch.grams)
+                    if sink.kind == MINHASH:
+                        _sketch(scratch.grams, count, sink.sketch[current])
+                        if stop == high:
+                            _densify(sink.sketch[current])
+                    else:
+                        for k in range(count):
+                            scratch.ids[k] = multiply_high(scratch.grams[k], np.uint64(hashing.buckets))
+                        _deliver(scratch, sink, current, 0, count)
+                        if sink.kind == IDS:
+                            sink.ids[total : total + count] = scratch.ids[:count]
+                    total += count
+            if by_digest:
+                hash_blocks(scratch.lanes, waiting, hashing.reduction, scratch.ids, scratch.lane_buckets)
+                if sink.kind == IDS:
+                    sink.ids[total : total + slot] = scratch.ids[:slot]
+                total += slot
+                slot = 0
+                for current in range(first, document):
+                    start = scratch.first_token[current - first]
+                    low = max(start, begin)
+                    high = min(scratch.first_token[current - first + 1], begin + GROUP_UNITS)
+                    count = ngrams_ending(low - start, high - start, hashing.ngrams)
+                    _deliver(scratch, sink, current, slot, count)
+                    slot += count
+    return total
+
+
+@njit(nogil=True, cache=True)
+def ngrams_ending(begin, end, ngrams):
+    """Number of n-grams, orders 1 to ``ngrams``, that end at tokens ``begin`` to ``end`` of a document."""
+    if end <= begin:
+        return 0
+    short = min(max(ngrams - 1 - begin, 0), end - begin)  # tokens with fewer than ngrams - 1 before them
+    return (end - begin) * ngrams - (short * (ngrams - 1 - begin) - short * (short - 1) // 2)

@@ -1,0 +1,24 @@
+"""Every kernel once, on tiny inputs."""
+
+import numpy as np
+
+from tamis.native import rng, text, topk
+
+
+def compile_all() -> None:
+    """Compile every kernel, or load it from the cache."""
+    column = text.TextColumn(np.array([0, 3], np.int64), np.frombuffer(b"a b", np.uint8))
+    config = text.ngram_config(ngrams=1, buckets=2)
+    text.score(column, config, np.zeros(2))
+    text.chunk_offsets(column)
+    text.hash_tokens(["a"])
+    key = rng.stream_key(0, "warm-up")
+    rng.gumbel(key, 0, 1)
+    rng.gumbel_at(key, np.zeros(1, np.int64))
+    rng.uniform(key, 0, 1)
+    keys, codes = np.array([1.0, 0.0]), np.zeros(2, np.int32)
+    topk.count_nan(keys)
+    cut_offs = topk.select_bounded(
+        lambda: iter([(0, keys, codes, None)]), 1, np.zeros(1, np.int64), np.ones(1, np.int64)
+    )
+    topk.mark_selected(0, keys, codes, cut_offs)
