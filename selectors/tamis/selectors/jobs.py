@@ -1,0 +1,319 @@
+"""Plan and execute a job: the boundary that the service, the command line and the library share."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import JsonValue
+
+from tamis.selectors import result as results
+from tamis.selectors import selector as selectors
+from tamis.selectors.budgets import check_request, feasibility, resolve_budget
+from tamis.selectors.datasets import Dataset, Storage
+from tamis.selectors.decide import NO_ROWS
+from tamis.selectors.engines.base import Engine
+from tamis.selectors.engines.local import LocalEngine
+from tamis.selectors.errors import Invalid, OutOfLimits
+from tamis.selectors.explain import explain
+from tamis.selectors.outcome import (
+    Notice,
+    PhaseEstimate,
+    Plan,
+    Provenance,
+    ResultManifest,
+    ShardInfo,
+)
+from tamis.selectors.report import make_report
+from tamis.selectors.run import Observer, Run, Unobserved
+from tamis.selectors.selector import Decision, Job, PhaseCost, Selector
+from tamis.selectors.signals import SignalStore, content_key
+from tamis.selectors.spec import JobSpec, Manifest, TargetDataset
+
+__all__ = ["Environment", "Observer", "Opened", "execute", "explain", "open_job", "plan"]
+
+BASE_MEMORY = 150 * 2**20
+"""Bytes that the interpreter, NumPy, Arrow and the compiled kernels take before any work."""
+
+BATCH_MEMORY = 40 * 2**20
+"""Bytes a thread holds: a decoded batch of text, its lowered copy and the decoder's own buffers."""
+
+INDEX_BYTES_PER_SECOND = 1.5e9
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where a job runs."""
+
+    storage: Storage
+    cache: Path  # folder of the signals
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A job whose datasets were opened and whose request was checked against them."""
+
+    spec: JobSpec  # globs expanded, formats set
+    selector: Selector
+    candidates: Dataset
+    targets: Sequence[Dataset]
+
+    @property
+    def job(self) -> Job:
+        return Job(self.spec, self.candidates, self.targets)
+
+    def phases(self) -> list[PhaseCost]:
+        """Name the job's phases: the selector's, after counting rows where metadata does not tell them."""
+        unknown = [dataset for dataset in (self.candidates, *self.targets) if dataset.rows is None]
+        if not unknown:
+            return list(self.selector.plan(self.job))
+        size = sum(dataset.bytes for dataset in unknown)
+        units = sum(len(dataset.units) for dataset in unknown)
+        return [PhaseCost("index", units, size, size / INDEX_BYTES_PER_SECOND), *self.selector.plan(self.job)]
+
+    def fingerprint(self) -> str:
+        """Name the mathematical result: inputs' digests, selector, revision, parameters, seed, budget, strata."""
+        params = json.loads(self.selector.params.model_dump_json())
+        return content_key(
+            "fingerprint",
+            self.candidates.digest,
+            [target.digest for target in self.targets],
+            [_file_digest(reference) for reference in self._references()],
+            [self.selector.name, self.selector.revision, params],
+            self.spec.mathematics(),
+        )
+
+    def notices(self) -> list[Notice]:
+        """Say what is worth knowing before the job runs."""
+        return list(self.selector.notices(self.job))
+
+    def _references(self) -> list[str]:
+        model = self.spec.target.model if self.spec.target is not None else None
+        return [reference for reference in (model, self.spec.preselected, *self.spec.exclude) if reference is not None]
+
+
+def _file_digest(path: str) -> str:
+    try:
+        return results.file_sha256(Path(path))
+    except OSError as error:
+        raise Invalid(f"The file {path} of an earlier job can't be read: {error.strerror}.", pointer="/") from error
+
+
+def open_job(spec: JobSpec, environment: Environment) -> Opened:
+    """Open the datasets of `spec` (footers and headers only) and check the request against them.
+
+    Raises
+    ------
+    TamisError
+        `Invalid` and its kin with a JSON Pointer: unknown selector or parameter, missing file, wrong column, empty
+        target, budget or quotas that can't be met as far as metadata tells.
+    """
+    chosen = selectors.find(spec.selector)
+    needs = chosen.needs()
+    if needs.target and spec.target is None:
+        raise Invalid(f"The selector '{chosen.name}' needs a target.", pointer="/target")
+    if not needs.target and spec.target is not None:
+        raise Invalid(f"The selector '{chosen.name}' takes no target.", pointer="/target")
+    roles = set(needs.roles)
+    if spec.strata is not None:
+        roles.add(spec.strata.by)
+    if spec.budget.size is not None:
+        roles.add("size")
+    candidates = Dataset.open(_manifest(spec.dataset, "/dataset"), environment.storage, needs=roles, pointer="/dataset")
+    targets: list[Dataset] = []
+    described: list[TargetDataset] = []
+    for index, target in enumerate((spec.target.datasets if spec.target is not None else None) or []):
+        pointer = f"/target/datasets/{index}"
+        if not isinstance(target, TargetDataset):
+            raise Invalid("A registered dataset must be looked up before the job is opened.", pointer=pointer)
+        dataset = Dataset.open(target, environment.storage, needs=set(needs.roles), pointer=pointer)
+        if dataset.rows == 0:
+            raise Invalid("The target has no rows.", pointer=f"{pointer}/shards")
+        targets.append(dataset)
+        described.append(target.model_copy(update=dict(dataset.resolved())))
+    update: dict[str, Any] = {"dataset": candidates.resolved()}
+    if spec.target is not None and described:
+        update["target"] = spec.target.model_copy(update={"datasets": described})
+    opened = Opened(spec.model_copy(update=update), chosen, candidates, targets)
+    chosen.plan(opened.job)
+    if candidates.rows is not None:
+        check_request(spec.strata, resolve_budget(spec.budget, candidates.rows))
+    return opened
+
+
+def _manifest(dataset: Manifest | str, pointer: str) -> Manifest:
+    if isinstance(dataset, str):
+        raise Invalid("A registered dataset must be looked up before the job is opened.", pointer=pointer)
+    return dataset
+
+
+def plan(spec: JobSpec, environment: Environment) -> Plan:
+    """Say what a job would do and need; nothing runs, footers and headers only are read.
+
+    Raises
+    ------
+    TamisError
+        As :func:`open_job`, and `OutOfLimits` when the job would need more memory than its limits allow.
+    """
+    opened = open_job(spec, environment)
+    phases = opened.phases()
+    memory = _peak_memory(opened, environment)
+    store = SignalStore(environment.cache)
+    units = sum(len(dataset.units) for dataset in (opened.candidates, *opened.targets))
+    cached = [sum(store.has(key) for key in phase.keys) for phase in phases]
+    rows = opened.candidates.rows
+    amount = None if rows is None else resolve_budget(spec.budget, rows)
+    return Plan(
+        fingerprint=opened.fingerprint(),
+        selector=opened.selector.name,
+        revision=str(opened.selector.revision),
+        rows=rows,
+        shards=len(opened.candidates.shards),
+        units=units,
+        cached_units=sum(cached),
+        bytes_to_read=sum(phase.bytes_to_read for phase in phases),
+        peak_memory_bytes=memory,
+        cpu_seconds=round(sum(phase.cpu_seconds for phase in phases), 3),
+        phases=[
+            PhaseEstimate(
+                name=phase.name,
+                units=phase.units,
+                cached_units=there,
+                bytes_to_read=phase.bytes_to_read,
+                cpu_seconds=round(phase.cpu_seconds, 3),
+            )
+            for phase, there in zip(phases, cached, strict=True)
+        ],
+        budget_rows=amount.value if amount is not None and amount.unit == "rows" else None,
+        strata=None if spec.strata is None or amount is None else feasibility(spec.strata, amount, None),
+        warnings=opened.notices(),
+    )
+
+
+def _peak_memory(opened: Opened, environment: Environment) -> int:
+    memory = BASE_MEMORY + environment.threads * BATCH_MEMORY + opened.selector.memory(opened.job, environment.threads)
+    allowed = opened.spec.limits.memory_bytes
+    if allowed is not None and memory > allowed:
+        raise OutOfLimits(
+            f"The job needs about {memory / 2**20:.0f} MiB, its limit is {allowed / 2**20:.0f} MiB: raise the limit, "
+            f"or give fewer threads (each takes {BATCH_MEMORY / 2**20:.0f} MiB).",
+            pointer="/limits/memory_bytes",
+        )
+    return memory
+
+
+def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observer | None = None) -> ResultManifest:
+    """Run a job and write its result into the folder `out`: selection.parquet, report.json, …, and result.json last.
+
+    Where `out` holds a whole result of the same job already, that is given back. What an interrupted run of any job
+    left in the cache is used, not computed again.
+
+    Raises
+    ------
+    TamisError
+        What was wrong with the request or the data, and where; `Cancelled` when the observer asked for it.
+    """
+    watcher = observer or Unobserved()
+    opened = open_job(spec, environment)
+    done = results.read_result(out)
+    if done is not None and done.provenance.fingerprint == opened.fingerprint():
+        results.verify_result(out, done)
+        return done
+    _peak_memory(opened, environment)
+    for dataset in (opened.candidates, *opened.targets):
+        dataset.check_declared()
+    phases = [(phase.name, max(phase.cpu_seconds, 1e-3)) for phase in opened.phases()]
+    out.mkdir(parents=True, exist_ok=True)
+    work = out / "work"
+    engine: Engine = LocalEngine(environment.threads)
+    try:
+        run = Run(
+            opened.spec,
+            opened.candidates,
+            opened.targets,
+            phases,
+            store=SignalStore(environment.cache),
+            scratch=SignalStore(work),
+            engine=engine,
+            observer=watcher,
+            preselected=_earlier_rows(spec.preselected, opened, "/preselected", in_rank_order=True),
+            excluded=_all_earlier_rows(spec.exclude, opened),
+        )
+        run.count_rows()
+        decision = opened.selector.select(run)
+        run.begin("report", run.candidates)
+        report = make_report(run, opened.selector, decision)
+        for dataset in (run.candidates, *run.targets):
+            dataset.verify()
+        manifest = _write(out, opened, run, decision, report)
+    finally:
+        engine.close()
+    shutil.rmtree(work, ignore_errors=True)
+    return manifest
+
+
+def _earlier_rows(reference: str | None, opened: Opened, pointer: str, *, in_rank_order: bool) -> npt.NDArray[np.int64]:
+    if reference is None:
+        return NO_ROWS
+    return results.load_rows(Path(reference), opened.candidates.digest, pointer=pointer, in_rank_order=in_rank_order)
+
+
+def _all_earlier_rows(references: Sequence[str], opened: Opened) -> npt.NDArray[np.int64]:
+    parts = [
+        _earlier_rows(reference, opened, f"/exclude/{index}", in_rank_order=False)
+        for index, reference in enumerate(references)
+    ]
+    return np.unique(np.concatenate(parts)) if parts else NO_ROWS
+
+
+def _write(out: Path, opened: Opened, run: Run, decision: Decision, report: Mapping[str, JsonValue]) -> ResultManifest:
+    """Write the result's files, read them back, and the manifest last."""
+    provenance = Provenance(
+        tamis=version("tamis"),
+        selector=opened.selector.name,
+        revision=str(opened.selector.revision),
+        params=json.loads(opened.selector.params.model_dump_json()),
+        seed=opened.spec.seed,
+        fingerprint=opened.fingerprint(),
+        dataset_digest=run.candidates.digest,
+        target_digests=[target.digest for target in run.targets],
+    )
+    shards = _shards(run.candidates)
+    footer = {
+        "fingerprint": provenance.fingerprint,
+        "dataset": {"digest": provenance.dataset_digest, "shards": [shard.model_dump() for shard in shards]},
+        "selector": {"name": provenance.selector, "revision": provenance.revision, "params": provenance.params},
+        "seed": provenance.seed,
+        "budget": {
+            "asked": opened.spec.budget.model_dump(exclude_none=True),
+            "reached": {"rows": decision.choice.totals.rows, "size": decision.choice.totals.size},
+        },
+    }
+    return results.write_result(
+        out,
+        decision,
+        run.layout(),
+        run.candidates,
+        footer=footer,
+        report=report,
+        provenance=provenance,
+        shards=shards,
+        publish_scores=opened.spec.output.scores == "all",
+    )
+
+
+def _shards(dataset: Dataset) -> list[ShardInfo]:
+    assert dataset.shard_starts is not None
+    return [
+        ShardInfo(uri=shard.file.uri, rows=int(rows), bytes=shard.file.size, digest=shard.digest)
+        for shard, rows in zip(dataset.shards, np.diff(dataset.shard_starts), strict=True)
+    ]

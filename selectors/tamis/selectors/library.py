@@ -1,0 +1,184 @@
+"""The library's front door: `select` and what it gives back."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import ValidationError
+
+from tamis.selectors import result as results
+from tamis.selectors.datasets import LocalStorage
+from tamis.selectors.errors import Invalid
+from tamis.selectors.jobs import Environment, execute
+from tamis.selectors.outcome import ResultManifest
+from tamis.selectors.run import Observer
+from tamis.selectors.spec import Budget, JobSpec, Manifest, SelectorSpec, Target
+
+DatasetLike = Manifest | Mapping[str, Any] | str | Path | Sequence[str] | pa.Table
+"""A manifest; one path or glob, or several; or a table in memory."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A finished selection: its files, and what they say."""
+
+    folder: Path
+    manifest: ResultManifest
+
+    @property
+    def path(self) -> Path:
+        """The selection as Parquet."""
+        return self.folder / results.SELECTION
+
+    def table(self) -> pa.Table:
+        """Return the selection: row, shard, shard_row, score, rank, weight, stratum (and id where there is one)."""
+        return results.read_selection(self.path)[0]
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The selected row numbers over the whole dataset, ascending."""
+        rows: npt.NDArray[np.int64] = self.table().column("row").to_numpy()
+        return rows
+
+    def report(self) -> dict[str, Any]:
+        """Return the evidence: see the README."""
+        report: dict[str, Any] = json.loads((self.folder / results.REPORT).read_text())
+        return report
+
+
+def select(
+    dataset: DatasetLike,
+    target: DatasetLike | Target | Sequence[DatasetLike] | None = None,
+    selector: str | SelectorSpec | Mapping[str, Any] = "dsir",
+    budget: int | float | Budget | Mapping[str, Any] = 0.1,
+    seed: int = 0,
+    *,
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    threads: int | None = None,
+    observer: Observer | None = None,
+    **more: Any,
+) -> Selection:
+    """Select rows of `dataset`, here and now, without a server.
+
+    Parameters
+    ----------
+    dataset
+        A manifest (or its mapping), a path or glob (or several), or an Arrow table.
+    target
+        The same, or a list of tables or manifests, or a :class:`Target`.
+    selector
+        A name, or a name with parameters: ``{"name": "dsir", "params": {"normalize": "length"}}``.
+    budget
+        Rows (int), a fraction (float), or a mapping such as ``{"size": 3e9}``.
+    seed
+        The same seed gives the same rows.
+    out, cache : path, optional
+        Where the result and the signals are kept; temporary folders when left out (the result's is not removed).
+    threads : int, optional
+        As many as there are cores when left out; decides speed, never the result.
+    observer : Observer, optional
+        Is told of progress, and asked whether to stop.
+    **more
+        Other fields of :class:`JobSpec`: ``strata``, ``exclude``, ``output``, …
+
+    Returns
+    -------
+    Selection
+
+    Raises
+    ------
+    TamisError
+        With what is wrong, where, and what to do.
+    """
+    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tamis-"))
+    tables = folder / "input"
+    document: dict[str, Any] = {
+        "dataset": _manifest(dataset, tables),
+        "target": _target(target, tables),
+        "selector": {"name": selector} if isinstance(selector, str) else selector,
+        "budget": {"rows": budget}
+        if isinstance(budget, int)
+        else {"fraction": budget}
+        if isinstance(budget, float)
+        else budget,
+        "seed": seed,
+        **more,
+    }
+    try:
+        spec = JobSpec.model_validate(document)
+    except ValidationError as error:
+        raise invalid_request(error) from error
+    with tempfile.TemporaryDirectory(prefix="tamis-cache-") as temporary:
+        environment = Environment(LocalStorage(), Path(cache or temporary))
+        if threads is not None:
+            environment = Environment(LocalStorage(), Path(cache or temporary), threads)
+        return Selection(folder, execute(spec, folder, environment, observer))
+
+
+def invalid_request(error: ValidationError) -> Invalid:
+    """Say a validation error of a request as `Invalid`, with a JSON Pointer for each field at fault."""
+    errors = [
+        {"pointer": "".join(f"/{part}" for part in _location(item["loc"])), "detail": item["msg"]}
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    detail = "; ".join(f"{item['pointer'] or '/'}: {item['detail']}" for item in errors)
+    return Invalid(f"The request does not fit: {detail}.", pointer=errors[0]["pointer"], errors=errors)
+
+
+UNION_TAGS = frozenset({"Manifest", "TargetDataset", "TargetRef", "ShardRef", "str", "TextTemplate"})
+
+
+def _location(location: tuple[int | str, ...]) -> list[str]:
+    """Leave out of a pydantic location what is no part of the document: the names of a union's members."""
+    parts = [str(part) for part in location]
+    kept = [part for part in parts if part not in UNION_TAGS and not part.startswith(("constrained-str", "function-"))]
+    return [part.replace("~", "~0").replace("/", "~1") for part in kept]
+
+
+def _manifest(dataset: DatasetLike, folder: Path) -> Any:
+    match dataset:
+        case Manifest():
+            return dataset
+        case pa.Table():
+            return {"shards": [str(_save(dataset, folder))], "format": "arrow"}
+        case str() | Path():
+            return {"shards": [str(dataset)]}
+        case Mapping():
+            return dict(dataset)
+        case _:
+            return {"shards": [str(shard) for shard in dataset]}
+
+
+def _target(target: Any, folder: Path) -> Any:
+    match target:
+        case None | Target():
+            return target
+        case Mapping() if "datasets" in target or "model" in target:
+            return dict(target)
+        case list() if not all(isinstance(item, str | Path) for item in target):
+            return {"datasets": [dict(_manifest_mapping(item, folder)) for item in target]}
+        case _:
+            return {"datasets": [_manifest_mapping(target, folder)]}
+
+
+def _manifest_mapping(dataset: DatasetLike, folder: Path) -> dict[str, Any]:
+    manifest = _manifest(dataset, folder)
+    return manifest.model_dump(exclude_none=True) if isinstance(manifest, Manifest) else dict(manifest)
+
+
+def _save(table: pa.Table, folder: Path) -> Path:
+    """Write a table in memory where a job can read it, under a name made of its order of appearance."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"table-{sum(1 for _ in folder.iterdir())}.arrow"
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    return path

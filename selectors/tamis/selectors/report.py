@@ -1,0 +1,199 @@
+"""The report: what was asked and got, beside a random draw of the same budget; JSON for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import JsonValue
+
+from tamis.native import rng
+from tamis.selectors.decide import Choice, Ranked, RankedUnit
+from tamis.selectors.outcome import Notice
+
+if TYPE_CHECKING:
+    from tamis.selectors.run import Run
+    from tamis.selectors.selector import Decision, Selector
+
+SCHEMA_VERSION = 1
+
+HISTOGRAM_BINS = 60
+HISTOGRAM_TAIL = 0.001
+"""The histogram's range leaves out this share of rows at either end; they are counted in the end bins."""
+
+QUANTILE_SAMPLE = 100_000
+"""Rows, evenly spaced, that the histogram's range is estimated from."""
+
+LOST_SHARE_WARNED = 0.2
+"""A selector that can't take more than this share of the rows is worth a word."""
+
+GROUPS_SHOWN = 200
+
+
+class UniformDraw:
+    """A random draw among the rows that the selector could have taken: the baseline of every report."""
+
+    def __init__(self, ranked: Ranked, starts: npt.NDArray[np.int64], key: Any) -> None:
+        self._ranked = ranked
+        self._starts = starts
+        self._key = key
+
+    def __call__(self, unit: int) -> RankedUnit:
+        """Rank a unit's eligible rows by uniform keys."""
+        eligible = self._ranked(unit).keys > -np.inf
+        draw = rng.uniform(self._key, int(self._starts[unit]), len(eligible))
+        return RankedUnit(keys=np.where(eligible, draw, -np.inf), scores=draw)
+
+
+def make_report(run: Run, selector: Selector, decision: Decision) -> dict[str, JsonValue]:
+    """Measure a decision; the last phase of every job.
+
+    Returns
+    -------
+    dict
+        JSON: ``asked_and_got``, ``strata``, ``composition`` by group, ``scores`` (histograms with the threshold),
+        ``effective_sample_size``, the selector's own ``evidence``, and ``warnings``.
+    """
+    random = run.choose(
+        UniformDraw(decision.rankings[0], run.layout().starts, run.stream("report.random")), decision.reason_names
+    )
+    choice = decision.choice
+    evidence = selector.evidence(run, decision, random)
+    scores, sample_size = _scores(run, decision)
+    report: dict[str, JsonValue] = {
+        "schema_version": SCHEMA_VERSION,
+        "selector": selector.name,
+        "asked_and_got": choice.totals.model_dump(mode="json"),
+        "strata": [outcome.model_dump(mode="json") for outcome in choice.outcomes],
+        "composition": _composition(run, choice, random),
+        "scores": scores,
+        "effective_sample_size": sample_size,
+        "evidence": evidence,
+    }
+    notices = [*decision.notices, *choice.warnings, *_notices(choice, evidence)]
+    report["warnings"] = [notice.model_dump(mode="json") for notice in notices]
+    return report
+
+
+def _composition(run: Run, choice: Choice, random: Choice) -> JsonValue:
+    """Count rows by group: all, target, random draw, selection; null where no group column is named."""
+    if not run.candidates.columns.has("group"):
+        return None
+    names, codes = run.names(run.candidates, "group")
+    raw = _bincount(codes, len(names))
+    target: dict[str, int] = {}
+    grouped_targets = bool(run.targets) and all(dataset.columns.has("group") for dataset in run.targets)
+    for dataset in run.targets if grouped_targets else []:
+        target_names, target_codes = run.names(dataset, "group")
+        for name, count in zip(target_names, _bincount(target_codes, len(target_names)).tolist(), strict=True):
+            target[name] = target.get(name, 0) + count
+    drawn, chosen = (_bincount_rows(run, codes, picked.rows, len(names)) for picked in (random, choice))
+    order = np.argsort(-chosen, kind="stable")[:GROUPS_SHOWN]
+    groups: list[JsonValue] = [
+        {
+            "group": names[code],
+            "raw": int(raw[code]),
+            "target": target.get(names[code], 0) if grouped_targets else None,
+            "random": int(drawn[code]),
+            "selected": int(chosen[code]),
+        }
+        for code in order.tolist()
+    ]
+    return {"groups": groups, "groups_in_all": len(names)}
+
+
+def _bincount(codes: Sequence[npt.NDArray[np.int32]], names: int) -> npt.NDArray[np.int64]:
+    total = np.zeros(names, np.int64)
+    for unit in range(len(codes)):
+        total += np.bincount(codes[unit], minlength=names)
+    return total
+
+
+def _bincount_rows(
+    run: Run, codes: Sequence[npt.NDArray[np.int32]], rows: npt.NDArray[np.int64], names: int
+) -> npt.NDArray[np.int64]:
+    total = np.zeros(names, np.int64)
+    starts = run.layout().starts
+    cuts = np.searchsorted(rows, starts)
+    for unit in range(len(codes)):
+        inside = rows[cuts[unit] : cuts[unit + 1]] - starts[unit]
+        if len(inside):
+            total += np.bincount(codes[unit][inside], minlength=names)
+    return total
+
+
+def _scores(run: Run, decision: Decision) -> tuple[JsonValue, JsonValue]:
+    """Return histograms of the scores (all eligible rows, selection) and the weights' effective sample size.
+
+    The effective sample size is (sum w)^2 / sum w^2 over the eligible rows, with w = exp(score): how many equally
+    weighted rows the importance weights are worth.
+    """
+    ranked = decision.rankings[0]
+    starts = run.layout().starts
+    step = max(1, int(starts[-1]) // QUANTILE_SAMPLE)
+    sample: list[npt.NDArray[np.float64]] = []
+    peak = -np.inf
+    for unit in range(len(starts) - 1):
+        part = ranked(unit)
+        fit = part.scores[part.keys > -np.inf]
+        if len(fit):
+            sample.append(fit[::step])
+            peak = max(peak, float(fit.max()))
+    if not sample:
+        return None, None
+    low, high = np.quantile(np.concatenate(sample), [HISTOGRAM_TAIL, 1 - HISTOGRAM_TAIL]).tolist()
+    if not high > low:
+        low, high = low - 0.5, low + 0.5
+    edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
+    raw = np.zeros(HISTOGRAM_BINS, np.int64)
+    weight_sum = square_sum = 0.0
+    for unit in range(len(starts) - 1):
+        part = ranked(unit)
+        fit = part.scores[part.keys > -np.inf]
+        raw += np.histogram(np.clip(fit, low, high), edges)[0]
+        weights = np.exp(fit - peak)
+        weight_sum += float(weights.sum())
+        square_sum += float((weights * weights).sum())
+    chosen = np.histogram(np.clip(decision.choice.scores, low, high), edges)[0]
+    scores: JsonValue = {
+        "edges": edges.tolist(),
+        "raw": raw.tolist(),
+        "selected": chosen.tolist(),
+        "lowest_selected": float(decision.choice.scores.min()) if len(decision.choice.scores) else None,
+        "key_thresholds": {outcome.stratum: outcome.threshold for outcome in decision.choice.outcomes},
+    }
+    eligible = decision.choice.totals.eligible
+    size = weight_sum * weight_sum / square_sum
+    return scores, {"rows": size, "share_of_eligible": size / eligible if eligible else None}
+
+
+def _notices(choice: Choice, evidence: dict[str, JsonValue]) -> list[Notice]:
+    notices: list[Notice] = []
+    totals = choice.totals
+    lost = totals.candidates - totals.eligible - totals.excluded
+    if lost > LOST_SHARE_WARNED * totals.candidates:
+        notices.append(
+            Notice(
+                code="many-rows-not-eligible",
+                detail=f"{lost:,} of {totals.candidates:,} rows can't be selected; 'explain' tells why, row by row.",
+            )
+        )
+    for outcome in choice.outcomes:
+        if outcome.asked_max is not None and outcome.rows and (outcome.size or outcome.rows) >= outcome.asked_max:
+            notices.append(
+                Notice(
+                    code="quota-binding",
+                    detail=f"The maximum of stratum '{outcome.stratum}' binds: {outcome.asked_max:,}.",
+                )
+            )
+    same = evidence.get("rows_identical_to_a_target_row")
+    if isinstance(same, dict) and same.get("selected"):
+        notices.append(
+            Notice(
+                code="target-in-candidates",
+                detail=f"{same['selected']} selected rows are a row of the target, word for word: evaluate elsewhere.",
+            )
+        )
+    return notices

@@ -1,0 +1,383 @@
+"""What every selector needs and none should write again: mapping over units with caching, progress and cancellation."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tamis.native import rng
+from tamis.selectors.datasets import Dataset
+from tamis.selectors.decide import NO_ROWS, Choice, Layout, Ranked, Rows, choose, choose_in_turns
+from tamis.selectors.engines.base import Call, Engine, Task, UnitReader, unit_task
+from tamis.selectors.errors import Cancelled
+from tamis.selectors.outcome import Progress
+from tamis.selectors.signals import SignalStore, content_key, metadata_of, with_metadata
+from tamis.selectors.spec import JobSpec, Role
+
+NULL_STRATUM = "null"
+"""The stratum of rows whose group or label is null."""
+
+
+class Observer(Protocol):
+    """Who watches a job: the service's job process, the command line, or nobody."""
+
+    def progress(self, progress: Progress) -> None: ...
+    def log(self, level: str, message: str, **fields: Any) -> None: ...
+    def cancelled(self) -> bool: ...
+
+
+class Unobserved:
+    """Nobody watches."""
+
+    def progress(self, progress: Progress) -> None:
+        """Do nothing."""
+
+    def log(self, level: str, message: str, **fields: Any) -> None:
+        """Do nothing."""
+
+    def cancelled(self) -> bool:
+        return False
+
+
+class Mapped(Sequence[pa.Table]):
+    """The results of a map in unit order, each memory-mapped only while it is looked at."""
+
+    def __init__(self, store: SignalStore, keys: Sequence[str]) -> None:
+        self._store = store
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, unit: int | slice) -> Any:
+        if isinstance(unit, slice):
+            return [self._store.read(key) for key in self.keys[unit]]
+        return self._store.read(self.keys[unit])
+
+    def column(self, unit: int, name: str) -> np.ndarray[Any, Any]:
+        """Return one numeric column of one unit's result, without a copy."""
+        column = self[unit].column(name)
+        chunks = column.chunks or [pa.array([], column.type)]
+        array: np.ndarray[Any, Any] = chunks[0].to_numpy(zero_copy_only=True)
+        return array
+
+    def metadata(self) -> Iterator[dict[str, Any]]:
+        """Yield the metadata of every unit's result, in unit order."""
+        for unit in range(len(self)):
+            yield metadata_of(self[unit])
+
+
+@dataclass
+class _Phase:
+    name: str
+    weight: float
+    units_total: int = 0
+    units_done: int = 0
+    rows_total: int = 0
+    rows_done: int = 0
+
+
+@dataclass
+class _Watch:
+    """Counts rows as tasks read them, and passes the cancellation on."""
+
+    run: Run
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def rows(self, count: int) -> None:
+        with self.lock:
+            self.run.advance(rows=count)
+
+    def cancelled(self) -> bool:
+        return self.run.observer.cancelled()
+
+
+class Run:
+    """One job under way.
+
+    Parameters
+    ----------
+    spec : JobSpec
+        The request, its references resolved.
+    candidates, targets : Dataset, sequence of Dataset
+        Opened; the rows of JSON-lines shards may still be unknown until :meth:`count_rows`.
+    phases : sequence of (name, weight)
+        In order, with weights that say what share of the work each is.
+    store, scratch : SignalStore
+        Where signals are kept for later jobs, and where those that only this job can use live until it ends.
+    preselected, excluded : ndarray of int64
+        Rows of earlier selections, to keep and to keep away from.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        candidates: Dataset,
+        targets: Sequence[Dataset],
+        phases: Sequence[tuple[str, float]],
+        *,
+        store: SignalStore,
+        scratch: SignalStore,
+        engine: Engine,
+        observer: Observer,
+        preselected: Rows = NO_ROWS,
+        excluded: Rows = NO_ROWS,
+    ) -> None:
+        self.spec = spec
+        self.candidates = candidates
+        self.targets = list(targets)
+        self.store = store
+        self.scratch = scratch
+        self.preselected = preselected
+        self.excluded = excluded
+        self.engine = engine
+        self.observer = observer
+        self._phases = [_Phase(name, weight) for name, weight in phases]
+        self._current = 0
+        self._layout: Layout | None = None
+        self._watch = _Watch(self)
+
+    # -- phases and progress
+
+    def begin(self, phase: str, *datasets: Dataset) -> None:
+        """Enter `phase`, which will map over `datasets` (once each)."""
+        self.check_cancelled()
+        self._current = next(index for index, known in enumerate(self._phases) if known.name == phase)
+        current = self._phases[self._current]
+        current.units_total = sum(len(dataset.units) for dataset in datasets)
+        current.rows_total = sum(dataset.rows or 0 for dataset in datasets)
+        current.units_done = current.rows_done = 0
+        self.observer.log("info", f"phase {phase}", phase=phase, units=current.units_total, rows=current.rows_total)
+        self.advance()
+
+    def advance(self, *, units: int = 0, rows: int = 0) -> None:
+        """Count work done in the current phase and tell the observer."""
+        phase = self._phases[self._current]
+        phase.units_done += units
+        phase.rows_done += rows
+        done = sum(earlier.weight for earlier in self._phases[: self._current])
+        part = min(1.0, phase.rows_done / phase.rows_total) if phase.rows_total else 0.0
+        whole = sum(known.weight for known in self._phases) or 1.0
+        self.observer.progress(
+            Progress(
+                phase=phase.name,
+                phases=[known.name for known in self._phases],
+                units_done=phase.units_done,
+                units_total=phase.units_total,
+                rows_done=phase.rows_done,
+                rows_total=phase.rows_total or None,
+                fraction=min(1.0, (done + part * phase.weight) / whole),
+            )
+        )
+
+    def check_cancelled(self) -> None:
+        """Raise `Cancelled` when somebody asked for it."""
+        if self.observer.cancelled():
+            raise Cancelled
+
+    # -- work
+
+    def map(
+        self,
+        task: Task,
+        dataset: Dataset,
+        *,
+        params: Mapping[str, Any] | None = None,
+        shared: Mapping[str, str] | None = None,
+        units: Sequence[int] | None = None,
+        scratch: bool = False,
+    ) -> Mapped:
+        """Run `task` over the units of `dataset` (all, or those named) and return the results in that order.
+
+        What an earlier run left is not computed again. With `scratch`, results and shared inputs are this job's own.
+        """
+        store = self.scratch if scratch else self.store
+        wanted = range(len(dataset.units)) if units is None else units
+        calls = [Call(task.name, dataset, unit, params or {}, shared or {}) for unit in wanted]
+        keys = [call.key for call in calls]
+        missing: dict[str, Call] = {}
+        for key, call in zip(keys, calls, strict=True):
+            if store.has(key) or key in missing:  # the same bytes twice in one dataset are computed once
+                self.advance(units=1, rows=dataset.units[call.unit].rows or 0)
+            else:
+                missing[key] = call
+        for _ in self.engine.map(list(missing.items()), store, self._watch):
+            self.advance(units=1)
+        return Mapped(store, keys)
+
+    def share(self, name: str, table: pa.Table, *, scratch: bool = False) -> str:
+        """Publish `table` for tasks to read as a shared input; return its key, which is made of its content."""
+        store = self.scratch if scratch else self.store
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+        key = content_key("shared", name, hashlib.sha256(sink.getvalue()).hexdigest())
+        if not store.has(key):
+            store.publish(key, table)
+        return key
+
+    def stream(self, name: str) -> Any:
+        """Return the key of the random stream `name` of this job's seed, for :mod:`tamis.native.rng`."""
+        return rng.stream_key(self.spec.seed, name)
+
+    # -- the decision
+
+    def choose(self, ranked: Ranked, reason_names: Sequence[str]) -> Choice:
+        """Choose by `ranked` within this job's budget, strata and earlier selections."""
+        return choose(
+            ranked,
+            self.layout(),
+            self.spec.budget,
+            self.spec.strata,
+            preselected=self.preselected,
+            excluded=self.excluded,
+            reason_names=reason_names,
+        )
+
+    def choose_in_turns(
+        self, rankings: Sequence[Ranked], reason_names: Sequence[str], split: Callable[[int], Sequence[int]]
+    ) -> Choice:
+        """Let several rankings choose in turns, each the part of the budget that `split` gives it."""
+        return choose_in_turns(
+            rankings,
+            split,
+            self.layout(),
+            self.spec.budget,
+            self.spec.strata,
+            preselected=self.preselected,
+            excluded=self.excluded,
+            reason_names=reason_names,
+        )
+
+    # -- targets
+
+    @property
+    def target_names(self) -> list[str]:
+        """Each target dataset's name; `target_0`, … where the request gives none."""
+        given = self.spec.target.datasets if self.spec.target is not None else None
+        return [target.name or f"target_{index}" for index, target in enumerate(given or [])]
+
+    @property
+    def target_proportions(self) -> list[float] | None:
+        """Each target's share, summing to 1, or None where the request gives none."""
+        given = self.spec.target.datasets if self.spec.target is not None else None
+        shares = [target.proportion for target in given or []]
+        if not shares or shares[0] is None:
+            return None
+        total = sum(share for share in shares if share is not None)
+        return [share / total for share in shares if share is not None]
+
+    # -- rows, strata and sizes
+
+    def count_rows(self) -> None:
+        """Find the row counts that metadata did not tell (JSON lines), for candidates and targets."""
+        unknown = [dataset for dataset in (self.candidates, *self.targets) if dataset.rows is None]
+        if not unknown:
+            return
+        self.begin("index", *unknown)
+        self.candidates = self._counted(self.candidates)
+        self.targets = [self._counted(target) for target in self.targets]
+
+    def _counted(self, dataset: Dataset) -> Dataset:
+        if dataset.rows is not None:
+            return dataset
+        counts = [entry["rows"] for entry in self.map(count_unit_rows, dataset).metadata()]
+        return dataset.with_rows(counts)
+
+    def layout(self) -> Layout:
+        """Return row starts, stratum codes and sizes of the candidates, read once and cached."""
+        if self._layout is None:
+            self._layout = self._read_layout()
+        return self._layout
+
+    def _read_layout(self) -> Layout:
+        dataset = self.candidates
+        assert dataset.row_starts is not None
+        codes: Sequence[np.ndarray[Any, Any]] | None = None
+        names: list[str] = []
+        if self.spec.strata is not None:
+            names, codes = self.names(dataset, self.spec.strata.by)
+        sizes = None
+        if dataset.columns.has("size"):
+            sizes = _Column(self.map(read_sizes, dataset), "size")
+        return Layout(starts=dataset.row_starts, names=names, codes=codes, sizes=sizes)
+
+    def names(
+        self, dataset: Dataset, role: Literal["group", "label"]
+    ) -> tuple[list[str], Sequence[np.ndarray[Any, Any]]]:
+        """Return the distinct values of `role` as text, sorted, and each unit's int32 codes into them."""
+        tables = self.map(read_groups if role == "group" else read_labels, dataset)
+        found: set[str] = set()
+        for unit in range(len(tables)):
+            found.update(tables[unit].column("group").combine_chunks().dictionary.to_pylist())
+        names = sorted(found)
+        return names, _StratumCodes(tables, {name: code for code, name in enumerate(names)})
+
+
+class _Column(Sequence[np.ndarray]):
+    """One numeric column of a map's results, unit by unit."""
+
+    def __init__(self, tables: Mapped, name: str) -> None:
+        self._tables = tables
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def __getitem__(self, unit: Any) -> Any:
+        return self._tables.column(unit, self._name)
+
+
+class _StratumCodes(Sequence[np.ndarray]):
+    """Stratum codes unit by unit: each unit's own dictionary translated to the dataset's."""
+
+    def __init__(self, tables: Mapped, codes: Mapping[str, int]) -> None:
+        self._tables = tables
+        self._codes = codes
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def __getitem__(self, unit: Any) -> Any:
+        groups = self._tables[unit].column("group").combine_chunks()
+        own = np.array([self._codes[name] for name in groups.dictionary.to_pylist()], dtype=np.int32)
+        return own[groups.indices.to_numpy()] if len(groups) else np.empty(0, np.int32)
+
+
+@unit_task(revision=1, roles=())
+def count_unit_rows(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
+    """Count a JSON-lines unit's rows."""
+    return with_metadata(pa.table({}), {"rows": reader.dataset.count_rows(reader.unit)})
+
+
+def _read_names(reader: UnitReader, role: Role) -> pa.Table:
+    """Return a role's values as a dictionary column of text; nulls become :data:`NULL_STRATUM`."""
+    parts = [pc.fill_null(batch.strings(role), NULL_STRATUM) for batch in reader.batches()]
+    whole = pa.chunked_array(parts, pa.string()).combine_chunks()
+    return pa.table({"group": pc.dictionary_encode(whole)})
+
+
+@unit_task(revision=1, roles=("group",))
+def read_groups(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
+    """Read the group column."""
+    return _read_names(reader, "group")
+
+
+@unit_task(revision=1, roles=("label",))
+def read_labels(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
+    """Read the label column as strata."""
+    return _read_names(reader, "label")
+
+
+@unit_task(revision=1, roles=("size",))
+def read_sizes(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
+    """Read the size column, checked to be whole and not negative."""
+    parts = [np.asarray(batch.ints("size"), dtype=np.int64) for batch in reader.batches()]
+    return pa.table({"size": np.concatenate(parts) if parts else np.empty(0, np.int64)})

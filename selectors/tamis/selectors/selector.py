@@ -1,0 +1,178 @@
+"""What a selector is, and how it is found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import pyarrow as pa
+from pydantic import BaseModel, Field, JsonValue, ValidationError
+
+from tamis.selectors.errors import Invalid, UnknownSelector
+from tamis.selectors.outcome import Notice
+from tamis.selectors.spec import JobSpec, Role, SelectorSpec, Shape
+
+if TYPE_CHECKING:
+    from tamis.selectors.datasets import Dataset
+    from tamis.selectors.decide import Choice, Ranked
+    from tamis.selectors.run import Run
+
+ENTRY_POINTS = "tamis.selectors"
+
+
+class Needs(Shape):
+    """What a selector reads."""
+
+    roles: tuple[Role, ...] = Field(description="Roles the candidates' (and the target's) columns must fill.")
+    target: bool = Field(description="Whether a target must be given.")
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """What one phase will cost before what is cached is taken off."""
+
+    name: str
+    units: int
+    bytes_to_read: int
+    cpu_seconds: float
+    keys: Sequence[str] = ()  # names of the unit results that can be told before the job runs, to count what is cached
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `plan` sees: the request, the parameters and the opened datasets (footers only)."""
+
+    spec: JobSpec
+    candidates: Dataset
+    targets: Sequence[Dataset]
+
+
+@dataclass
+class Decision:
+    """What `select` gives back: the choice, how every row ranked, and what goes with it."""
+
+    choice: Choice
+    rankings: Sequence[Ranked]  # one, or one for each turn that the choice was made in
+    reason_names: Sequence[str]  # reason_names[0] is "eligible"; the others say why a row could not be taken
+    reason_details: Mapping[str, str]  # a sentence for each of them
+    columns: Mapping[str, pa.Array] = field(default_factory=dict)  # extra columns of selection.parquet, in row order
+    model: pa.Table | None = None  # the fitted model, where the selector fits one
+    notices: list[Notice] = field(default_factory=list)
+
+
+class Selector(Protocol):
+    """A selection algorithm: one file that reads like its paper."""
+
+    name: ClassVar[str]
+    revision: ClassVar[int]  # raise it whenever a selection may change
+    summary: ClassVar[str]
+    citation: ClassVar[str]
+    cost: ClassVar[str]
+    Params: ClassVar[type[BaseModel]]
+
+    params: Any
+
+    def __init__(self, params: Any) -> None: ...
+
+    def needs(self) -> Needs:
+        """Roles and target under these parameters."""
+        ...
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Name the phases in order, with what each costs; raise `Invalid` for what can't work."""
+        ...
+
+    def notices(self, job: Job) -> Iterable[Notice]:
+        """Say what metadata alone shows to be worth a word."""
+        ...
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Bytes the job will hold at its peak."""
+        ...
+
+    def select(self, run: Run) -> Decision:
+        """Compute signals and decide."""
+        ...
+
+    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
+        """Measure the selection beside a random draw of the same budget."""
+        ...
+
+
+class SelectorInfo(Shape):
+    """A selector's entry in the catalogue."""
+
+    name: str
+    revision: int
+    summary: str
+    needs: Needs
+    params_schema: dict[str, JsonValue] = Field(description="JSON Schema of the parameters, defaults included.")
+    cost: str
+    citation: str
+
+
+@cache
+def _registered() -> dict[str, type[Selector]]:
+    found: dict[str, type[Selector]] = {}
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        kind = point.load()
+        if kind.name != point.name or point.name in found:
+            raise RuntimeError(f"entry point {point.name} ({point.value}) does not name one selector of its own")
+        found[point.name] = kind
+    return found
+
+
+def _kind(name: str) -> type[Selector]:
+    kinds = _registered()
+    if name not in kinds:
+        raise UnknownSelector(
+            f"There is no selector '{name}'; there are: {', '.join(kinds)}.", pointer="/selector/name"
+        )
+    return kinds[name]
+
+
+def find(spec: SelectorSpec) -> Selector:
+    """Return the selector of `spec` with its parameters checked.
+
+    Raises
+    ------
+    UnknownSelector
+        When nothing of that name is registered.
+    Invalid
+        When the parameters do not fit; `errors` holds a pointer for each.
+    """
+    kind = _kind(spec.name)
+    try:
+        params = kind.Params.model_validate(spec.params)
+    except ValidationError as error:
+        errors = [
+            {"pointer": "/".join(["/selector/params", *map(str, item["loc"])]), "detail": item["msg"]}
+            for item in error.errors(include_url=False)
+        ]
+        detail = "; ".join(f"{item['pointer'].removeprefix('/selector/params/')}: {item['detail']}" for item in errors)
+        raise Invalid(
+            f"The parameters of '{spec.name}' do not fit: {detail}.", pointer=errors[0]["pointer"], errors=errors
+        ) from error
+    return kind(params)
+
+
+def info(name: str) -> SelectorInfo:
+    """Return the catalogue's entry of one selector, or raise `UnknownSelector`."""
+    kind = _kind(name)
+    return SelectorInfo(
+        name=kind.name,
+        revision=kind.revision,
+        summary=kind.summary,
+        needs=kind(kind.Params()).needs(),
+        params_schema=kind.Params.model_json_schema(),
+        cost=kind.cost,
+        citation=kind.citation,
+    )
+
+
+def catalogue() -> list[SelectorInfo]:
+    """Return every registered selector, by name."""
+    return [info(name) for name in _registered()]
