@@ -66,7 +66,9 @@ def tokens(document: str, tokenizer: str) -> list[str]:
 def grams(words: Sequence[bytes], ngrams: int) -> list[bytes]:
     """N-grams in the order of the token they end at, shorter ones first."""
     return [
-        b" ".join(words[end - order : end]) for end in range(1, len(words) + 1) for order in range(1, min(ngrams, end) + 1)
+        b" ".join(words[end - order : end])
+        for end in range(1, len(words) + 1)
+        for order in range(1, min(ngrams, end) + 1)
     ]
 
 

@@ -137,7 +137,8 @@ def hash_id(value):
 
 
 @njit(nogil=True, cache=True)
-def _finish(gram):
+def finish(gram):
+    """Last step of an n-gram's hash: spreads what the sum of products left in the lower bits over the upper ones."""
     return (gram ^ gram >> _FINISH_SHIFT) * _KEY_FINISH
 
 
@@ -151,23 +152,23 @@ def _grams(hashes, begin, end, first, ngrams, grams):
     count = 0
     if ngrams == 2 and end > begin:
         if begin == first:
-            grams[0] = _finish(hashes[begin])
+            grams[0] = finish(hashes[begin])
             count = 1
             begin += 1
         for k in range(end - begin):
             gram = hashes[begin + k]
-            grams[count + 2 * k] = _finish(gram)
-            grams[count + 2 * k + 1] = _finish(gram + hashes[begin + k - 1] * _KEY_PLACE)
+            grams[count + 2 * k] = finish(gram)
+            grams[count + 2 * k + 1] = finish(gram + hashes[begin + k - 1] * _KEY_PLACE)
         return count + 2 * (end - begin)
     for token in range(begin, end):
         gram = hashes[token]
-        grams[count] = _finish(gram)
+        grams[count] = finish(gram)
         count += 1
         place = _KEY_PLACE
         for back in range(1, min(ngrams, token - first + 1)):
             gram += hashes[token - back] * place
             place *= _KEY_PLACE
-            grams[count] = _finish(gram)
+            grams[count] = finish(gram)
             count += 1
     return count
 
