@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from tamis.service.store.database import Database
-from tamis.service.store.records import Event
+from collections.abc import Sequence
+from typing import Final
 
-EVENT_PAGE = 1000
+import sqlalchemy as sa
+
+from tamis.service.store.database import Database
+from tamis.service.store.models import job_events, jobs
+from tamis.service.store.records import Event, EventKind
+from tamis.service.store.rows import select_job, to_event
+
+EVENT_PAGE: Final = 1000
 """Events given at once."""
 
 
@@ -15,10 +22,23 @@ class Events:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def list(self, job_id: str, *, after: int = 0, limit: int = EVENT_PAGE) -> list[Event]:
+    def list(self, job_id: str, *, after: int = 0, limit: int = EVENT_PAGE) -> Sequence[Event]:
         """Give events with ``seq > after`` in order: all kinds, log lines included. Raises NotFound."""
-        raise NotImplementedError
+        return self._events(job_id, after, limit)
 
-    def logs(self, job_id: str, *, after: int = 0, limit: int = EVENT_PAGE) -> list[Event]:
+    def logs(self, job_id: str, *, after: int = 0, limit: int = EVENT_PAGE) -> Sequence[Event]:
         """Give the log lines among the events (kind ``log``) with ``seq > after``. Raises NotFound."""
-        raise NotImplementedError
+        return self._events(job_id, after, limit, EventKind.LOG)
+
+    def _events(self, job_id: str, after: int, limit: int, kind: EventKind | None = None) -> Sequence[Event]:
+        query = (
+            sa.select(job_events)
+            .where(job_events.c.job_id == job_id, job_events.c.seq > after)
+            .order_by(job_events.c.seq)
+            .limit(limit)
+        )
+        if kind is not None:
+            query = query.where(job_events.c.kind == kind)
+        with self._database.read() as connection:
+            select_job(connection, job_id, jobs.c.id)
+            return [to_event(row) for row in connection.execute(query)]

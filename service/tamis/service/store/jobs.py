@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
 
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from tamis.selectors.errors import Conflict, NotFound
+from tamis.service.store import cursors
 from tamis.service.store.database import Database
-from tamis.service.store.records import Cancellation, Job, JobPage, JobState, Json, Submission
+from tamis.service.store.idempotency import store_answer, stored_answer
+from tamis.service.store.ids import is_id, new_id
+from tamis.service.store.models import datasets, job_labels, job_uses, jobs
+from tamis.service.store.records import (
+    ACTIVE_STATES,
+    RESUMABLE_STATES,
+    Cancellation,
+    Event,
+    EventKind,
+    Job,
+    JobPage,
+    JobState,
+    Json,
+    Submission,
+)
+from tamis.service.store.rows import JOB_COLUMNS, AnyRow, change_state, select_job, to_jobs, write_event
+from tamis.service.store.workers import live_workers
 
-DEFAULT_PAGE = 50
+DEFAULT_PAGE: Final = 50
 """Jobs on a page."""
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS: Final = 3
 """Attempts before a job whose worker keeps dying fails; `resume` grants as many again."""
+
+
+POLL_SECONDS: Final = 0.15
+"""How often a waiting caller looks."""
 
 
 class Jobs:
@@ -44,9 +72,9 @@ class Jobs:
         request, spec : Json
             The body as sent, and the resolved `JobSpec` (no ``ds_…`` or ``job_…`` ids left) the worker runs.
         render : callable
-            Makes the JSON answer from the new job. Stored with the key in the same transaction: a replay gives it back.
+            Makes the JSON answer from the new job; stored with the key in the same transaction and given to replays.
         uses : collection of str
-            Ids of the datasets and jobs that the spec was resolved from; they can't be deleted while this job is active.
+            Ids of the datasets and jobs that the spec was resolved from: not deletable while this job is active.
         idempotency_key, body_sha256 : str, optional
             Both or none. The sha256 is that of the canonical body.
 
@@ -57,7 +85,62 @@ class Jobs:
         NotFound
             A dataset or job in `uses` is gone.
         """
-        raise NotImplementedError
+        if (idempotency_key is None) != (body_sha256 is None):
+            raise TypeError("idempotency_key and body_sha256 go together")
+        try:
+            with self._database.write() as connection:
+                now = self._database.now(connection)
+                if idempotency_key is not None and body_sha256 is not None:
+                    stored = stored_answer(connection, owner, idempotency_key, body_sha256, now)
+                    if stored is not None:
+                        return stored
+                _lock_used(connection, uses)
+                job_id = new_id("job_")
+                connection.execute(
+                    sa.insert(jobs).values(
+                        id=job_id,
+                        owner=owner,
+                        state=JobState.QUEUED,
+                        selector=selector,
+                        request=request,
+                        spec=spec,
+                        labels=dict(labels),
+                        fingerprint=fingerprint,
+                        priority=priority,
+                        attempts=0,
+                        attempts_limit=MAX_ATTEMPTS,
+                        created_at=now,
+                        queued_at=now,
+                        not_before=0.0,
+                        version=1,
+                        last_seq=1,
+                        log_lines=0,
+                        lease_token=0,
+                    )
+                )
+                write_event(
+                    connection, job_id, Event(1, now, EventKind.STATE, {"state": JobState.QUEUED, "attempt": 0})
+                )
+                if labels:
+                    rows = [{"job_id": job_id, "key": key, "value": value} for key, value in labels.items()]
+                    connection.execute(sa.insert(job_labels), rows)
+                if uses:
+                    rows = [{"job_id": job_id, "used_id": used} for used in sorted(set(uses))]
+                    connection.execute(sa.insert(job_uses), rows)
+                submission = Submission(job_id, False, render(_get(connection, job_id, now)))
+                if idempotency_key is not None and body_sha256 is not None:
+                    store_answer(
+                        connection, submission, owner=owner, key=idempotency_key, body_sha256=body_sha256, now=now
+                    )
+                return submission
+        except IntegrityError:
+            # On PostgreSQL two requests with one key run side by side: the second meets the first's row here.
+            if idempotency_key is None or body_sha256 is None:
+                raise
+            replayed = self.replay(owner=owner, idempotency_key=idempotency_key, body_sha256=body_sha256)
+            if replayed is None:
+                raise
+            return replayed
 
     def replay(self, *, owner: str, idempotency_key: str, body_sha256: str) -> Submission | None:
         """Answer an earlier submission with this key, before any checking of the body is done again; None when new.
@@ -67,15 +150,21 @@ class Jobs:
         IdempotencyKeyReused
             The key was used within 24 h with another body.
         """
-        raise NotImplementedError
+        with self._database.read() as connection:
+            return stored_answer(connection, owner, idempotency_key, body_sha256, self._database.now(connection))
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """Give one job; with `owner`, only when it is theirs. Raises NotFound."""
-        raise NotImplementedError
+        with self._database.read() as connection:
+            job = _get(connection, job_id, self._database.now(connection))
+        if owner is not None and job.owner != owner:
+            raise NotFound(f"there is no job {job_id!r}")
+        return job
 
     def version(self, job_id: str) -> int:
         """Give the version only: cheap, for polling. Raises NotFound."""
-        raise NotImplementedError
+        with self._database.read() as connection:
+            return int(select_job(connection, job_id, jobs.c.version).version)
 
     def list(
         self,
@@ -88,22 +177,74 @@ class Jobs:
         cursor: str | None = None,
     ) -> JobPage:
         """List jobs, newest first; all given filters hold at once. Raises BadCursor."""
-        raise NotImplementedError
+        query = sa.select(*JOB_COLUMNS).order_by(jobs.c.id.desc()).limit(limit + 1)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        if state is not None:
+            query = query.where(jobs.c.state == state)
+        if selector is not None:
+            query = query.where(jobs.c.selector == selector)
+        for key, value in (labels or {}).items():
+            labelled = sa.select(job_labels.c.job_id).where(job_labels.c.key == key, job_labels.c.value == value)
+            query = query.where(jobs.c.id.in_(labelled))
+        if cursor is not None:
+            query = query.where(jobs.c.id < cursors.decode(cursor))
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+            page = rows[:limit]
+            items = to_jobs(connection, page, _waiting_reasons(connection, page, self._database.now(connection)))
+        return JobPage(items, cursors.encode(page[-1].id) if len(rows) > limit else None)
 
     def wait_for_change(self, job_id: str, version: int, timeout: float) -> Job:
         """Wait until the job's version is another than `version`, or `timeout` seconds; blocks the thread.
 
         Returns the job as it is then. Raises NotFound, also when it is deleted meanwhile.
         """
-        raise NotImplementedError
+        deadline = time.monotonic() + timeout
+        while self.version(job_id) == version:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            time.sleep(min(left, POLL_SECONDS))
+        return self.get(job_id)
 
     def request_cancel(self, job_id: str) -> Cancellation:
         """Cancel: a queued job at once, a running one through its worker. Raises NotFound; Conflict when finished."""
-        raise NotImplementedError
+        with self._database.write() as connection:
+            held = select_job(connection, job_id, jobs.c.state, jobs.c.lease_until, lock=True)
+            now = self._database.now(connection)
+            state = JobState(held.state)
+            if state.terminal and state is not JobState.CANCELLED:
+                raise Conflict(f"the job has {state} already: there is nothing to cancel")
+            # A worker that stopped reporting will not tell when it stopped.
+            abandoned = held.lease_until is not None and held.lease_until < now
+            if state is JobState.QUEUED or (not state.terminal and abandoned):
+                ended: dict[str, Any] = {"finished_at": now, "worker": None, "lease_until": None}
+                change_state(connection, job_id, JobState.CANCELLED, now, **ended)
+            elif state is JobState.RUNNING:
+                change_state(connection, job_id, JobState.CANCELLING, now)
+            return Cancellation(_get(connection, job_id, now), already=state is JobState.CANCELLED)
 
     def resume(self, job_id: str) -> Job:
         """Queue a failed or cancelled job again. Raises NotFound; Conflict in any other state."""
-        raise NotImplementedError
+        with self._database.write() as connection:
+            held = select_job(connection, job_id, jobs.c.state, jobs.c.attempts, lock=True)
+            if held.state not in RESUMABLE_STATES:
+                raise Conflict(f"the job is {held.state}: only a failed or cancelled job can be resumed")
+            now = self._database.now(connection)
+            change_state(
+                connection,
+                job_id,
+                JobState.QUEUED,
+                now,
+                detail="resumed",
+                error=None,
+                attempts_limit=held.attempts + MAX_ATTEMPTS,
+                queued_at=now,
+                not_before=0.0,
+                finished_at=None,
+            )
+            return _get(connection, job_id, now)
 
     def delete(self, job_id: str) -> None:
         """Delete a finished job, its events and its log (the caller deletes its artefacts).
@@ -115,12 +256,84 @@ class Jobs:
         Conflict
             It is active, or an active job reads its result.
         """
-        raise NotImplementedError
+        with self._database.write() as connection:
+            held = select_job(connection, job_id, jobs.c.state, lock=True)
+            if held.state in ACTIVE_STATES:
+                raise Conflict(f"the job is {held.state}: cancel it before you delete it")
+            refuse_used(connection, job_id)
+            connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
 
     def counts(self) -> dict[tuple[JobState, str], int]:
         """Count jobs by (state, selector)."""
-        raise NotImplementedError
+        query = sa.select(jobs.c.state, jobs.c.selector, sa.func.count()).group_by(jobs.c.state, jobs.c.selector)
+        with self._database.read() as connection:
+            return {(JobState(state), selector): count for state, selector, count in connection.execute(query)}
 
     def oldest_queued_age(self) -> float | None:
         """Seconds that the longest waiting queued job has waited; None when none waits."""
-        raise NotImplementedError
+        with self._database.read() as connection:
+            query = sa.select(sa.func.min(jobs.c.queued_at)).where(jobs.c.state == JobState.QUEUED)
+            since = connection.execute(query).scalar_one()
+            return None if since is None else max(0.0, self._database.now(connection) - since)
+
+
+def refuse_used(connection: Connection, used_id: str) -> None:
+    """Raise Conflict when an active job uses this dataset or job."""
+    user = connection.execute(
+        sa.select(jobs.c.id)
+        .join(job_uses, job_uses.c.job_id == jobs.c.id)
+        .where(job_uses.c.used_id == used_id, jobs.c.state.in_(ACTIVE_STATES))
+        .limit(1)
+    ).scalar_one_or_none()
+    if user is not None:
+        raise Conflict(f"{used_id} is in use by the active job {user}: wait for that job or cancel it first")
+
+
+def _lock_used(connection: Connection, uses: Collection[str]) -> None:
+    """Keep what a new job uses from being deleted until the job is there. Raises NotFound."""
+    for used in sorted(set(uses)):
+        table = datasets if used.startswith("ds_") else jobs
+        query = sa.select(table.c.id).where(table.c.id == used).with_for_update(read=True)
+        if not is_id(used) or connection.execute(query).first() is None:
+            raise NotFound(f"there is no {table.name.removesuffix('s')} {used!r}")
+
+
+def _get(connection: Connection, job_id: str, now: float) -> Job:
+    row = select_job(connection, job_id, *JOB_COLUMNS)
+    (job,) = to_jobs(connection, [row], _waiting_reasons(connection, [row], now))
+    return job
+
+
+def _waiting_reasons(connection: Connection, rows: Collection[AnyRow], now: float) -> dict[str, str]:
+    """Say of each queued job why it waits."""
+    queued = [row.id for row in rows if row.state == JobState.QUEUED]
+    if not queued:
+        return {}
+    if not live_workers(connection, now):
+        return dict.fromkeys(queued, "no worker is running: start one with `tamis worker`")
+    # Places in the queue are counted over all that wait, then looked up: one pass, whatever the page's size.
+    places = (
+        sa.select(
+            jobs.c.id,
+            jobs.c.not_before,
+            jobs.c.attempts,
+            jobs.c.error,
+            sa.func.row_number().over(order_by=(jobs.c.priority.desc(), jobs.c.id)).label("place"),
+        )
+        .where(jobs.c.state == JobState.QUEUED)
+        .subquery()
+    )
+    return {
+        row.id: _waiting_reason(row, now)
+        for row in connection.execute(sa.select(places).where(places.c.id.in_(queued)))
+    }
+
+
+def _waiting_reason(row: AnyRow, now: float) -> str:
+    if row.not_before > now:
+        failure = (row.error or {}).get("detail", "the attempt failed")
+        return f"attempt {row.attempts} failed ({failure}); the next starts in {row.not_before - now:.0f} s"
+    ahead = row.place - 1
+    if ahead == 0:
+        return "it is next; every worker is busy or about to take it"
+    return f"{ahead} job{'s are' if ahead > 1 else ' is'} ahead of it in the queue"

@@ -1,11 +1,29 @@
-"""Jobs as workers see them: the jobs table is the queue."""
+"""Jobs as workers see them: the jobs table is the queue.
+
+A claim raises the job's lease token; whatever the worker writes later names the token and is refused once another claim
+raised it. A lease that is not extended runs out, and the job is claimed by the next worker that asks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from tamis.service.store.database import Database
-from tamis.service.store.records import Claim, Control, JobState, Json, Lease, LogLine
+from tamis.service.store.models import jobs
+from tamis.service.store.records import LEASED_STATES, Claim, Control, Event, EventKind, JobState, Json, Lease, LogLine
+from tamis.service.store.rows import JOB_COLUMNS, AnyRow, change_state, to_jobs, write_event, write_logs
+
+PROGRESS_EVENT_SECONDS: Final = 1.0
+"""Shortest time between two progress events of one job; the job itself shows every progress."""
+
+RETRY_SECONDS: Final = (1.0, 5.0, 30.0)
+"""How long a failed attempt waits before the next: the first failure, the second, every further one."""
+
+_NO_LEASE: Final[dict[str, Any]] = {"worker": None, "lease_until": None}
 
 
 class Queue:
@@ -15,31 +33,228 @@ class Queue:
         self._database = database
 
     def claim(self, worker: str, lease_seconds: float) -> Claim | None:
-        """Take the next job: queued, or left behind by a worker whose lease ran out; None when there is none."""
-        raise NotImplementedError
+        """Take the next job, or None: one left behind by a worker whose lease ran out, else the first in the queue."""
+        with self._database.read() as connection:
+            # An idle worker asks all the time: it should not take the write lock for it.
+            now = self._database.now(connection)
+            if not connection.execute(sa.select(sa.or_(_abandoned(now).exists(), _waiting(now).exists()))).scalar_one():
+                return None
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            _reap(connection, now)
+            detail = None
+            row = _take(connection, _abandoned(now), worker, now, lease_seconds)
+            if row is not None:
+                detail = "its worker stopped reporting; another one goes on from the finished units"
+            else:
+                row = _take(connection, _waiting(now), worker, now, lease_seconds)
+            if row is None:
+                return None
+            change_state(connection, row.id, JobState.RUNNING, now, detail=detail)
+            taken = connection.execute(sa.select(*JOB_COLUMNS).where(jobs.c.id == row.id)).one()
+            (job,) = to_jobs(connection, [taken], {})
+            return Claim(job, Lease(row.id, worker, row.lease_token))
 
     def reap(self) -> int:
-        """End jobs whose lease ran out and that no worker will take again; give their number."""
-        raise NotImplementedError
+        """End the jobs whose lease ran out and that no worker takes again; give their number."""
+        with self._database.read() as connection:
+            if not connection.execute(sa.select(_ended(self._database.now(connection)).exists())).scalar_one():
+                return 0
+        with self._database.write() as connection:
+            return _reap(connection, self._database.now(connection))
 
     def heartbeat(
         self, lease: Lease, lease_seconds: float, *, progress: Json | None = None, logs: Sequence[LogLine] = ()
     ) -> Control:
         """Extend the lease, store progress and log lines, learn whether to stop."""
-        raise NotImplementedError
+        with self._database.write() as connection:
+            held = _hold(connection, lease)
+            if held is None:
+                return Control.LOST
+            now = self._database.now(connection)
+            values: dict[str, Any] = {"lease_until": now + lease_seconds}
+            changed = progress is not None and dict(progress) != held.progress
+            told = changed and now - (held.progress_event_at or 0.0) >= PROGRESS_EVENT_SECONDS
+            if changed:
+                values |= {"progress": progress, "version": jobs.c.version + 1}
+            if told:
+                values |= {"progress_event_at": now, "last_seq": jobs.c.last_seq + 1}
+            connection.execute(sa.update(jobs).where(jobs.c.id == lease.job_id).values(**values))
+            if told and progress is not None:
+                event = Event(held.last_seq + 1, now, EventKind.PROGRESS, progress)
+                write_event(connection, lease.job_id, event)
+            write_logs(connection, lease.job_id, logs)
+            return Control.CANCEL if held.state == JobState.CANCELLING else Control.CONTINUE
 
     def succeed(self, lease: Lease, *, progress: Json | None = None, logs: Sequence[LogLine] = ()) -> JobState | None:
-        """End the job well; the state it ended in (cancelled when that was asked before), None when the lease is lost."""
-        raise NotImplementedError
+        """End the job well; gives the state it ended in, None when the lease is lost.
+
+        A job that was asked to stop before ends as cancelled: that was promised. Its result stays for a resume.
+        """
+        with self._database.write() as connection:
+            held = _hold(connection, lease)
+            if held is None:
+                return None
+            write_logs(connection, lease.job_id, logs)
+            now = self._database.now(connection)
+            values: dict[str, Any] = {} if progress is None else {"progress": progress}
+            if held.state == JobState.CANCELLING:
+                return _finish(connection, lease.job_id, JobState.CANCELLED, now, **values)
+            return _finish(connection, lease.job_id, JobState.SUCCEEDED, now, error=None, **values)
 
     def fail(self, lease: Lease, problem: Json, *, retry: bool, logs: Sequence[LogLine] = ()) -> JobState | None:
-        """End the attempt: queued again when `retry` and attempts are left, else failed; None when the lease is lost."""
-        raise NotImplementedError
+        """End the attempt: queued again when `retry` and attempts are left, else failed.
+
+        Gives the state it ended in (cancelled when that was asked before), None when the lease is lost.
+        """
+        with self._database.write() as connection:
+            held = _hold(connection, lease)
+            if held is None:
+                return None
+            write_logs(connection, lease.job_id, logs)
+            now = self._database.now(connection)
+            if held.state == JobState.CANCELLING:
+                return _finish(connection, lease.job_id, JobState.CANCELLED, now)
+            if not retry or held.attempts >= held.attempts_limit:
+                return _finish(connection, lease.job_id, JobState.FAILED, now, error=problem)
+            wait = RETRY_SECONDS[min(held.attempts, len(RETRY_SECONDS)) - 1]
+            change_state(
+                connection,
+                lease.job_id,
+                JobState.QUEUED,
+                now,
+                detail=f"attempt {held.attempts} of {held.attempts_limit} failed; the next starts in {wait:g} s",
+                error=problem,
+                queued_at=now,
+                not_before=now + wait,
+                **_NO_LEASE,
+            )
+            return JobState.QUEUED
 
     def cancelled(self, lease: Lease, *, logs: Sequence[LogLine] = ()) -> JobState | None:
         """End a cancelled job; None when the lease is lost."""
-        raise NotImplementedError
+        with self._database.write() as connection:
+            if _hold(connection, lease) is None:
+                return None
+            write_logs(connection, lease.job_id, logs)
+            return _finish(connection, lease.job_id, JobState.CANCELLED, self._database.now(connection))
 
     def release(self, lease: Lease, *, logs: Sequence[LogLine] = ()) -> JobState | None:
-        """Give the job back to the queue without costing an attempt; None when the lease is lost."""
-        raise NotImplementedError
+        """Give the job back to the queue without costing an attempt, as a worker that stops does.
+
+        Gives the state it ended in (cancelled when that was asked before), None when the lease is lost.
+        """
+        with self._database.write() as connection:
+            held = _hold(connection, lease)
+            if held is None:
+                return None
+            write_logs(connection, lease.job_id, logs)
+            now = self._database.now(connection)
+            if held.state == JobState.CANCELLING:
+                return _finish(connection, lease.job_id, JobState.CANCELLED, now)
+            change_state(
+                connection,
+                lease.job_id,
+                JobState.QUEUED,
+                now,
+                detail="its worker stops; the next one goes on from the finished units",
+                attempts=jobs.c.attempts - 1,
+                queued_at=now,
+                **_NO_LEASE,
+            )
+            return JobState.QUEUED
+
+
+def _waiting(now: float) -> sa.Select[tuple[str]]:
+    """Jobs that may start, the first in the queue first."""
+    return (
+        sa.select(jobs.c.id)
+        .where(jobs.c.state == JobState.QUEUED, jobs.c.not_before <= now)
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+    )
+
+
+def _abandoned(now: float) -> sa.Select[tuple[str]]:
+    """Running jobs whose worker stopped reporting."""
+    return (
+        sa.select(jobs.c.id)
+        .where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < now)
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+    )
+
+
+def _ended(now: float) -> sa.Select[tuple[str]]:
+    """Jobs whose worker stopped reporting and that are not to run again."""
+    exhausted = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.attempts >= jobs.c.attempts_limit)
+    return sa.select(jobs.c.id).where(
+        jobs.c.state.in_(LEASED_STATES),
+        jobs.c.lease_until < now,
+        sa.or_(jobs.c.state == JobState.CANCELLING, exhausted),
+    )
+
+
+def _take(
+    connection: Connection, candidates: sa.Select[tuple[str]], worker: str, now: float, lease_seconds: float
+) -> AnyRow | None:
+    # SKIP LOCKED lets PostgreSQL's workers pass each other; SQLite has one writer at a time and no such clause.
+    first = candidates.limit(1).with_for_update(skip_locked=True).correlate(None).scalar_subquery()
+    return connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == first)
+        .values(
+            worker=worker,
+            lease_token=jobs.c.lease_token + 1,
+            lease_until=now + lease_seconds,
+            attempts=jobs.c.attempts + 1,
+            started_at=sa.func.coalesce(jobs.c.started_at, now),
+        )
+        .returning(jobs.c.id, jobs.c.lease_token, jobs.c.attempts)
+    ).first()
+
+
+def _reap(connection: Connection, now: float) -> int:
+    ended = _ended(now).add_columns(jobs.c.state, jobs.c.attempts).with_for_update(skip_locked=True)
+    rows = connection.execute(ended).all()
+    for job_id, state, attempts in rows:
+        if state == JobState.CANCELLING:
+            _finish(connection, job_id, JobState.CANCELLED, now)
+        else:
+            _finish(connection, job_id, JobState.FAILED, now, error=_worker_lost(attempts))
+    return len(rows)
+
+
+def _worker_lost(attempts: int) -> dict[str, Any]:
+    return {
+        "type": "urn:tamis:problem:worker-lost",
+        "title": "The worker stopped reporting",
+        "status": 500,
+        "code": "worker-lost",
+        "detail": f"the worker stopped reporting in each of {attempts} attempts, so the job is not started again; "
+        "look at the worker's host (memory, restarts), then resume the job: its finished units are kept",
+    }
+
+
+def _hold(connection: Connection, lease: Lease) -> AnyRow | None:
+    """Read the job if the lease is still this worker's, and keep others from changing it in this transaction."""
+    return connection.execute(
+        sa.select(
+            jobs.c.state,
+            jobs.c.attempts,
+            jobs.c.attempts_limit,
+            jobs.c.progress,
+            jobs.c.last_seq,
+            jobs.c.progress_event_at,
+        )
+        .where(
+            jobs.c.id == lease.job_id,
+            jobs.c.worker == lease.worker,
+            jobs.c.lease_token == lease.token,
+            jobs.c.state.in_(LEASED_STATES),
+        )
+        .with_for_update()
+    ).first()
+
+
+def _finish(connection: Connection, job_id: str, state: JobState, now: float, **values: Any) -> JobState:
+    change_state(connection, job_id, state, now, finished_at=now, **_NO_LEASE, **values)
+    return state

@@ -71,7 +71,7 @@ class Job:
     priority: int  # larger runs first
     uses: tuple[str, ...]  # ids of the datasets and jobs it reads
     progress: Json | None
-    error: Json | None  # problem JSON of the last failure; None while none happened and after success
+    error: Json | None  # the problem that ended it, when it failed
     attempts: int  # started so far; one given back by a stopping worker does not count
     created_at: float
     started_at: float | None  # of the first attempt

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
 from tamis.service.store.database import Database
+from tamis.service.store.models import workers
 from tamis.service.store.records import Worker
 
-LIVE_SECONDS = 10.0
+LIVE_SECONDS: Final = 10.0
 """A worker that did not report for so long is not counted as live."""
+
+
+FORGOTTEN_SECONDS: Final = 3600.0
+"""The row of a worker that did not report for so long is removed."""
 
 
 class Workers:
@@ -17,12 +28,26 @@ class Workers:
 
     def report(self, worker: str, *, host: str, pid: int, slots: int, running: int) -> None:
         """Say that this worker lives (the supervisor does, every second or two)."""
-        raise NotImplementedError
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            values = {"host": host, "pid": pid, "slots": slots, "running": running, "seen_at": now}
+            known = connection.execute(sa.update(workers).where(workers.c.id == worker).values(**values)).rowcount
+            if not known:
+                connection.execute(sa.insert(workers).values(id=worker, started_at=now, **values))
+                connection.execute(sa.delete(workers).where(workers.c.seen_at < now - FORGOTTEN_SECONDS))
 
-    def live(self, within: float = LIVE_SECONDS) -> list[Worker]:
+    def live(self, within: float = LIVE_SECONDS) -> Sequence[Worker]:
         """Give the workers that reported in the last `within` seconds."""
-        raise NotImplementedError
+        with self._database.read() as connection:
+            return live_workers(connection, self._database.now(connection), within)
 
     def leave(self, worker: str) -> None:
         """Say that this worker stops."""
-        raise NotImplementedError
+        with self._database.write() as connection:
+            connection.execute(sa.delete(workers).where(workers.c.id == worker))
+
+
+def live_workers(connection: Connection, now: float, within: float = LIVE_SECONDS) -> list[Worker]:
+    """Read the workers that reported in the last `within` seconds, the oldest first."""
+    query = sa.select(workers).where(workers.c.seen_at >= now - within).order_by(workers.c.started_at, workers.c.id)
+    return [Worker(**row._mapping) for row in connection.execute(query)]

@@ -1,0 +1,134 @@
+"""From rows to records, and the two things every change of a job does: raise its version, write its event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from tamis.selectors.errors import NotFound
+from tamis.service.store.ids import is_id
+from tamis.service.store.models import job_events, job_uses, jobs
+from tamis.service.store.records import Event, EventKind, Job, JobState, LogLine
+
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+"""A row of columns chosen at run time."""
+
+MAX_LOG_LINES: Final = 10_000
+"""Lines kept of one job's log; the line that would be one more says that the rest is dropped."""
+
+MAX_LOG_MESSAGE: Final = 16_384
+"""Characters kept of one message."""
+
+JOB_COLUMNS: Final = (
+    jobs.c.id,
+    jobs.c.owner,
+    jobs.c.state,
+    jobs.c.selector,
+    jobs.c.request,
+    jobs.c.spec,
+    jobs.c.labels,
+    jobs.c.fingerprint,
+    jobs.c.priority,
+    jobs.c.progress,
+    jobs.c.error,
+    jobs.c.attempts,
+    jobs.c.created_at,
+    jobs.c.started_at,
+    jobs.c.finished_at,
+    jobs.c.version,
+)
+
+
+def select_job(connection: Connection, job_id: str, *columns: sa.Column[Any], lock: bool = False) -> AnyRow:
+    """Read columns of one job, locked against other writers when asked. Raises NotFound."""
+    # What a caller sends as an id may be any text, some of which a database refuses.
+    query = sa.select(*columns).where(jobs.c.id == job_id)
+    row = connection.execute(query.with_for_update() if lock else query).first() if is_id(job_id) else None
+    if row is None:
+        raise NotFound(f"there is no job {job_id!r}")
+    return row
+
+
+def to_jobs(connection: Connection, rows: Sequence[AnyRow], waiting: Mapping[str, str]) -> list[Job]:
+    """Make records of rows of `JOB_COLUMNS`, with what they use; `waiting` gives reasons by job id."""
+    uses: dict[str, list[str]] = {row.id: [] for row in rows}
+    query = sa.select(job_uses.c.job_id, job_uses.c.used_id).where(job_uses.c.job_id.in_(list(uses)))
+    for job_id, used_id in connection.execute(query.order_by(job_uses.c.used_id)) if uses else ():
+        uses[job_id].append(used_id)
+    return [
+        Job(
+            **{
+                **row._mapping,
+                "state": JobState(row.state),
+                "error": row.error if row.state == JobState.FAILED else None,
+            },
+            uses=tuple(uses[row.id]),
+            waiting_reason=waiting.get(row.id),
+        )
+        for row in rows
+    ]
+
+
+def to_event(row: AnyRow) -> Event:
+    """Make a record of a row of `job_events`."""
+    return Event(seq=row.seq, at=row.at, kind=EventKind(row.kind), data=row.data)
+
+
+def change_state(
+    connection: Connection, job_id: str, state: JobState, now: float, *, detail: str | None = None, **values: Any
+) -> None:
+    """Set a job's state and other columns; the caller holds the row (its lock, or SQLite's write lock)."""
+    changed = connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(state=state, version=jobs.c.version + 1, last_seq=jobs.c.last_seq + 1, **values)
+        .returning(jobs.c.last_seq, jobs.c.attempts, jobs.c.error)
+    ).one()
+    data: dict[str, Any] = {"state": state, "attempt": changed.attempts}
+    if state is JobState.FAILED or (state is JobState.QUEUED and "error" in values):
+        data["error"] = changed.error
+    if detail is not None:
+        data["detail"] = detail
+    write_event(connection, job_id, Event(changed.last_seq, now, EventKind.STATE, data))
+
+
+def write_event(connection: Connection, job_id: str, event: Event) -> None:
+    """Write one event under a number that the caller took from `last_seq`."""
+    connection.execute(
+        sa.insert(job_events).values(job_id=job_id, seq=event.seq, at=event.at, kind=event.kind, data=dict(event.data))
+    )
+
+
+def write_logs(connection: Connection, job_id: str, lines: Sequence[LogLine]) -> None:
+    """Append to a job's log, up to `MAX_LOG_LINES`."""
+    if not lines:
+        return
+    row = select_job(connection, job_id, jobs.c.log_lines, lock=True)
+    room = MAX_LOG_LINES - row.log_lines
+    kept = list(lines[:room]) if room > 0 else []
+    if room >= 0 and len(lines) > room:
+        kept.append(LogLine(lines[-1].at, "warning", f"the log is full: lines after {MAX_LOG_LINES} are dropped", {}))
+    if not kept:
+        return
+    last = connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(last_seq=jobs.c.last_seq + len(kept), log_lines=jobs.c.log_lines + len(kept))
+        .returning(jobs.c.last_seq)
+    ).scalar_one()
+    connection.execute(
+        sa.insert(job_events),
+        [
+            {
+                "job_id": job_id,
+                "seq": last - len(kept) + 1 + index,
+                "at": line.at,
+                "kind": EventKind.LOG,
+                "data": {**line.fields, "level": line.level, "message": line.message[:MAX_LOG_MESSAGE]},
+            }
+            for index, line in enumerate(kept)
+        ],
+    )
