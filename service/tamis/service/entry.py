@@ -1,0 +1,64 @@
+"""What every process that computes does first, before numba, numpy or pyarrow are imported."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Final
+
+from tamis.native import source_digest
+from tamis.service.settings import Settings
+
+ONE_THREAD: Final = (
+    "OMP_NUM_THREADS",  # Arrow's pool for computing follows it too
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+"""Thread pools that stay at one thread: parallelism is over units, in threads of the engine's own."""
+
+MUST_COME_LATER: Final = ("numba", "numpy", "pyarrow")
+"""They read their settings once, when they are imported."""
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def prepare_process(settings: Settings) -> None:
+    """Set what the numeric libraries read when they are imported; the children of this process inherit it.
+
+    Raises
+    ------
+    RuntimeError
+        One of them is imported already: the call came too late to matter.
+    """
+    late = [name for name in MUST_COME_LATER if name in sys.modules]
+    if late:
+        raise RuntimeError(f"prepare_process must run before {', '.join(late)} is imported")
+    settings.create_folders()
+    for name in ONE_THREAD:
+        os.environ[name] = "1"
+    # Numba keys a cached kernel on its own file alone: the folder's name carries the digest of all of them.
+    os.environ["NUMBA_CACHE_DIR"] = str(settings.cache_dir / f"numba-{source_digest()}")
+    # Intel's vector library rounds differently from one processor to the next; the same bytes are promised on all.
+    os.environ["NUMBA_DISABLE_INTEL_SVML"] = "1"
+
+
+def die_with_parent(parent: int, signum: signal.Signals) -> None:
+    """Have the kernel send `signum` to this process when its parent dies, however it dies.
+
+    Parameters
+    ----------
+    parent : int
+        The parent's process id; when another one adopted this process already, the signal is sent at once.
+    signum : signal.Signals
+        The signal.
+    """
+    if sys.platform != "linux":
+        return  # elsewhere the end of the parent's pipe is all there is to tell by
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+    if os.getppid() != parent:
+        signal.raise_signal(signum)
