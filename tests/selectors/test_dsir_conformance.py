@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors.decide import Choice, RankedUnit, choose, choose_in_turns
-from tamis.selectors.dsir import Dsir, DsirParams, LogWeights
+from tamis.selectors.dsir import REASONS, Dsir, DsirParams, LogWeights
 from tamis.selectors.engines.local import LocalEngine
 from tamis.selectors.jobs import Environment, open_job
 from tamis.selectors.ngram_model import NgramModel
@@ -94,9 +94,9 @@ class Case:
             return rank
 
         if not self.case["separate_targets"]:
-            return choose(ranked(0), layout, Budget(rows=rows))
+            return choose(ranked(0), layout, Budget(rows=rows), reason_names=REASONS)
         parts = Dsir(self.params)._parts(self.run, self.model, rows)
-        return choose_in_turns([ranked(0), ranked(1)], lambda _: parts, layout, Budget(rows=rows))
+        return choose_in_turns([ranked(0), ranked(1)], lambda _: parts, layout, Budget(rows=rows), reason_names=REASONS)
 
 
 @pytest.fixture(scope="module", params=CASES)
