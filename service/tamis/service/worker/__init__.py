@@ -1,0 +1,1 @@
+"""Running jobs: one supervisor a host, one process a job."""

@@ -1,0 +1,43 @@
+"""``python -m tamis.service.worker [--jobs N] [--parent PID]``: a supervisor; what `tamis serve` starts as its child."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+import structlog
+
+from tamis.selectors.errors import TamisError
+from tamis.service.entry import die_with_parent
+from tamis.service.settings import Settings
+from tamis.service.worker.supervisor import run_worker
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run jobs until told to stop."""
+    parser = argparse.ArgumentParser(prog="tamis-worker", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=1, help="jobs at a time")
+    parser.add_argument("--parent", type=int, help="stop in good order when this process, the parent, dies")
+    arguments = parser.parse_args(argv)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        if arguments.parent is not None:
+            die_with_parent(arguments.parent, signal.SIGTERM)
+        run_worker(Settings.from_environment(), slots=arguments.jobs)
+    except TamisError as error:
+        structlog.get_logger("tamis.worker").error("the worker can't run", code=error.code, detail=error.detail)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

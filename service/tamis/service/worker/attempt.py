@@ -1,0 +1,209 @@
+"""One attempt at one job: a claim, the process that runs it, and the rules of how it ends."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tamis.selectors.errors import OutOfLimits, StorageError, TamisError
+from tamis.service.problem import problem_of
+from tamis.service.store import Claim, Control, JobState, LogLine, Store
+from tamis.service.worker.handle import JobProcessHandle
+from tamis.service.worker.messages import Message
+
+MAX_HELD_LINES: Final = 2_000
+"""Log lines kept while the store does not take them; the newest win."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How often and how long, in seconds."""
+
+    lease: float = 15.0  # a job whose worker did not report for so long is another's
+    heartbeat: float = 1.0  # between two reports of a job
+    poll: float = 0.2  # between two looks into the queue while a slot is free
+    memory: float = 0.25  # between two looks at a job's memory, where it has a limit
+    grace: float = 10.0  # from a cancel request to the kill
+    report: float = 2.0  # between two reports of the worker itself
+
+
+class JobProcessDied(TamisError):
+    """The process that ran the job died."""
+
+    code = "job-process-died"
+    status = 500
+    retryable = True
+
+
+class Attempt:
+    """Steers one job process through one job; `step` is called many times a second and never waits for the process."""
+
+    def __init__(self, store: Store, claim: Claim, handle: JobProcessHandle, timing: Timing) -> None:
+        self.claim: Final = claim
+        self.handle: Final = handle
+        self._store = store
+        self._timing = timing
+        now = time.monotonic()
+        self._started = now
+        self._lease_until = now + timing.lease
+        self._next_heartbeat = now + timing.heartbeat
+        self._next_memory = now
+        self._kill_at: float | None = None
+        self._progress: dict[str, Any] | None = None
+        self._logs: list[LogLine] = []
+        self._report: Callable[[], JobState | None] | None = None
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What becomes readable when there is something to do; nothing once the end is settled."""
+        return self.handle.descriptors if self._report is None else ()
+
+    def step(self) -> bool:
+        """Go on; True when the attempt is over and the slot is free."""
+        for message in self.handle.receive():
+            self._take(message)
+        self._collect_errors()
+        now = time.monotonic()
+        if self._report is None:
+            self._watch(now)
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + self._timing.heartbeat
+            return self._tell() if self._report is not None else self._beat(now)
+        return False
+
+    def give_back(self) -> None:
+        """Stop the process and queue the job again, for a worker that stops; an outcome already there is told."""
+        for message in self.handle.receive():
+            self._take(message)
+        self.handle.close()
+        if self._report is None:
+            self._end(lambda: self._store.queue.release(self.claim.lease, logs=self._logs))
+        self._tell()
+
+    def _take(self, message: Message) -> None:
+        match message["kind"]:
+            case "progress":
+                self._progress = message["progress"]
+            case "log":
+                self._log(message["level"], message["message"], message["fields"], at=message["at"])
+            case "outcome":
+                self._progress = message["progress"] or self._progress
+                self._end(self._outcome(message))
+
+    def _outcome(self, message: Message) -> Callable[[], JobState | None]:
+        queue, lease = self._store.queue, self.claim.lease
+        match message["state"]:
+            case "succeeded":
+                return lambda: queue.succeed(lease, progress=self._progress, logs=self._logs)
+            case "cancelled":
+                return lambda: queue.cancelled(lease, logs=self._logs)
+            case _:
+                return lambda: queue.fail(lease, message["problem"], retry=message["retry"], logs=self._logs)
+
+    def _watch(self, now: float) -> None:
+        """End the attempt if the process died, took too long, took too much, or did not stop when it was told."""
+        status = self.handle.exit_status()
+        if status is not None:
+            for message in self.handle.receive():  # what it said between our last look and its end
+                self._take(message)
+            self._collect_errors()
+            if self._report is None:
+                self._fail(JobProcessDied(_death(status)))
+        elif self._kill_at is not None and now >= self._kill_at:
+            self._log("warning", f"the job did not stop within {self._timing.grace:g} s and was killed")
+            self._kill()
+            self._end(lambda: self._store.queue.cancelled(self.claim.lease, logs=self._logs))
+        elif (seconds := self._limit("seconds")) is not None and now - self._started > seconds:
+            self._kill()
+            self._fail(
+                OutOfLimits(
+                    f"the job ran longer than its limit of {seconds:g} s and was ended; its finished units are kept: "
+                    "resume it to go on, or submit it again with a larger limit",
+                    pointer="/limits/seconds",
+                )
+            )
+        elif (limit := self._limit("memory_bytes")) is not None and now >= self._next_memory:
+            self._next_memory = now + self._timing.memory
+            held = self.handle.memory_bytes()
+            if held > limit:
+                self._kill()
+                self._fail(
+                    OutOfLimits(
+                        f"the job held {held / 2**20:.0f} MiB of memory, its limit is {limit / 2**20:.0f} MiB; "
+                        "submit it again with a larger limit, or run the worker with fewer threads",
+                        pointer="/limits/memory_bytes",
+                    )
+                )
+
+    def _limit(self, name: str) -> float | None:
+        limits: Mapping[str, float | None] = self.claim.job.spec.get("limits") or {}
+        return limits.get(name)
+
+    def _beat(self, now: float) -> bool:
+        logs = list(self._logs)
+        try:
+            control = self._store.queue.heartbeat(
+                self.claim.lease, self._timing.lease, progress=self._progress, logs=logs
+            )
+        except StorageError:
+            # Without the store the lease runs out by itself, and then the job is another worker's.
+            if now < self._lease_until:
+                return False
+            control = Control.LOST
+        if control is Control.LOST:
+            self.handle.close()
+            return True
+        del self._logs[: len(logs)]
+        self._lease_until = now + self._timing.lease
+        if control is Control.CANCEL and self._kill_at is None:
+            self._kill_at = now + self._timing.grace
+            self.handle.send({"kind": "cancel"})
+        return False
+
+    def _fail(self, error: TamisError) -> None:
+        problem = problem_of(error)
+        self._log("error", error.detail, {"code": error.code})
+        self._end(lambda: self._store.queue.fail(self.claim.lease, problem, retry=error.retryable, logs=self._logs))
+
+    def _end(self, report: Callable[[], JobState | None]) -> None:
+        """Settle how the attempt ended; it is told at once, and again until the store took it."""
+        self._report = report
+        self._next_heartbeat = 0.0
+
+    def _tell(self) -> bool:
+        assert self._report is not None
+        try:
+            self._report()
+        except StorageError:
+            return False
+        self.handle.close()
+        return True
+
+    def _kill(self) -> None:
+        self.handle.kill()
+        self._collect_errors()
+
+    def _collect_errors(self) -> None:
+        for line in self.handle.errors():
+            if line.strip():
+                self._log("warning", line, {"stream": "stderr"})
+
+    def _log(
+        self, level: str, message: str, fields: Mapping[str, Any] | None = None, *, at: float | None = None
+    ) -> None:
+        self._logs.append(LogLine(time.time() if at is None else at, level, message, fields or {}))
+        del self._logs[:-MAX_HELD_LINES]
+
+
+def _death(status: int) -> str:
+    if status >= 0:
+        return f"the job process ended with status {status} before the job did; the job's log has its last words"
+    name = signal.Signals(-status).name
+    reason = {
+        "SIGKILL": " (out of memory?); if it happens again, give the host more memory or the worker fewer threads",
+        "SIGSEGV": " (a fault in native code); the job's log has the stack",
+    }.get(name, "")
+    return f"the job process was killed by {name}{reason}"

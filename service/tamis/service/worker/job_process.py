@@ -1,0 +1,236 @@
+"""The process that runs one job, and only that: started ahead of time, warm, waiting for its order.
+
+``python -m tamis.service.worker.job_process --parent PID [--runner MODULE:FUNCTION]``, started by the supervisor only.
+Reads orders from standard input and answers on what was standard output; see `messages`. It ends when its input ends:
+without a supervisor nothing goes on computing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import faulthandler
+import fcntl
+import importlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from pydantic import ValidationError
+
+from tamis.selectors.errors import Cancelled, StorageError, TamisError
+from tamis.service.entry import die_with_parent, prepare_process
+from tamis.service.problem import problem_of
+from tamis.service.settings import Settings
+from tamis.service.worker.messages import Lines, Message, Order, Outcome, encode
+
+if TYPE_CHECKING:
+    from tamis.selectors.jobs import Environment, Observer
+    from tamis.selectors.outcome import Progress
+    from tamis.selectors.spec import JobSpec
+
+    Runner = Callable[[JobSpec, Path, Environment, Observer], object]
+
+EXECUTE: Final = "tamis.selectors.jobs:execute"
+"""What runs a job."""
+
+PROGRESS_SECONDS: Final = 0.2
+"""Shortest time between two progress messages; what comes between replaces what waits."""
+
+LOCK_POLL_SECONDS: Final = 0.2
+
+READ_BYTES: Final = 2**16
+
+
+class Channel:
+    """This process's line to its supervisor."""
+
+    def __init__(self) -> None:
+        # A library that prints must not break into the messages: from here on, standard output is standard error.
+        self._out = os.dup(1)
+        os.dup2(2, 1)
+        self._write_lock = threading.Lock()
+        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self.cancel = threading.Event()
+
+    def send(self, message: Message) -> None:
+        """Send a message; blocks while the supervisor does not read."""
+        line = memoryview(encode(message))
+        with self._write_lock:
+            while line:
+                line = line[os.write(self._out, line) :]
+
+    def listen(self) -> None:
+        """Start to read what the supervisor sends."""
+        threading.Thread(target=self._listen, name="tamis-orders", daemon=True).start()
+
+    def order(self) -> Order:
+        """Wait for the order."""
+        return self._orders.get()
+
+    def _listen(self) -> None:
+        lines = Lines()
+        # The descriptor and not sys.stdin: a thread that waits inside a buffered reader breaks the interpreter's exit.
+        while data := os.read(0, READ_BYTES):
+            for line in lines.feed(data):
+                self._take(line)
+        # The supervisor is gone, and with it the lease: end at once, children included.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    def _take(self, line: bytes) -> None:
+        message = json.loads(line)
+        if message["kind"] == "order":
+            self._orders.put(cast("Order", message))
+        else:
+            self.cancel.set()
+
+
+class PipeObserver:
+    """Tells the supervisor how the job goes."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._sent_at = float("-inf")
+        self.last: dict[str, Any] | None = None
+
+    def progress(self, progress: Progress) -> None:
+        """Send progress, unless some was sent just now."""
+        self.last = progress.model_dump(mode="json")
+        now = time.monotonic()
+        if now - self._sent_at >= PROGRESS_SECONDS:
+            self._sent_at = now
+            self._channel.send({"kind": "progress", "progress": self.last})
+
+    def log(self, level: str, message: str, **fields: Any) -> None:
+        """Send a line for the job's log."""
+        self._channel.send({"kind": "log", "level": level, "message": message, "fields": fields, "at": time.time()})
+
+    def cancelled(self) -> bool:
+        """Whether the job was asked to stop."""
+        return self._channel.cancel.is_set()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Wait for one job, run it, tell its outcome."""
+    parser = argparse.ArgumentParser(prog="tamis-job-process", description=__doc__)
+    parser.add_argument("--parent", type=int, required=True, help="the supervisor's process id")
+    parser.add_argument("--runner", default=EXECUTE, help="module:function that runs a job")
+    arguments = parser.parse_args(argv)
+    die_with_parent(arguments.parent, signal.SIGKILL)
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)  # the supervisor decides when this process ends
+    channel = Channel()
+    channel.listen()
+    faulthandler.enable()
+    settings = Settings.from_environment()
+    prepare_process(settings)
+    runner = _load(arguments.runner)
+    _warm_up()
+    channel.send({"kind": "ready"})
+    channel.send(_run(channel.order(), runner, settings, channel))
+    return 0
+
+
+def _load(name: str) -> Runner:
+    module, _, function = name.partition(":")
+    return cast("Runner", getattr(importlib.import_module(module), function))
+
+
+def _warm_up() -> None:
+    import pyarrow as pa
+
+    from tamis.native import warmup
+
+    pa.set_cpu_count(1)  # as ONE_THREAD: units run side by side, one unit in one thread
+    warmup()
+
+
+def _run(order: Order, runner: Runner, settings: Settings, channel: Channel) -> Message:
+    from tamis.selectors.datasets import LocalStorage
+    from tamis.selectors.jobs import Environment
+    from tamis.selectors.spec import JobSpec
+
+    observer = PipeObserver(channel)
+    outcome = Outcome(kind="outcome", state="succeeded", problem=None, retry=False, progress=None)
+    try:
+        spec = JobSpec.model_validate(order["spec"])
+        environment = Environment(
+            storage=LocalStorage(settings.data_roots), cache=settings.signals_dir, threads=order["threads"]
+        )
+        out = Path(order["out"])
+        with _alone(out, observer):
+            runner(spec, out, environment, observer)
+    except Cancelled:
+        outcome["state"] = "cancelled"
+    except Exception as error:
+        observer.log("error", _short(error), traceback=traceback.format_exc())
+        known = _as_tamis_error(error)
+        outcome |= {"state": "failed", "problem": problem_of(known), "retry": known.retryable}
+    outcome["progress"] = observer.last
+    return outcome
+
+
+@contextmanager
+def _alone(out: Path, observer: PipeObserver) -> Iterator[None]:
+    """Hold the job's folder: an earlier attempt on this host, its supervisor stopped, may still be at work in it."""
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (out / ".attempt.lock").open("ab") as lock:
+        told = False
+        while not _locked(lock.fileno()):
+            if not told:
+                observer.log("info", "waiting for the end of an earlier attempt that is still running on this host")
+                told = True
+            if observer.cancelled():
+                raise Cancelled
+            time.sleep(LOCK_POLL_SECONDS)
+        yield
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _as_tamis_error(error: Exception) -> TamisError:
+    match error:
+        case TamisError():
+            return error
+        case MemoryError():
+            return OutOfMemory()
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return StorageError("the disk that holds TAMIS_HOME is full: make room, then resume the job")
+        case OSError():
+            return StorageError(f"storage failed: {_short(error)}")
+        case ValidationError():
+            return TamisError(f"the stored job can't be read by this version of Tamis: {_short(error)}")
+        case _:
+            return TamisError(f"an error in Tamis ended the job ({_short(error)}); the traceback is in the job's log")
+
+
+class OutOfMemory(TamisError):
+    """The job ran out of memory; give the host more of it, or Tamis fewer threads."""
+
+    code = "out-of-memory"
+    status = 500
+    retryable = True
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:500]}" if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

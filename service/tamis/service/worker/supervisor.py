@@ -1,0 +1,185 @@
+"""The supervisor: claims jobs while it has a free slot and gives each to a process of its own. A loop, nothing else."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import selectors
+import signal
+import socket
+import time
+from types import FrameType
+from typing import Final
+
+import structlog
+
+from tamis.selectors.errors import StorageError
+from tamis.service.settings import Settings
+from tamis.service.store import Claim, Store
+from tamis.service.worker.attempt import Attempt, Timing
+from tamis.service.worker.handle import JobProcessHandle
+from tamis.service.worker.job_process import EXECUTE
+from tamis.service.worker.messages import Order
+
+TICK_SECONDS: Final = 0.1
+"""Longest sleep of the loop; a message from a process ends it earlier."""
+
+SPARE_RETRY_SECONDS: Final = 5.0
+"""After a process that died before it was ready: how long until the next is started."""
+
+_log = structlog.get_logger("tamis.worker")
+
+
+class Supervisor:
+    """Runs up to `slots` jobs at a time, one process each, and keeps one warm process ahead."""
+
+    def __init__(
+        self, store: Store, settings: Settings, *, slots: int = 1, timing: Timing | None = None, runner: str = EXECUTE
+    ) -> None:
+        """Prepare; nothing starts before `run`.
+
+        Parameters
+        ----------
+        slots : int
+            Jobs at a time; the threads of `settings` are shared among them.
+        timing : Timing, optional
+            How often and how long.
+        runner : str
+            ``module:function`` that runs a job, with the signature of `tamis.selectors.jobs.execute`.
+        """
+        self._store = store
+        self._settings = settings
+        self._slots = slots
+        self._timing = timing or Timing()
+        self._runner = runner
+        self.id: Final = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._attempts: list[Attempt] = []
+        self._spare: JobProcessHandle | None = None
+        self._next_spare = self._next_poll = self._next_report = 0.0
+        self._stopping = False
+
+    def run(self) -> None:
+        """Run until `stop` is called or SIGTERM or SIGINT comes; then give running jobs back and end.
+
+        Must be called in the main thread.
+        """
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._on_signal)
+        _log.info("worker started", worker=self.id, slots=self._slots, threads=self._settings.threads)
+        try:
+            while not self._stopping:
+                self._tick()
+                self._sleep()
+        finally:
+            self._leave()
+
+    def stop(self) -> None:
+        """End `run` soon; safe to call from a signal handler or another thread."""
+        self._stopping = True
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self.stop()
+
+    def _tick(self) -> None:
+        self._attempts = [attempt for attempt in self._attempts if not self._over(attempt)]
+        self._keep_spare()
+        now = time.monotonic()
+        try:
+            if now >= self._next_report:
+                self._next_report = now + self._timing.report
+                self._report()
+            if now >= self._next_poll and len(self._attempts) < self._slots and self._spare_is_ready():
+                self._next_poll = now + self._timing.poll
+                self._claim()
+        except StorageError as error:
+            _log.warning("the store does not answer", detail=error.detail)
+            self._next_poll = now + self._timing.heartbeat
+
+    def _over(self, attempt: Attempt) -> bool:
+        if not attempt.step():
+            return False
+        _log.info("attempt over", job=attempt.claim.job.id, attempt=attempt.claim.job.attempts)
+        self._next_poll = 0.0
+        return True
+
+    def _report(self) -> None:
+        self._store.workers.report(
+            self.id, host=socket.gethostname(), pid=os.getpid(), slots=self._slots, running=len(self._attempts)
+        )
+        self._store.queue.reap()
+
+    def _keep_spare(self) -> None:
+        now = time.monotonic()
+        if self._spare is None:
+            if now >= self._next_spare:
+                self._spare = JobProcessHandle(self._runner)
+            return
+        for _ in self._spare.receive():
+            pass  # ready: the handle keeps it
+        for line in self._spare.errors():
+            _log.warning("job process", pid=self._spare.pid, stderr=line)
+        status = self._spare.exit_status()
+        if status is not None:
+            _log.error("a job process ended before it had a job", status=status)
+            self._spare.close()
+            self._spare = None
+            self._next_spare = now + SPARE_RETRY_SECONDS
+
+    def _spare_is_ready(self) -> bool:
+        return self._spare is not None and self._spare.ready
+
+    def _claim(self) -> None:
+        claim = self._store.queue.claim(self.id, self._timing.lease)
+        if claim is None:
+            return
+        handle, self._spare = self._spare, None
+        assert handle is not None
+        handle.send(self._order(claim))
+        _log.info("attempt started", job=claim.job.id, attempt=claim.job.attempts, pid=handle.pid)
+        self._attempts.append(Attempt(self._store, claim, handle, self._timing))
+
+    def _order(self, claim: Claim) -> Order:
+        return Order(
+            kind="order",
+            job_id=claim.job.id,
+            spec=dict(claim.job.spec),
+            out=str(self._settings.job_dir(claim.job.id)),
+            threads=max(1, self._settings.threads // self._slots),
+        )
+
+    def _sleep(self) -> None:
+        descriptors = [descriptor for attempt in self._attempts for descriptor in attempt.descriptors]
+        if self._spare is not None:
+            descriptors += self._spare.descriptors
+        with selectors.DefaultSelector() as selector:
+            for descriptor in descriptors:
+                selector.register(descriptor, selectors.EVENT_READ)
+            selector.select(TICK_SECONDS)
+
+    def _leave(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+        for attempt in self._attempts:
+            attempt.give_back()
+        try:
+            self._store.workers.leave(self.id)
+        except StorageError as error:
+            _log.warning("the store does not answer", detail=error.detail)
+        _log.info("worker stopped", worker=self.id)
+
+
+def run_worker(settings: Settings, *, slots: int = 1) -> None:
+    """Run a supervisor in this process until SIGTERM or SIGINT; what `tamis worker` does.
+
+    Raises
+    ------
+    TamisError
+        The settings or the database can't be used.
+    """
+    settings.create_folders()
+    store = Store(settings.database_url)
+    try:
+        store.migrate()
+        Supervisor(store, settings, slots=slots).run()
+    finally:
+        store.close()
