@@ -41,8 +41,8 @@ format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-dev ## Run the benchmarks
-	$(BIN)/python tests/benchmarks/run.py $(ARGS)
+bench: $(VENV)/.installed-dev ## Speed of DSIR against the reference package
+	$(BIN)/python tests/benchmarks/run.py $(or $(ARGS),dsir)
 
 # The state of a service (.tamis) is kept, the demo's apart: it may be somebody's work.
 clean: ## Remove .venv, caches and the demo's output
