@@ -24,7 +24,7 @@ from tamis.native.sha256 import (
     pad_block,
 )
 from tamis.native.spans import Tokens, scan_document
-from tamis.native.vector import BLOCK, copy_16, fold_multiply, load_u64, multiply_high, store_u8
+from tamis.native.vector import BLOCK, copy_16, fold_multiply, load_u64, store_u8
 
 LENGTHS = 0
 """Number of tokens only."""
@@ -56,10 +56,14 @@ _KEY_B = np.uint64(0xBB67AE8584CAA73B)
 _KEY_LENGTH = np.uint64(0x3C6EF372FE94F82B)
 _KEY_PLACE = np.uint64(0xA54FF53A5F1D36F1)
 _KEY_FINISH = np.uint64(0x510E527FADE682D1)
-_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
-_FINISH_SHIFT = np.uint64(32)
+WORDS_BYTES = 16
+"""The longest token that two words hold."""
+# Masks of the bytes that a token of 0 to 16 bytes has in its first and its second word.
+_FIRST_WORD = np.array([(1 << 8 * min(n, 8)) - 1 for n in range(WORDS_BYTES + 1)], dtype=np.uint64)
+_SECOND_WORD = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(WORDS_BYTES + 1)], dtype=np.uint64)
+_HALF = np.uint64(32)
+_LOWER_HALF = np.uint64(0xFFFFFFFF)
 _BIN_SHIFT = np.uint64(64 - BIN_BITS)
-_VALUE_SHIFT = np.uint64(32)
 
 
 class Source(NamedTuple):
@@ -90,7 +94,7 @@ class Scratch(NamedTuple):
     joined_ends: NDArray[np.int32]
     hashes: NDArray[np.uint64]  # of tokens
     grams: NDArray[np.uint64]  # hashes of n-grams
-    ids: NDArray[np.int64]  # buckets of n-grams
+    ids: NDArray[np.uint32]  # buckets of n-grams
     first_token: NDArray[np.int64]  # [GROUP_DOCUMENTS + 1] of each document in the group
     lanes: Lanes
     lane_buckets: NDArray[np.int64]  # [16]
@@ -104,7 +108,7 @@ class Sink(NamedTuple):
     kind: int
     n_tokens: NDArray[np.int64]  # [n]
     counts: NDArray[np.int64]  # [buckets]
-    table: NDArray[np.float64]  # [buckets, targets]
+    table: NDArray[np.float64]  # [buckets * targets]
     sums: NDArray[np.float64]  # [n, targets], zeros
     ids: NDArray[np.int32]  # [n-grams of all documents]
     sketch: NDArray[np.uint32]  # [n, 64], all EMPTY_BIN
@@ -115,11 +119,9 @@ class Sink(NamedTuple):
 @njit(nogil=True, cache=True)
 def hash_bytes(address, length):
     """64-bit hash of a token's bytes; reads 16 bytes whatever the length (1 or more)."""
-    if length <= 16:
-        first = load_u64(address) & (_ONES >> np.uint64(64 - 8 * min(length, 8)))
-        second = np.uint64(0)
-        if length > 8:
-            second = load_u64(address + 8) & (_ONES >> np.uint64(64 - 8 * (length - 8)))
+    if length <= WORDS_BYTES:
+        first = load_u64(address) & _FIRST_WORD[np.uint64(length)]
+        second = load_u64(address + 8) & _SECOND_WORD[np.uint64(length)]
         return fold_multiply(first ^ _KEY_A, second ^ _KEY_B + np.uint64(length) * _KEY_LENGTH)
     state = np.uint64(length) * _KEY_LENGTH
     at = 0
@@ -139,7 +141,7 @@ def hash_id(value):
 @njit(nogil=True, cache=True)
 def finish(gram):
     """Last step of an n-gram's hash: spreads what the sum of products left in the lower bits over the upper ones."""
-    return (gram ^ gram >> _FINISH_SHIFT) * _KEY_FINISH
+    return (gram ^ gram >> _HALF) * _KEY_FINISH
 
 
 @njit(nogil=True, cache=True)
@@ -150,16 +152,6 @@ def _grams(hashes, begin, end, first, ngrams, grams):
     Returns the number of n-grams.
     """
     count = 0
-    if ngrams == 2 and end > begin:
-        if begin == first:
-            grams[0] = finish(hashes[begin])
-            count = 1
-            begin += 1
-        for k in range(end - begin):
-            gram = hashes[begin + k]
-            grams[count + 2 * k] = finish(gram)
-            grams[count + 2 * k + 1] = finish(gram + hashes[begin + k - 1] * _KEY_PLACE)
-        return count + 2 * (end - begin)
     for token in range(begin, end):
         gram = hashes[token]
         grams[count] = finish(gram)
@@ -171,6 +163,38 @@ def _grams(hashes, begin, end, first, ngrams, grams):
             grams[count] = finish(gram)
             count += 1
     return count
+
+
+@njit(nogil=True, cache=True)
+def _bucket(gram, buckets):
+    """Upper 64 bits of ``gram * buckets``, in 32-bit steps that compile to vector code (``buckets`` < 2**31)."""
+    low = (gram & _LOWER_HALF) * buckets >> _HALF
+    return np.uint32((gram >> _HALF) * buckets + low >> _HALF)
+
+
+@njit(nogil=True, cache=True)
+def _hashed_ids(scratch, hashing, begin, end, first):
+    """Buckets, in ``ids``, of the n-grams that end at tokens ``begin`` to ``end`` of one document; returns how many."""
+    buckets = np.uint64(hashing.buckets)
+    hashes, ids = scratch.hashes, scratch.ids
+    if hashing.ngrams != 2:
+        count = _grams(hashes, begin, end, first, hashing.ngrams, scratch.grams)
+        for k in range(count):
+            ids[k] = _bucket(scratch.grams[k], buckets)
+        return count
+    if end <= begin:
+        return 0
+    skipped = 0
+    if begin == first:
+        ids[0] = _bucket(finish(hashes[begin]), buckets)
+        skipped = 1
+    own = hashes[begin + skipped : end]
+    before = hashes[begin + skipped - 1 : end - 1]
+    pairs = ids[skipped : skipped + 2 * len(own)]
+    for k in range(len(own)):
+        pairs[2 * k] = _bucket(finish(own[k]), buckets)
+        pairs[2 * k + 1] = _bucket(finish(own[k] + before[k] * _KEY_PLACE), buckets)
+    return skipped + 2 * len(own)
 
 
 @njit(nogil=True, cache=True)
@@ -263,7 +287,7 @@ def _sketch(grams, count, bins):
     for k in range(count):
         gram = grams[k]
         at = np.int64(gram >> _BIN_SHIFT)
-        bins[at] = min(bins[at], np.uint32((gram << np.uint64(BIN_BITS)) >> _VALUE_SHIFT))
+        bins[at] = min(bins[at], np.uint32((gram << np.uint64(BIN_BITS)) >> _HALF))
 
 
 @njit(nogil=True, cache=True)
@@ -285,18 +309,20 @@ def _densify(bins):
 
 
 @njit(nogil=True, cache=True)
-def _sum_rows(table, ids, count, sums):
+def _sum_rows(table, ids, sums):
     """Add the table's rows of ``ids`` to ``sums``; four partial sums, n-gram by n-gram, hide the adder's latency."""
-    for column in range(table.shape[1]):
+    width = np.uint64(len(sums))
+    whole = len(ids) & ~3
+    for column in range(len(sums)):
         a = b = c = d = 0.0
-        whole = count & ~3
+        at = np.uint64(column)
         for k in range(0, whole, 4):
-            a += table[ids[k], column]
-            b += table[ids[k + 1], column]
-            c += table[ids[k + 2], column]
-            d += table[ids[k + 3], column]
-        for k in range(whole, count):
-            a += table[ids[k], column]
+            a += table[np.uint64(ids[k]) * width + at]
+            b += table[np.uint64(ids[k + 1]) * width + at]
+            c += table[np.uint64(ids[k + 2]) * width + at]
+            d += table[np.uint64(ids[k + 3]) * width + at]
+        for k in range(whole, len(ids)):
+            a += table[np.uint64(ids[k]) * width + at]
         sums[column] += (a + b) + (c + d)
 
 
@@ -383,13 +409,13 @@ def _hash_tokens(source, scratch, first_value, n_tokens):
 
 
 @njit(nogil=True, cache=True)
-def _deliver(scratch, sink, document, slot, count):
-    """Hand ``ids[slot : slot + count]``, n-grams of one document, to the sink."""
+def _deliver(ids, sink, document):
+    """Hand the buckets of n-grams of one document to the sink."""
     if sink.kind == COUNT:
-        for k in range(slot, slot + count):
-            sink.counts[scratch.ids[k]] += 1
+        for k in range(len(ids)):
+            sink.counts[ids[k]] += 1
     elif sink.kind == SCORE:
-        _sum_rows(sink.table, scratch.ids[slot:], count, sink.sums[document])
+        _sum_rows(sink.table, ids, sink.sums[document])
 
 
 @njit(nogil=True, cache=True)
@@ -441,15 +467,14 @@ def run(source, scanner, hashing, scratch, sink):
                 elif by_digest:
                     waiting, slot = _digest_ids(scratch, hashing, low, high, (waiting, start), slot)
                 elif sink.kind != LENGTHS:
-                    count = _grams(scratch.hashes, low, high, start, hashing.ngrams, scratch.grams)
                     if sink.kind == MINHASH:
+                        count = _grams(scratch.hashes, low, high, start, hashing.ngrams, scratch.grams)
                         _sketch(scratch.grams, count, sink.sketch[current])
                         if stop == high:
                             _densify(sink.sketch[current])
                     else:
-                        for k in range(count):
-                            scratch.ids[k] = multiply_high(scratch.grams[k], np.uint64(hashing.buckets))
-                        _deliver(scratch, sink, current, 0, count)
+                        count = _hashed_ids(scratch, hashing, low, high, start)
+                        _deliver(scratch.ids[:count], sink, current)
                         if sink.kind == IDS:
                             sink.ids[total : total + count] = scratch.ids[:count]
                     total += count
@@ -464,7 +489,7 @@ def run(source, scanner, hashing, scratch, sink):
                     low = max(start, begin)
                     high = min(scratch.first_token[current - first + 1], begin + GROUP_UNITS)
                     count = ngrams_ending(low - start, high - start, hashing.ngrams)
-                    _deliver(scratch, sink, current, slot, count)
+                    _deliver(scratch.ids[slot : slot + count], sink, current)
                     slot += count
     return total
 

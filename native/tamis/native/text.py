@@ -129,21 +129,20 @@ def _scratch(source: ngrams.Source, hashing: ngrams.Hashing, kind: int) -> ngram
     units = max(longest, ngrams.GROUP_UNITS)
     text_units = 0 if source.holds_ids else units
     lowered = text_units * spans.GROWTH_NUMERATOR // spans.GROWTH_DENOMINATOR + spans.OVERSHOOT
+    n_spans = text_units + spans.SPAN_OVERSHOOT
     digests = hashing.sha256 and kind in (ngrams.COUNT, ngrams.SCORE, ngrams.IDS)
     joined = units * (ngrams.ID_BYTES + 1) if source.holds_ids else lowered + units
     round_grams = ngrams.GROUP_UNITS * hashing.ngrams
     seen = 1 << (2 * units).bit_length() if kind == ngrams.QUALITY else 0
     return ngrams.Scratch(
         tail=np.empty(longest + spans.OVERSHOOT, np.uint8),
-        tokens=spans.Tokens(
-            np.empty(lowered, np.uint8), np.empty(text_units + 1, np.int32), np.empty(text_units + 1, np.int32)
-        ),
+        tokens=spans.Tokens(np.empty(lowered, np.uint8), np.empty(n_spans, np.int32), np.empty(n_spans, np.int32)),
         joined=np.empty(joined + spans.OVERSHOOT if digests else 0, np.uint8),
         joined_starts=np.empty(units if digests else 0, np.int32),
         joined_ends=np.empty(units if digests else 0, np.int32),
         hashes=np.empty(0 if digests else units, np.uint64),
         grams=np.empty(0 if digests else round_grams, np.uint64),
-        ids=np.empty(round_grams, np.int64),
+        ids=np.empty(round_grams, np.uint32),
         first_token=np.empty(ngrams.GROUP_DOCUMENTS + 1, np.int64),
         lanes=new_lanes(),
         lane_buckets=np.empty(16, np.int64),
@@ -155,7 +154,7 @@ def _scratch(source: ngrams.Source, hashing: ngrams.Hashing, kind: int) -> ngram
 def _sink(kind: int, n_documents: int, **used: NDArray[Any]) -> ngrams.Sink:
     arrays: dict[str, NDArray[Any]] = {
         "counts": np.empty(0, np.int64),
-        "table": _canonical(np.empty((0, 0)), np.float64),
+        "table": _canonical((), np.float64),
         "sums": np.empty((0, 0), np.float64),
         "ids": np.empty(0, np.int32),
         "sketch": np.empty((0, 0), np.uint32),
@@ -254,7 +253,7 @@ def score(
     if rows.ndim != 2 or rows.shape[0] != config.buckets:
         raise ValueError(f"table must have {config.buckets} rows")
     sums = np.zeros((len(column.offsets) - 1, rows.shape[1]))
-    sink, _ = _run(column, config, ngrams.SCORE, table=rows, sums=sums)
+    sink, _ = _run(column, config, ngrams.SCORE, table=rows.ravel(), sums=sums)
     _give_tokens(n_tokens, sink)
     result = sums[:, 0] if flat else sums
     if log_weight is None:

@@ -66,6 +66,17 @@ def store_u8(typingctx, address, value):
 
 
 @intrinsic
+def store_i32(typingctx, address, value):
+    """Write the lower four bytes of an int64."""
+
+    def codegen(context, builder, signature, args):
+        builder.store(builder.trunc(args[1], _I32), _at(builder, args[0], _I32), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
 def copy_16(typingctx, target, source):
     """Copy 16 bytes; the source is read before the target is written."""
 
