@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tamis.native.memo import ENTRY_BYTES, MEMO_BYTES, find
 from tamis.native.sha256 import (
     LANES,
     SHORT_BYTES,
@@ -24,7 +25,7 @@ from tamis.native.sha256 import (
     pad_block,
 )
 from tamis.native.spans import Tokens, scan_document
-from tamis.native.vector import BLOCK, copy_16, fold_multiply, load_u64, store_u8
+from tamis.native.vector import BLOCK, copy_16, fold_multiply, load_u64, store_u8, trailing_zeros
 
 LENGTHS = 0
 """Number of tokens only."""
@@ -96,8 +97,9 @@ class Scratch(NamedTuple):
     grams: NDArray[np.uint64]  # hashes of n-grams
     ids: NDArray[np.uint32]  # buckets of n-grams
     first_token: NDArray[np.int64]  # [GROUP_DOCUMENTS + 1] of each document in the group
-    lanes: Lanes
-    lane_buckets: NDArray[np.int64]  # [16]
+    lanes: Lanes  # n-grams of one block each
+    long_lanes: Lanes  # for longer n-grams, one at a time
+    memo: NDArray[np.uint8]  # see `tamis.native.memo`; SHA-256 only
     seen: NDArray[np.uint64]  # open-addressing table of token hashes (quality only)
     seen_times: NDArray[np.int64]
 
@@ -259,26 +261,36 @@ def _digest_ids(scratch, hashing, begin, end, queued, slot):
     """
     waiting, first = queued
     joined = np.int64(scratch.joined.ctypes.data)
+    memo = np.int64(scratch.memo.ctypes.data)
+    index_bits = trailing_zeros(np.uint64(len(scratch.memo) // ENTRY_BYTES))
     lanes = scratch.lanes
     blocks = np.int64(lanes.blocks.ctypes.data)
+    keys = np.int64(lanes.keys.ctypes.data)
     for token in range(begin, end):
-        stop = np.int64(scratch.joined_ends[token])
+        stop = np.int64(scratch.joined_ends[np.uint64(token)])
         for back in range(min(hashing.ngrams, token - first + 1)):
-            start = np.int64(scratch.joined_starts[token - back])
+            start = np.int64(scratch.joined_starts[np.uint64(token - back)])
             length = stop - start
-            if length <= SHORT_BYTES:
-                pad_block(blocks + waiting * BLOCK, joined + start, length, length, 8 * length)
-                lanes.slots[waiting] = slot
-                waiting += 1
-                if waiting == LANES:
-                    hash_blocks(lanes, waiting, hashing.reduction, scratch.ids, scratch.lane_buckets)
-                    waiting = 0
+            bucket = entry = np.int64(0)
+            if length <= MEMO_BYTES:
+                bucket, entry = find(memo, index_bits, joined + start, length, keys + waiting * ENTRY_BYTES)
+                missing = bucket < 0
+            elif length <= SHORT_BYTES:
+                missing = True
             else:
-                # The lanes that wait are in use: flush them, then lane 0 is free.
-                hash_blocks(lanes, waiting, hashing.reduction, scratch.ids, scratch.lane_buckets)
-                waiting = 0
-                scratch.ids[slot] = hash_long(joined + start, length, lanes, hashing.reduction, scratch.lane_buckets)
+                bucket = hash_long(joined + start, length, scratch.long_lanes, hashing.reduction)
+                missing = False
+            # Without a branch on what the memo knew: the lane is filled anyway, and kept only if it was missing.
+            scratch.ids[np.uint64(slot)] = bucket
+            lanes.entries[np.uint64(waiting)] = entry
+            lanes.slots[np.uint64(waiting)] = slot
+            kept = min(length, SHORT_BYTES)
+            pad_block(blocks + waiting * BLOCK, joined + start, kept, kept, 8 * kept)
+            waiting += missing
             slot += 1
+            if waiting == LANES:
+                hash_blocks(lanes, waiting, hashing.reduction, scratch.ids)
+                waiting = 0
     return waiting, slot
 
 
@@ -479,7 +491,7 @@ def run(source, scanner, hashing, scratch, sink):
                             sink.ids[total : total + count] = scratch.ids[:count]
                     total += count
             if by_digest:
-                hash_blocks(scratch.lanes, waiting, hashing.reduction, scratch.ids, scratch.lane_buckets)
+                hash_blocks(scratch.lanes, waiting, hashing.reduction, scratch.ids)
                 if sink.kind == IDS:
                     sink.ids[total : total + slot] = scratch.ids[:slot]
                 total += slot

@@ -14,6 +14,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
+from tamis.native.memo import ENTRY_BYTES, remember
 from tamis.native.vector import intrinsic
 
 LANES = 16
@@ -75,12 +76,22 @@ class Lanes(NamedTuple):
 
     blocks: NDArray[np.uint8]  # [16, 64], row i is lane i's padded block
     state: NDArray[np.uint32]  # [8, 16]
-    slots: NDArray[np.int64]  # [16]
+    slots: NDArray[np.int64]  # [16], where in the results
+    keys: NDArray[np.uint8]  # [16, 32], of the memo
+    entries: NDArray[np.int64]  # [16], address of the memo's entry to fill, 0 for none
+    buckets: NDArray[np.int64]  # [16], results
 
 
 def new_lanes() -> Lanes:
     """Empty lanes."""
-    return Lanes(np.zeros((LANES, BLOCK_BYTES), np.uint8), np.zeros((8, LANES), np.uint32), np.zeros(LANES, np.int64))
+    return Lanes(
+        blocks=np.zeros((LANES, BLOCK_BYTES), np.uint8),
+        state=np.zeros((8, LANES), np.uint32),
+        slots=np.zeros(LANES, np.int64),
+        keys=np.zeros((LANES, ENTRY_BYTES), np.uint8),
+        entries=np.zeros(LANES, np.int64),
+        buckets=np.zeros(LANES, np.int64),
+    )
 
 
 def _splat(value: int, kind: ir.VectorType) -> ir.Constant:
@@ -219,17 +230,20 @@ def reduce_digests(state, mod, buckets):
 
 
 @njit(nogil=True, cache=True)
-def hash_blocks(lanes, count, mod, results, buckets):
-    """Hash the first ``count`` lanes, one block each, and write ``results[slot] = bucket``; ``buckets`` int64 [16]."""
+def hash_blocks(lanes, count, mod, results):
+    """Hash the first ``count`` lanes, one block each; write ``results[slot] = bucket`` and the memo's entries."""
     reset_state(lanes.state)
     compress(lanes.state.ctypes.data, lanes.blocks.ctypes.data)
-    reduce_digests(lanes.state, mod, buckets)
+    reduce_digests(lanes.state, mod, lanes.buckets)
+    keys = np.int64(lanes.keys.ctypes.data)
     for lane in range(count):
-        results[lanes.slots[lane]] = buckets[lane]
+        results[np.uint64(lanes.slots[lane])] = lanes.buckets[lane]
+        if lanes.entries[lane] != 0:
+            remember(lanes.entries[lane], keys + lane * ENTRY_BYTES, lanes.buckets[lane])
 
 
 @njit(nogil=True, cache=True)
-def hash_long(address, length, lanes, mod, buckets):
+def hash_long(address, length, lanes, mod):
     """Bucket of one message of any ``length`` at ``address`` (readable for 64 bytes more), on lane 0."""
     reset_state(lanes.state)
     n_blocks = (length + 1 + LENGTH_BYTES + BLOCK_BYTES - 1) // BLOCK_BYTES
@@ -240,5 +254,5 @@ def hash_long(address, length, lanes, mod, buckets):
         bits = 8 * length if block == n_blocks - 1 else 0
         pad_block(np.int64(lanes.blocks.ctypes.data), address + min(done, length), keep, mark, bits)
         compress(lanes.state.ctypes.data, lanes.blocks.ctypes.data)
-    reduce_digests(lanes.state, mod, buckets)
-    return buckets[0]
+    reduce_digests(lanes.state, mod, lanes.buckets)
+    return lanes.buckets[0]

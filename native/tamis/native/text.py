@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tamis.native import chunks, ngrams, spans
+from tamis.native.memo import new_memo
 from tamis.native.sha256 import new_lanes, reduction
 from tamis.native.unicode_tables import character_tables
 
@@ -131,6 +132,9 @@ def _scratch(source: ngrams.Source, hashing: ngrams.Hashing, kind: int) -> ngram
     lowered = text_units * spans.GROWTH_NUMERATOR // spans.GROWTH_DENOMINATOR + spans.OVERSHOOT
     n_spans = text_units + spans.SPAN_OVERSHOOT
     digests = hashing.sha256 and kind in (ngrams.COUNT, ngrams.SCORE, ngrams.IDS)
+    memo_for = 0
+    if digests:
+        memo_for = len(source.values) * ngrams.ID_BYTES if source.holds_ids else len(source.data)
     joined = units * (ngrams.ID_BYTES + 1) if source.holds_ids else lowered + units
     round_grams = ngrams.GROUP_UNITS * hashing.ngrams
     seen = 1 << (2 * units).bit_length() if kind == ngrams.QUALITY else 0
@@ -145,7 +149,8 @@ def _scratch(source: ngrams.Source, hashing: ngrams.Hashing, kind: int) -> ngram
         ids=np.empty(round_grams, np.uint32),
         first_token=np.empty(ngrams.GROUP_DOCUMENTS + 1, np.int64),
         lanes=new_lanes(),
-        lane_buckets=np.empty(16, np.int64),
+        long_lanes=new_lanes(),
+        memo=new_memo(memo_for),
         seen=np.empty(seen, np.uint64),
         seen_times=np.empty(seen, np.int64),
     )
