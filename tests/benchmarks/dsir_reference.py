@@ -5,6 +5,7 @@
 Prints one JSON object: CPU seconds of fit, weights and resampling, the whole, and peak RSS in bytes.
 """
 
+import itertools
 import json
 import os
 import resource
@@ -31,7 +32,7 @@ def main(raw: str, target: str, work: str, rows: int) -> None:
     dsir.resample(out_dir=f"{work}/out", num_to_sample=rows, cache_dir=f"{work}/resampled")
     stages.append(cpu_seconds())
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    fit, weights, resample = (later - earlier for earlier, later in zip(stages, stages[1:], strict=False))
+    fit, weights, resample = (later - earlier for earlier, later in itertools.pairwise(stages))
     print(
         json.dumps(
             {

@@ -1,4 +1,4 @@
-"""Benchmarks: ``python tests/benchmarks/run.py dsir`` (speed against the reference), ``… pool`` (precision on a real pool).
+"""Benchmarks: ``run.py dsir`` (speed against the reference), ``run.py pool`` (precision on a real pool).
 
 Each leg is a process of its own, the legs of one table run one after the other in one run, and the table is printed as
 Markdown for tests/benchmarks/README.md. CPU seconds, medians of the repetitions; MB are 10^6 bytes of UTF-8 text.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -41,8 +42,6 @@ def reference_python() -> Path:
 
 def leg(python: Path | str, script: str, *arguments: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
     """Run one leg and return what it printed."""
-    import os
-
     done = subprocess.run(
         [str(python), str(HERE / script), *arguments],
         check=True,
@@ -68,9 +67,7 @@ def write_corpus(pattern: str, megabytes: float, folder: Path, name: str) -> tup
     sizes = pc.cumulative_sum(pc.cast(pc.binary_length(table["text"]), pa.int64()))
     rows = pc.sum(pc.less_equal(sizes, int(megabytes * 1e6))).as_py()
     table = table.slice(0, rows)
-    pq.write_table(
-        table, folder / f"{name}.parquet", compression="zstd", row_group_size=5000, use_dictionary=False
-    )
+    pq.write_table(table, folder / f"{name}.parquet", compression="zstd", row_group_size=5000, use_dictionary=False)
     with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
         for text in table["text"].to_pylist():
             file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
@@ -97,7 +94,9 @@ def dsir(arguments: argparse.Namespace) -> None:
         megabytes, rows = write_corpus(raw, arguments.megabytes, folder, "raw")
         target_megabytes, _ = write_corpus(target, 20, folder, "target")
         budget = rows // 10
-        print(f"{rows:,} rows, {megabytes:.1f} MB of text; target {target_megabytes:.1f} MB; {budget:,} rows selected.\n")
+        print(
+            f"{rows:,} rows, {megabytes:.1f} MB of text; target {target_megabytes:.1f} MB; {budget:,} rows selected.\n"
+        )
         reference = median(
             [
                 leg(
@@ -112,10 +111,11 @@ def dsir(arguments: argparse.Namespace) -> None:
             ]
         )
         fitted = megabytes + target_megabytes
-        print("| | hash | input | threads | fit MB/s | weights MB/s | whole MB/s | fit × | weights × | whole × | whole wall s | RSS MB |")
-        print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+        columns = ("", "hash", "input", "threads", "fit MB/s", "weights MB/s", "whole MB/s")
+        columns += ("fit ×", "weights ×", "whole ×", "whole wall s", "peak RSS MB")
+        print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
 
-        def row(name: str, form: str, hash: str, threads: str, leg: dict[str, Any], wall: str) -> None:
+        def row(leg: dict[str, Any], *, name: str, form: str, hash: str, threads: str, wall: str) -> None:
             speeds = [fitted / leg["fit"], megabytes / leg["weights"], megabytes / leg["whole"]]
             base = [fitted / reference["fit"], megabytes / reference["weights"], megabytes / reference["whole"]]
             ratios = " | ".join(f"{ours / theirs:.0f}" for ours, theirs in zip(speeds, base, strict=True))
@@ -125,7 +125,7 @@ def dsir(arguments: argparse.Namespace) -> None:
                 flush=True,
             )
 
-        row("reference", "jsonl", "sha256", "1", reference, "")
+        row(reference, name="reference", form="jsonl", hash="sha256", threads="1", wall="")
         environment = {"TAMIS_HOME": str(folder / "home"), "NUMBA_CACHE_DIR": str(folder / "numba")}
         cold = None
         for hash in ("fast", "sha256"):
@@ -136,7 +136,11 @@ def dsir(arguments: argparse.Namespace) -> None:
                     for repetition in range(arguments.repetitions + (cold is None)):
                         work = folder / f"tamis-{hash}-{form}-{threads}-{repetition}"
                         done = leg(
-                            sys.executable, "dsir_tamis.py", str(folder / "job.json"), str(work), threads,
+                            sys.executable,
+                            "dsir_tamis.py",
+                            str(folder / "job.json"),
+                            str(work),
+                            threads,
                             environment=environment,
                         )
                         if cold is None:
@@ -144,7 +148,8 @@ def dsir(arguments: argparse.Namespace) -> None:
                         else:
                             legs.append(done)
                     middle = median(legs)
-                    row("Tamis", form, hash, threads, middle, f"{middle['whole_wall']:.2f}")
+                    wall = f"{middle['whole_wall']:.2f}"
+                    row(middle, name="Tamis", form=form, hash=hash, threads=threads, wall=wall)
         assert cold is not None
         print(
             f"\nKernels: cold compile {cold['kernels']:.1f} CPU s, warm start {middle['kernels']:.2f} CPU s "
@@ -155,9 +160,9 @@ def dsir(arguments: argparse.Namespace) -> None:
 def pool(arguments: argparse.Namespace) -> None:
     """Select each target's domain out of a mixed pool: precision beside random, with and without normalisation."""
     shards = str(Path(arguments.pool) / "pool_mixed" / "*.parquet")
-    domains = ds.dataset(sorted(str(path) for path in (Path(arguments.pool) / "pool_mixed").glob("*.parquet"))).to_table(
-        columns=["domain"]
-    )["domain"]
+    domains = ds.dataset(
+        sorted(str(path) for path in (Path(arguments.pool) / "pool_mixed").glob("*.parquet"))
+    ).to_table(columns=["domain"])["domain"]
     print("| target | rows asked | random | " + " | ".join(f"{mode}" for mode in arguments.normalize) + " |")
     print("|---|---|---|" + "---|" * len(arguments.normalize))
     worst = {"peak_rss": 0.0, "whole_wall": 0.0}
@@ -181,8 +186,7 @@ def pool(arguments: argparse.Namespace) -> None:
                 groups = {entry["group"]: entry for entry in report["composition"]["groups"]}
                 cells.append(f"{groups[domain]['selected'] / rows:.2f}")
                 drawn = groups[domain]["random"] / rows
-                for name in worst:
-                    worst[name] = max(worst[name], done[name])
+                worst = {name: max(value, done[name]) for name, value in worst.items()}
             print(f"| {domain} | {rows:,} | {drawn:.3f} | {' | '.join(cells)} |", flush=True)
     print(
         f"\nSlowest whole job (empty cache, 2 threads): {worst['whole_wall']:.1f} s; largest peak RSS: "

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, JsonValue, model_validator
-from scipy.stats import poisson
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from scipy.special import gammaln, xlogy
 
 from tamis.native import rng
 from tamis.native import text as kernels
@@ -63,8 +62,8 @@ class DsirParams(NgramParams):
 
     normalize: Literal["none", "length", "poisson"] = Field(
         "none",
-        description="'none': the paper's sum over n-grams, which prefers long rows. 'length': its mean. "
-        "'poisson': adds the log ratio of the lengths' Poisson probabilities.",
+        description="'none': the paper's sum over n-grams, which prefers long rows. 'length': its value at the "
+        "target's mean length. 'poisson': adds the log ratio of the lengths' Poisson probabilities.",
     )
     min_tokens: Annotated[int, Field(ge=0)] = Field(
         1, description="Rows with fewer tokens are not eligible. Reference: 100."
@@ -116,9 +115,9 @@ class LogWeights:
         tokens = self.sums.column(unit, "tokens")
         match self.params.normalize:
             case "length":
-                log_weights = log_weights / np.maximum(
-                    kernels.count_ngrams(tokens, config_of(self.params.features())), 1
-                )
+                # The mean over n-grams alone would drown in the noise of the sampling, which has a scale of 1.
+                ngrams = kernels.count_ngrams(tokens, config_of(self.params.features()))
+                log_weights = log_weights * (self.model.lengths_of(target).mean_ngrams / np.maximum(ngrams, 1))
             case "poisson":
                 log_weights = log_weights + self._length_correction(tokens, target)
         reasons = np.where(tokens < self.params.min_tokens, np.uint8(1), np.uint8(0))
@@ -127,10 +126,16 @@ class LogWeights:
         return log_weights, reasons
 
     def _length_correction(self, tokens: Ints, target: int) -> Floats:
-        wanted = poisson.pmf(tokens, self.model.lengths_of(target).mean_tokens) + POISSON_FLOOR
-        raw = poisson.pmf(tokens, self.model.raw.mean_tokens) + POISSON_FLOOR
+        wanted = _poisson(tokens, self.model.lengths_of(target).mean_tokens) + POISSON_FLOOR
+        raw = _poisson(tokens, self.model.raw.mean_tokens) + POISSON_FLOOR
         correction: Floats = np.log(wanted) - np.log(raw)
         return correction
+
+
+def _poisson(count: Ints, mean: float) -> Floats:
+    """Return the Poisson probabilities of `count`."""
+    probability: Floats = np.exp(xlogy(count, mean) - mean - gammaln(count + 1))
+    return probability
 
 
 def _good_quality(stats: pa.Table) -> npt.NDArray[np.bool_]:
@@ -274,7 +279,8 @@ class Dsir:
         for index, target in enumerate(counted):
             if target.ngrams == 0:
                 raise Invalid(
-                    f"Target {index} has no n-grams: {target.rows} rows, none with a token.", pointer="/target/datasets"
+                    f"Target {index} has no n-grams: {target.rows} rows, none with a token.",
+                    pointer=f"/target/datasets/{index}",
                 )
         if raw.ngrams == 0:
             raise Invalid(f"The candidates have no n-grams: {raw.rows} rows, none with a token.", pointer="/dataset")
@@ -339,6 +345,8 @@ class Dsir:
         sums = run.map(sum_table, run.candidates, params=params, shared=shared)
         quality = None
         if self.params.quality_filter:
+            from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # here: a slow import that few jobs need
+
             quality = run.map(
                 measure_quality,
                 run.candidates,
@@ -406,7 +414,7 @@ class Dsir:
         if self.params.holdout > 0 and run.targets:
             held = sum((self._count_target(run, target, "held") for target in run.targets), Counted.empty(self._m))
         assert decision.model is not None
-        return ngram_evidence.measure(run, NgramModel.from_table(decision.model), held, decision, random)
+        return ngram_evidence.measure(run, NgramModel.from_table(decision.model), held, decision.choice, random)
 
 
 def _pointed(job: Job) -> Iterator[tuple[str, Dataset]]:

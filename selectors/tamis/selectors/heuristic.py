@@ -184,7 +184,7 @@ class Heuristic:
         for unit in range(len(tables)):
             lists = tables[unit].column("bucket").combine_chunks()
             indptr = lists.offsets.to_numpy()
-            ids = lists.values.to_numpy()[indptr[0] : indptr[-1]]
+            ids = lists.values.to_numpy()[indptr[0] : indptr[-1]].copy()  # scipy sorts it in place
             lengths = np.diff(indptr)
             share = np.repeat(1.0 / np.maximum(lengths, 1), lengths)
             part = csr_array((share, ids, indptr - indptr[0]), shape=(len(lengths), self.params.buckets))

@@ -24,6 +24,7 @@ from tamis.selectors.engines.base import Engine
 from tamis.selectors.engines.local import LocalEngine
 from tamis.selectors.errors import Invalid, OutOfLimits
 from tamis.selectors.explain import explain
+from tamis.selectors.files import file_sha256
 from tamis.selectors.outcome import (
     Notice,
     PhaseEstimate,
@@ -103,7 +104,7 @@ class Opened:
 
 def _file_digest(path: str) -> str:
     try:
-        return results.file_sha256(Path(path))
+        return file_sha256(Path(path))
     except OSError as error:
         raise Invalid(f"The file {path} of an earlier job can't be read: {error.strerror}.", pointer="/") from error
 
@@ -250,7 +251,7 @@ def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observ
         )
         run.count_rows()
         decision = opened.selector.select(run)
-        run.begin("report", run.candidates)
+        run.begin("report")
         report = make_report(run, opened.selector, decision)
         for dataset in (run.candidates, *run.targets):
             dataset.verify()

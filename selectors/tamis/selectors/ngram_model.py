@@ -66,6 +66,10 @@ class Counted:
         return self.tokens / self.rows if self.rows else 0.0
 
     @property
+    def mean_ngrams(self) -> float:
+        return self.ngrams / self.rows if self.rows else 0.0
+
+    @property
     def median_tokens(self) -> float:
         """The median length, to within its binary order (interpolated inside it)."""
         half = self.rows / 2

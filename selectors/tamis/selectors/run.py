@@ -141,13 +141,14 @@ class Run:
         self.observer = observer
         self._phases = [_Phase(name, weight) for name, weight in phases]
         self._current = 0
+        self._fraction = 0.0
         self._layout: Layout | None = None
         self._watch = _Watch(self)
 
     # -- phases and progress
 
     def begin(self, phase: str, *datasets: Dataset) -> None:
-        """Enter `phase`, which will map over `datasets` (once each)."""
+        """Enter `phase`, which will map over `datasets` (once each), and over more where that can't be told yet."""
         self.check_cancelled()
         self._current = next(index for index, known in enumerate(self._phases) if known.name == phase)
         current = self._phases[self._current]
@@ -165,6 +166,8 @@ class Run:
         done = sum(earlier.weight for earlier in self._phases[: self._current])
         part = min(1.0, phase.rows_done / phase.rows_total) if phase.rows_total else 0.0
         whole = sum(known.weight for known in self._phases) or 1.0
+        # A phase can turn out larger than it looked; what was told is not taken back.
+        self._fraction = max(self._fraction, min(1.0, (done + part * phase.weight) / whole))
         self.observer.progress(
             Progress(
                 phase=phase.name,
@@ -173,9 +176,15 @@ class Run:
                 units_total=phase.units_total,
                 rows_done=phase.rows_done,
                 rows_total=phase.rows_total or None,
-                fraction=min(1.0, (done + part * phase.weight) / whole),
+                fraction=self._fraction,
             )
         )
+
+    def _expect(self, units: int, rows: int) -> None:
+        """Make the current phase at least as large as a map that starts now."""
+        phase = self._phases[self._current]
+        phase.units_total = max(phase.units_total, phase.units_done + units)
+        phase.rows_total = max(phase.rows_total, phase.rows_done + rows)
 
     def check_cancelled(self) -> None:
         """Raise `Cancelled` when somebody asked for it."""
@@ -202,6 +211,7 @@ class Run:
         wanted = range(len(dataset.units)) if units is None else units
         calls = [Call(task.name, dataset, unit, params or {}, shared or {}) for unit in wanted]
         keys = [call.key for call in calls]
+        self._expect(len(calls), sum(dataset.units[unit].rows or 0 for unit in wanted))
         missing: dict[str, Call] = {}
         for key, call in zip(keys, calls, strict=True):
             if store.has(key) or key in missing:  # the same bytes twice in one dataset are computed once

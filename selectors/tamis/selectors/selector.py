@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
@@ -115,23 +115,25 @@ class SelectorInfo(Shape):
 
 
 @cache
-def _registered() -> dict[str, type[Selector]]:
-    found: dict[str, type[Selector]] = {}
+def _registered() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-        kind = point.load()
-        if kind.name != point.name or point.name in found:
-            raise RuntimeError(f"entry point {point.name} ({point.value}) does not name one selector of its own")
-        found[point.name] = kind
+        if point.name in found:
+            raise RuntimeError(f"two packages register a selector '{point.name}'")
+        found[point.name] = point
     return found
 
 
 def _kind(name: str) -> type[Selector]:
-    kinds = _registered()
-    if name not in kinds:
+    points = _registered()
+    if name not in points:
         raise UnknownSelector(
-            f"There is no selector '{name}'; there are: {', '.join(kinds)}.", pointer="/selector/name"
+            f"There is no selector '{name}'; there are: {', '.join(points)}.", pointer="/selector/name"
         )
-    return kinds[name]
+    kind: type[Selector] = points[name].load()  # only the one asked for: some bring slow imports along
+    if kind.name != name:
+        raise RuntimeError(f"the entry point of '{name}' ({points[name].value}) names the selector '{kind.name}'")
+    return kind
 
 
 def find(spec: SelectorSpec) -> Selector:
