@@ -284,7 +284,7 @@ def _digest_ids(scratch, hashing, begin, end, queued, slot):
             scratch.ids[np.uint64(slot)] = bucket
             lanes.entries[np.uint64(waiting)] = entry
             lanes.slots[np.uint64(waiting)] = slot
-            kept = min(length, SHORT_BYTES)
+            kept = np.int64(min(length, SHORT_BYTES))
             pad_block(blocks + waiting * BLOCK, joined + start, kept, kept, 8 * kept)
             waiting += missing
             slot += 1
