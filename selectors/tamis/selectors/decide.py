@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from tamis.native.topk import CutOffs
 from tamis.selectors.budgets import (
@@ -92,6 +93,11 @@ class Choice:
     outcomes: list[StratumOutcome]
     totals: Totals
     warnings: list[Notice] = field(default_factory=list)
+
+    @property
+    def preselected(self) -> npt.NDArray[np.bool_]:
+        """Which rows were kept from an earlier selection, (k,)."""
+        return np.equal(self.turns, PRESELECTED)
 
 
 def choose(
@@ -438,7 +444,7 @@ def _check_choice(choice: Choice, layout: Layout, kept: Rows) -> None:
         ("excluded rows are among them", bool(np.isin(choice.excluded, rows, assume_unique=True).any())),
         ("preselected rows are missing", not bool(np.isin(kept, rows, assume_unique=True).all())),
         ("ranks are not 0 to k - 1", ranks is not None and not np.array_equal(np.sort(ranks), np.arange(len(rows)))),
-        ("a row is not eligible", bool((choice.keys[choice.turns != PRESELECTED] == -np.inf).any())),
+        ("a row is not eligible", bool((choice.keys[~choice.preselected] == -np.inf).any())),
         ("not as many rows as asked", choice.amount.unit == "rows" and len(rows) != choice.amount.value),
     ]
     found = [what for what, is_so in wrong if is_so]
