@@ -1,0 +1,431 @@
+"""Datasets: a manifest opened, its shards cut into units, and the readers of its roles."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tamis.selectors.datasets import arrow, jsonl, parquet
+from tamis.selectors.datasets.batch import BadRow, RoleBatch, conform, slices
+from tamis.selectors.datasets.columns import VECTOR_ROLES, RoleColumns, ShardSchema, column_names, resolve
+from tamis.selectors.datasets.shard import Shard, Unit, canonical_digest, cut
+from tamis.selectors.datasets.storage import Storage, StoredFile
+from tamis.selectors.errors import DataError, InputsChanged, Invalid, TamisError
+from tamis.selectors.spec import MAX_SHARDS, Format, Manifest, Role, ShardRef
+
+OPENING_THREADS = 8
+"""Shards looked at together at open: they wait for storage, not for a core."""
+
+_HASH_BYTES = 8 * 2**20
+_SUFFIXES: Mapping[str, Format] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".ipc": "arrow",
+    ".feather": "arrow",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+}
+_COMPRESSED = (".gz", ".zst")
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened manifest. Nothing of it changes; several threads may read at once; it can be pickled."""
+
+    manifest: Manifest  # as it was given
+    storage: Storage
+    shards: Sequence[Shard]
+    units: Sequence[Unit]
+    columns: RoleColumns
+    digest: str  # of the shards' contents, in order, and of the role columns: a copy elsewhere has the same
+
+    @classmethod
+    def open(
+        cls, manifest: Manifest, storage: Storage, *, needs: Collection[Role], pointer: str = "/dataset"
+    ) -> Dataset:
+        """Open `manifest`: expand globs, read footers and headers, check the role columns in every shard.
+
+        Parameters
+        ----------
+        manifest : Manifest
+        storage : Storage
+        needs : collection of Role
+            Roles that must have a column; other roles have one only when the manifest names it.
+        pointer : str
+            JSON Pointer of the manifest in the request, for errors.
+
+        Raises
+        ------
+        Invalid
+            A uri that names nothing, a shard named twice, an unknown format, a wrong column or type, a wrong declared
+            number of rows; with the pointer, and shard and column where they are at fault.
+        Forbidden
+            A uri outside of what may be read.
+        DataError
+            A shard that is not what its format says, or is damaged.
+        """
+        listed = _expand(manifest, storage, pointer)
+        names = column_names(manifest.columns, needs, pointer)
+        shards = _inspect(manifest, storage, listed, names, pointer)
+        columns = resolve(
+            manifest.columns,
+            needs,
+            [ShardSchema(shard.file.uri, shard.format, shard.schema) for shard in shards],
+            pointer,
+        )
+        units: list[Unit] = []
+        for shard in shards:
+            units.extend(cut(shard, len(units)))
+        digest = canonical_digest([[shard.digest for shard in shards], columns.key(columns.roles)])
+        return cls(manifest, storage, shards, units, columns, digest)
+
+    # -- rows
+
+    @cached_property
+    def rows(self) -> int | None:
+        """Rows of all shards; None while JSON-lines shards are not counted."""
+        counts = [shard.rows for shard in self.shards]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    @cached_property
+    def bytes(self) -> int:
+        """Uncompressed bytes of the role columns (Parquet), or of whole files where the format tells no more."""
+        names = self.columns.columns_read(self.columns.roles)
+        return sum(
+            sum(shard.inspected.column_bytes[name] for name in names)
+            if shard.format == "parquet"
+            else shard.inspected.bytes
+            for shard in self.shards
+        )
+
+    @cached_property
+    def row_starts(self) -> Ints | None:
+        """Number of each unit's first row over the whole dataset, int64[units + 1]; None while rows are unknown."""
+        return _starts([unit.rows for unit in self.units])
+
+    @cached_property
+    def shard_starts(self) -> Ints | None:
+        """Number of each shard's first row over the whole dataset, int64[shards + 1]; None while rows are unknown."""
+        return _starts([shard.rows for shard in self.shards])
+
+    def count_rows(self, unit: Unit) -> int:
+        """Return a unit's rows, counting a JSON-lines unit's lines that are not blank.
+
+        Raises
+        ------
+        DataError
+            When a compressed shard is damaged.
+        """
+        if unit.rows is not None:
+            return unit.rows
+        return jsonl.count_rows(self.storage, self.shards[unit.shard], unit)
+
+    def with_rows(self, counts: Sequence[int]) -> Dataset:
+        """Return the dataset with the rows of every unit known.
+
+        Parameters
+        ----------
+        counts : sequence of int
+            What :meth:`count_rows` returns for each unit, in order.
+
+        Raises
+        ------
+        Invalid
+            When a shard has another number of rows than the manifest declares.
+        """
+        if len(counts) != len(self.units):
+            raise ValueError(f"{len(counts)} counts for {len(self.units)} units")
+        totals = [0] * len(self.shards)
+        for unit, count in zip(self.units, counts, strict=True):
+            if unit.rows not in (None, count):
+                raise ValueError(f"unit {unit.index} has {unit.rows} rows, not {count}")
+            totals[unit.shard] += int(count)
+        shards = [replace(shard, rows=total) for shard, total in zip(self.shards, totals, strict=True)]
+        for shard in shards:
+            _check_rows(shard, "/dataset")
+        units = [replace(unit, rows=int(count)) for unit, count in zip(self.units, counts, strict=True)]
+        return replace(self, shards=shards, units=units)
+
+    def locate(self, rows: npt.ArrayLike) -> tuple[npt.NDArray[np.int32], Ints]:
+        """Return where rows are: shard int32[k] and number inside the shard int64[k].
+
+        Raises
+        ------
+        Invalid
+            When a row is not in the dataset.
+        """
+        starts = self.shard_starts
+        if starts is None:
+            raise ValueError("rows are not counted yet")
+        wanted = np.asarray(rows, dtype=np.int64)
+        outside = (wanted < 0) | (wanted >= starts[-1])
+        if outside.any():
+            row = int(wanted[outside][0])
+            raise Invalid(f"There is no row {row}: the dataset has {int(starts[-1])}, counted from 0.")
+        shard = np.searchsorted(starts, wanted, side="right") - 1  # past shards without rows
+        return shard.astype(np.int32), wanted - starts[shard]
+
+    # -- reading
+
+    def read(self, unit: Unit, roles: Collection[Role]) -> Iterator[RoleBatch]:
+        """Yield the unit's rows in order, only the columns of `roles` read, in bounded batches.
+
+        Raises
+        ------
+        DataError
+            Data that can't be read or used; with shard, column and place (row group and row, or line).
+        InputsChanged
+            The file is gone or was replaced.
+        """
+        dimensions = {role: self.dimension(role) for role in roles if role in VECTOR_ROLES}
+        return self._read(unit, roles, dimensions)
+
+    def dimension(self, role: Role) -> int:
+        """Return the length of a role's vectors: the schema's, or else the first row's; 0 when there are no rows."""
+        known = self.columns[role].dimension
+        if known is not None:
+            return known
+        for unit in self.units:
+            for batch in self._read(unit, [role], {}):
+                return int(batch.columns[role].type.list_size)
+        return 0
+
+    def _read(self, unit: Unit, roles: Collection[Role], dimensions: Mapping[Role, int]) -> Iterator[RoleBatch]:
+        shard = self.shards[unit.shard]
+        names = self.columns.columns_read(roles)
+        if not names:
+            raise ValueError("no role to read")
+        start = 0
+        for physical in self._physical(shard, unit, names):
+            for part in slices(physical):
+                arrays: dict[Role, pa.Array] = {}
+                for role in roles:
+                    try:
+                        arrays[role] = conform(self.columns[role], part, dimensions.get(role))
+                    except BadRow as error:
+                        raise self._blame(unit, start + error.row, error) from None
+                yield RoleBatch(start, part.num_rows, arrays)
+                start += part.num_rows
+
+    def _physical(self, shard: Shard, unit: Unit, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        if shard.format == "parquet":
+            return parquet.read(self.storage, shard, unit, names)
+        if shard.format == "arrow":
+            return arrow.read(self.storage, shard, unit, names)
+        return jsonl.read(self.storage, shard, unit, self.columns.json_schema(names, shard.schema))
+
+    def _blame(self, unit: Unit, row: int, error: BadRow) -> DataError:
+        """Say where the unit's row `row` is."""
+        shard = self.shards[unit.shard]
+        uri = shard.file.uri
+        place: dict[str, Any]
+        if shard.format == "jsonl":
+            line = jsonl.line_of_row(self.storage, shard, unit, row)
+            text, place = f"line {line}", {"line": line}
+        else:
+            row += int(shard.inspected.piece_rows[: unit.start].sum())
+            piece, number = shard.piece_of(row)
+            text, place = f"row {row} ({piece.replace('_', ' ')} {number})", {piece: number, "row": row}
+        return DataError(
+            f"The column '{error.column}' of {uri} can't be used at {text}: {error.detail}",
+            shard=uri,
+            column=error.column,
+            **place,
+        )
+
+    # -- the files
+
+    def verify(self) -> None:
+        """Check that every file is still the one that was opened.
+
+        Raises
+        ------
+        InputsChanged
+            With the first shard that is not.
+        """
+        for shard in self.shards:
+            version = self.storage.version(shard.file)
+            if version != shard.file.version:
+                happened = "is gone" if version is None else "was changed or replaced"
+                raise InputsChanged(f"{shard.file.uri} {happened} since the dataset was opened.", shard=shard.file.uri)
+
+    def check_declared(self) -> None:
+        """Read the files whose sha256 the manifest declares, and compare.
+
+        Raises
+        ------
+        DataError
+            With the first shard whose content is another.
+        """
+        for shard in self.shards:
+            if shard.declared_sha256 is None:
+                continue
+            digest = hashlib.sha256()
+            source = self.storage.open(shard.file)
+            while block := source.read(_HASH_BYTES):
+                digest.update(block)
+            if digest.hexdigest() != shard.declared_sha256:
+                raise DataError(
+                    f"{shard.file.uri} has the sha256 {digest.hexdigest()}; the manifest declares "
+                    f"{shard.declared_sha256}.",
+                    pointer=f"/dataset/shards/{shard.entry}/sha256",
+                    shard=shard.file.uri,
+                )
+
+    def resolved(self) -> Manifest:
+        """Return the manifest with its globs expanded to absolute uris, and the format where it is the same for all."""
+        shards = [
+            shard.file.uri
+            if shard.declared_rows is None and shard.declared_sha256 is None
+            else ShardRef(uri=shard.file.uri, rows=shard.declared_rows, sha256=shard.declared_sha256)
+            for shard in self.shards
+        ]
+        formats = {shard.format for shard in self.shards}
+        return self.manifest.model_copy(
+            update={"shards": shards, "format": formats.pop() if len(formats) == 1 else None}
+        )
+
+
+def _starts(counts: Sequence[int | None]) -> Ints | None:
+    if None in counts:
+        return None
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(counts, np.int64))])
+
+
+# -- opening
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    entry: int  # index into the manifest's shards
+    file: StoredFile
+    declared: ShardRef | None
+
+
+def _expand(manifest: Manifest, storage: Storage, pointer: str) -> list[_Listed]:
+    listed: list[_Listed] = []
+    seen: dict[str, int] = {}
+    for entry, shard in enumerate(manifest.shards):
+        place = f"{pointer}/shards/{entry}"
+        declared = shard if isinstance(shard, ShardRef) else None
+        uri = declared.uri if declared is not None else str(shard)
+        with _Pointing(place):
+            files = storage.expand(uri)
+            if len(files) > 1 and declared is not None and (declared.rows is not None or declared.sha256 is not None):
+                raise Invalid(f"{uri} matches {len(files)} files; rows and sha256 go with one.")
+            for file in files:
+                if file.path in seen:
+                    raise Invalid(
+                        f"{file.uri} is named twice, by shards[{seen[file.path]}] and shards[{entry}]: its rows would "
+                        "count double.",
+                        shard=file.uri,
+                    )
+                seen[file.path] = entry
+                listed.append(_Listed(entry, file, declared))
+            if len(listed) > MAX_SHARDS:
+                raise Invalid(f"The manifest names more than {MAX_SHARDS} files.")
+    return listed
+
+
+class _Pointing:
+    """Adds the pointer to an error that has none."""
+
+    def __init__(self, pointer: str) -> None:
+        self._pointer = pointer
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, TamisError) and error.pointer is None:
+            error.pointer = self._pointer
+
+
+def _format(manifest: Manifest, file: StoredFile) -> Format:
+    if manifest.format is not None:
+        return manifest.format
+    name = file.uri.lower()
+    for suffix in _COMPRESSED:
+        bare = name.removesuffix(suffix)
+        if bare != name:
+            known: Mapping[str, Format] = {end: format_ for end, format_ in _SUFFIXES.items() if format_ == "jsonl"}
+            break
+    else:
+        bare, known = name, _SUFFIXES
+    for suffix, format_ in known.items():
+        if bare.endswith(suffix):
+            return format_
+    raise Invalid(
+        f"The name of {file.uri} does not tell its format: set format to parquet, arrow or jsonl, or name it "
+        f"*.parquet, *.arrow, *.jsonl, *.jsonl.gz or *.jsonl.zst.",
+        shard=file.uri,
+    )
+
+
+def _inspect(
+    manifest: Manifest, storage: Storage, listed: Sequence[_Listed], names: Collection[str], pointer: str
+) -> list[Shard]:
+    schemas: dict[bytes, pa.Schema] = {}
+    lock = threading.Lock()
+
+    def look(index: int) -> Shard:
+        item = listed[index]
+        with _Pointing(f"{pointer}/shards/{item.entry}"):
+            format_ = _format(manifest, item.file)
+            if format_ == "parquet":
+                found = parquet.inspect(storage, item.file, names)
+            else:
+                found = (arrow if format_ == "arrow" else jsonl).inspect(storage, item.file)
+            if found.schema is not None:
+                with lock:  # one object for equal schemas: a hundred thousand shards mostly share one
+                    found = replace(found, schema=schemas.setdefault(_identity(found.schema), found.schema))
+            declared = item.declared
+            shard = Shard(
+                index=index,
+                file=item.file,
+                format=format_,
+                rows=found.rows if format_ != "jsonl" or item.file.size else 0,
+                inspected=found,
+                declared_rows=declared.rows if declared is not None else None,
+                declared_sha256=declared.sha256 if declared is not None else None,
+                entry=item.entry,
+            )
+        _check_rows(shard, pointer)
+        return shard
+
+    if len(listed) == 1:
+        return [look(0)]
+    with ThreadPoolExecutor(min(OPENING_THREADS, len(listed)), "tamis-open") as pool:
+        futures = [pool.submit(look, index) for index in range(len(listed))]
+        try:
+            return [future.result() for future in futures]  # in order, so the first bad shard is the one that is told
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _identity(schema: pa.Schema) -> bytes:
+    identity: bytes = schema.remove_metadata().serialize().to_pybytes()
+    return identity
+
+
+def _check_rows(shard: Shard, pointer: str) -> None:
+    if shard.rows is not None and shard.declared_rows is not None and shard.rows != shard.declared_rows:
+        raise Invalid(
+            f"{shard.file.uri} has {shard.rows} rows, not {shard.declared_rows} as the manifest declares.",
+            pointer=f"{pointer}/shards/{shard.entry}/rows",
+            shard=shard.file.uri,
+        )

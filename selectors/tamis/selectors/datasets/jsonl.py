@@ -1,0 +1,425 @@
+"""JSON-lines shards, plain or compressed: cut in whole lines here, parsed by pyarrow.
+
+Every line is checked to be one ``{…}`` and to give one row before and after pyarrow sees it. That is what keeps row
+numbers equal to line numbers (pyarrow takes two objects on a line, and one object on two lines), and pyarrow alive: it
+dereferences a null pointer on a block whose values are all ``null`` (seen with version 26).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.json as pj
+
+from tamis.selectors.datasets.shard import (
+    COMPRESSED_TEXT_RATIO,
+    Compression,
+    Inspected,
+    Shard,
+    Unit,
+    check_text,
+    content_digest,
+)
+from tamis.selectors.datasets.storage import Storage, StoredFile
+from tamis.selectors.errors import DataError
+
+CHUNK_BYTES = 4 * 2**20
+"""Read and parsed at once; a longer line is a chunk of its own."""
+
+MAX_LINE_BYTES = 256 * 2**20
+"""A longer line is refused: what has no line ends is no JSON-lines file."""
+
+HEAD_BYTES = 64 * 2**10
+"""Whole lines of this much of a shard tell its columns; at least one line."""
+
+_SCAN_BYTES = 256 * 2**10  # keeps the scan for line ends inside the cache
+_BLANKS = b" \t\r"
+_BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_GZIP = b"\x1f\x8b"
+_ZSTD = (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18")  # a frame, a skippable frame
+_NEWLINE, _OPEN, _CLOSE, _RETURN = b"\n{}\r"
+_INT64 = range(-(2**63), 2**63)
+
+Ints = npt.NDArray[np.int64]
+
+
+# -- whole lines
+
+
+class _Lines(NamedTuple):
+    """A chunk of whole lines, with their bounds."""
+
+    buffer: pa.Buffer
+    starts: Ints
+    ends: Ints  # without the line end
+    rows: Ints  # of the lines that are not blank, in order
+    bad: int | None  # the first line that is neither blank nor {…}
+
+    def text(self, line: int) -> bytes:
+        return bytes(memoryview(self.buffer)[self.starts[line] : self.ends[line]])
+
+
+def _lines(buffer: pa.Buffer, *, first: bool) -> _Lines:
+    """Find the lines of `buffer`, which ends at a line end or at the end of the file."""
+    data = np.frombuffer(buffer, np.uint8)
+    ends = _newlines(data)
+    starts = np.append(0, ends + 1)
+    if starts[-1] == len(data):
+        starts = starts[:-1]
+    else:
+        ends = np.append(ends, len(data))
+    if first and bytes(data[: len(_BOM)]) == _BOM:
+        starts[0] = len(_BOM)
+    # Nearly every line is '{…}' and done with here; the rest is looked at one by one.
+    size = ends - starts
+    last = np.where(size > 0, data[np.maximum(ends - 1, 0)], _NEWLINE)
+    last = np.where((last == _RETURN) & (size > 1), data[np.maximum(ends - 2, 0)], last)
+    plain = (size > 1) & (last == _CLOSE)
+    plain &= data[np.minimum(starts, len(data) - 1)] == _OPEN
+    bad: int | None = None
+    blank = np.zeros(len(starts), np.bool_)
+    for line in np.flatnonzero(~plain).tolist():
+        text = bytes(data[starts[line] : ends[line]]).strip(_BLANKS)
+        if not text:
+            blank[line] = True
+        elif bad is None and not (len(text) > 1 and text[0] == _OPEN and text[-1] == _CLOSE):
+            bad = line
+    return _Lines(buffer, starts, ends, np.flatnonzero(~blank), bad)
+
+
+def _newlines(data: npt.NDArray[np.uint8]) -> Ints:
+    parts = [
+        np.flatnonzero(data[start : start + _SCAN_BYTES] == _NEWLINE) + start
+        for start in range(0, len(data), _SCAN_BYTES)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _line_start(source: pa.NativeFile, place: int, size: int) -> int:
+    """Return where the first line starts that starts at `place` or later."""
+    if place <= 0 or place >= size:
+        return max(0, min(place, size))
+    place -= 1  # a line starts at `place` when the byte before ends one
+    while place < size:
+        source.seek(place)
+        block = source.read(min(_SCAN_BYTES, size - place))
+        found = block.find(b"\n")
+        if found >= 0:
+            return int(place + found + 1)
+        place += len(block)
+    return size
+
+
+def _plain_chunks(source: pa.NativeFile, begin: int, end: int, uri: str) -> Iterator[pa.Buffer]:
+    """Yield [begin, end), which starts and ends with whole lines, in chunks of whole lines."""
+    want = CHUNK_BYTES
+    while begin < end:
+        source.seek(begin)
+        buffer = source.read_buffer(min(want, end - begin))
+        if begin + buffer.size < end:
+            kept = _last_line_end(buffer)
+            if kept == 0:
+                want = _grow(want, uri, place=f"the line that starts at byte {begin}")
+                continue
+            buffer = buffer.slice(0, kept)
+        yield buffer
+        begin += buffer.size
+        want = CHUNK_BYTES
+
+
+def _last_line_end(buffer: pa.Buffer) -> int:
+    """Return the bytes up to and with the last line end; 0 when there is none."""
+    step, view = _SCAN_BYTES, memoryview(buffer)
+    for stop in range(buffer.size, 0, -step):
+        start = max(0, stop - step)
+        found = bytes(view[start:stop]).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+    return 0
+
+
+def _grow(want: int, uri: str, *, place: str) -> int:
+    if want >= MAX_LINE_BYTES:
+        raise DataError(
+            f"In {uri}, {place} is longer than {MAX_LINE_BYTES // 2**20} MiB. JSON lines holds one object a line: "
+            "check that the file is not one large JSON document.",
+            shard=uri,
+        )
+    return min(2 * want, MAX_LINE_BYTES)
+
+
+def _compressed_chunks(source: pa.NativeFile, codec: str, uri: str, block: int = CHUNK_BYTES) -> Iterator[pa.Buffer]:
+    stream = pa.CompressedInputStream(source, codec)
+    parts: list[bytes] = []
+    while data := stream.read(block):
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            yield pa.py_buffer(b"".join((*parts, data[:cut])))
+            parts = []
+        if cut < len(data):
+            parts.append(data[cut:])
+        if sum(map(len, parts)) > MAX_LINE_BYTES:
+            _grow(MAX_LINE_BYTES, uri, place="a line")
+    if parts:
+        yield pa.py_buffer(b"".join(parts))
+
+
+def _chunks(storage: Storage, shard: Shard, unit: Unit) -> Iterator[_Lines]:
+    """Yield the unit's lines: those whose first byte lies in its range."""
+    source, uri = storage.open(shard.file), shard.file.uri
+    if shard.compression == "none":
+        begin = _line_start(source, unit.start, shard.file.size)
+        end = _line_start(source, unit.stop, shard.file.size)
+        buffers, first = _plain_chunks(source, begin, end, uri), begin == 0
+    else:
+        buffers, first = _compressed_chunks(source, shard.compression, uri), True
+    seen = 0
+    try:
+        for number, buffer in enumerate(buffers):
+            lines = _lines(buffer, first=first and number == 0)
+            yield lines
+            seen += len(lines.starts)
+    except OSError as error:
+        raise DataError(
+            f"{uri} can't be decompressed after line {seen}: {error}. The file is truncated or damaged.",
+            shard=uri,
+            line=seen + 1,
+        ) from error
+
+
+# -- opening
+
+
+def inspect(storage: Storage, file: StoredFile) -> Inspected:
+    """Look at the first lines.
+
+    Raises
+    ------
+    DataError
+        When they are no JSON objects, one a line.
+    """
+    source = storage.open(file, mapped=False)
+    magic = source.read(4)
+    compression: Compression = "gzip" if magic[:2] == _GZIP else "zstd" if magic in _ZSTD else "none"
+    if magic[:2] in _UTF16:
+        raise DataError(f"{file.uri} is UTF-16; JSON lines is UTF-8: convert it first.", shard=file.uri, line=1)
+    source.seek(0)
+    try:
+        if compression == "none":
+            head = next(_head(source, file), None)
+        else:
+            head = next(_compressed_chunks(source, compression, file.uri, HEAD_BYTES), None)
+    except OSError as error:
+        raise DataError(f"{file.uri} can't be decompressed: {error}.", shard=file.uri) from error
+    schema = None if head is None else _infer(_lines(head, first=True), file.uri)
+    digest = content_digest(storage.open(file, mapped=False), file.size, f"jsonl:{compression}")
+    growth = 1 if compression == "none" else COMPRESSED_TEXT_RATIO
+    return Inspected(schema=schema, digest=digest, bytes=file.size * growth, compression=compression)
+
+
+def _head(source: pa.NativeFile, file: StoredFile) -> Iterator[pa.Buffer]:
+    limit = min(file.size, HEAD_BYTES + MAX_LINE_BYTES)
+    stop = _line_start(source, min(HEAD_BYTES, limit), limit)
+    if stop == limit < file.size:
+        _grow(MAX_LINE_BYTES, file.uri, place="one of the first lines")
+    yield from _plain_chunks(source, 0, stop, file.uri)
+
+
+def _infer(lines: _Lines, uri: str) -> pa.Schema | None:
+    """Return the columns of the first lines: their types where they are simple, else their first value's kind."""
+    types: dict[str, pa.DataType] = {}
+    for line in lines.rows.tolist():
+        for name, value in _parse(lines.text(line), uri, line + 1).items():
+            seen, own = types.get(name, pa.null()), _type_of(value)
+            types[name] = own if pa.types.is_null(seen) else _wider(seen, own)
+    if len(lines.rows) == 0:
+        return None
+    return pa.schema([(name.encode("utf-8", "replace").decode(), type_) for name, type_ in types.items()])
+
+
+def _type_of(value: Any) -> pa.DataType:
+    if isinstance(value, bool):
+        return pa.bool_()
+    if isinstance(value, int):
+        return pa.int64() if value in _INT64 else pa.uint64() if 0 <= value < 2**64 else pa.float64()
+    if isinstance(value, float):
+        return pa.float64()
+    if isinstance(value, str):
+        return pa.string()
+    if isinstance(value, dict):
+        return pa.struct([])
+    if isinstance(value, list) and value:
+        item = pa.null()
+        for element in value:
+            item = _type_of(element) if pa.types.is_null(item) else _wider(item, _type_of(element))
+        return pa.list_(item)
+    return pa.null()
+
+
+def _wider(seen: pa.DataType, own: pa.DataType) -> pa.DataType:
+    """Join two types of one column: numbers to the wider; anything else keeps the first, and reading names the line."""
+    if pa.types.is_list(seen) and pa.types.is_list(own):
+        return pa.list_(_wider(seen.value_type, own.value_type))
+    numbers = (pa.int64(), pa.uint64(), pa.float64())
+    if seen in numbers and own in numbers:
+        return max(seen, own, key=numbers.index)
+    return own if pa.types.is_null(seen) else seen
+
+
+def _parse(text: bytes, uri: str, line: int | None) -> dict[str, Any]:
+    """Parse one line with Python's own parser, which says best what is wrong."""
+    where = f"Line {line} of {uri}" if line is not None else f"A line of {uri}"
+    try:
+        value = json.loads(text.removeprefix(_BOM) if line == 1 else text)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where} is not valid UTF-8 (byte {error.start} of the line).", shard=uri, line=line
+        ) from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where} is not valid JSON: {error.msg} at character {error.colno}.", shard=uri, line=line
+        ) from error
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{where} can't be parsed: {error}.", shard=uri, line=line) from error
+    if not isinstance(value, dict):
+        raise DataError(
+            f"{where} holds {_kind(value)}; JSON lines holds one object ({{…}}) a line.", shard=uri, line=line
+        )
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return "null" if value is None else names[type(value)]
+
+
+# -- reading
+
+
+def read(storage: Storage, shard: Shard, unit: Unit, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the columns of `schema` for the unit's lines in order; a field that a line lacks is null.
+
+    Raises
+    ------
+    DataError
+        With the line, 1-based in the shard.
+    """
+    uri = shard.file.uri
+    before = 0  # lines of the unit before the chunk
+
+    for lines in _chunks(storage, shard, unit):
+        if len(lines.rows):
+            try:
+                table = _table(lines, 0, len(lines.rows), schema)
+            except pa.ArrowInvalid as error:
+                line, reason = _first_bad(lines, schema), str(error)
+                number = _line_number(storage, shard, unit, before + line)
+                raise _explain(lines.text(line), schema, uri, number, reason) from error
+            row = 0
+            for batch in table.to_batches():
+
+                def locate(bad: int, first: int = row, rows: Ints = lines.rows, passed: int = before) -> dict[str, Any]:
+                    return {"line": _line_number(storage, shard, unit, passed + int(rows[first + bad]))}
+
+                check_text(batch, uri, locate)
+                yield batch.select(schema.names)
+                row += batch.num_rows
+        before += len(lines.starts)
+
+
+def _table(lines: _Lines, start: int, stop: int, schema: pa.Schema) -> pa.Table:
+    """Parse rows [start, stop) of the chunk; ArrowInvalid unless each is one object that fits `schema`."""
+    first = int(lines.starts[lines.rows[start]])
+    last = lines.buffer.size if stop == len(lines.rows) else int(lines.ends[lines.rows[stop - 1]])
+    if lines.bad is not None and lines.rows[start] <= lines.bad <= lines.rows[stop - 1]:
+        raise pa.ArrowInvalid("it is not one JSON object")
+    table = pj.read_json(
+        pa.BufferReader(lines.buffer.slice(first, last - first)),
+        read_options=pj.ReadOptions(use_threads=False, block_size=last - first),
+        parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+    )
+    if table.num_rows != stop - start:
+        raise pa.ArrowInvalid("a line holds more than one object, or an object more than one line")
+    return table
+
+
+def _first_bad(lines: _Lines, schema: pa.Schema) -> int:
+    """Return the first line of the chunk that can't be read, by halving."""
+    low, high = 0, len(lines.rows)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            _table(lines, low, middle, schema)
+        except pa.ArrowInvalid:
+            high = middle
+        else:
+            low = middle
+    return int(lines.rows[low])
+
+
+def _explain(text: bytes, schema: pa.Schema, uri: str, line: int, reason: str) -> DataError:
+    """Say what is wrong with a line that pyarrow refused."""
+    try:
+        value = _parse(text, uri, line)
+    except DataError as error:
+        return error
+    for field in schema:
+        held = value.get(field.name)
+        if held is None:
+            continue
+        if isinstance(held, str) and any("\ud800" <= character <= "\udfff" for character in held):
+            detail = "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+        elif _wider(field.type, _type_of(held)) != field.type or not _same_kind(field.type, _type_of(held)):
+            number = f" ({held})" if isinstance(held, int | float) else ""
+            detail = f"holds {_kind(held)}{number} where the shard's first lines hold {field.type}"
+        else:
+            continue
+        return DataError(
+            f"The field '{field.name}' in line {line} of {uri} {detail}.", shard=uri, column=field.name, line=line
+        )
+    return DataError(f"Line {line} of {uri} can't be read: {reason.splitlines()[0]}.", shard=uri, line=line)
+
+
+def _same_kind(expected: pa.DataType, own: pa.DataType) -> bool:
+    if pa.types.is_null(own):
+        return True
+    if pa.types.is_list(expected) or pa.types.is_list(own):
+        both = pa.types.is_list(expected) and pa.types.is_list(own)
+        return both and _same_kind(expected.value_type, own.value_type)
+    numbers = (pa.int64(), pa.uint64(), pa.float64())
+    return (expected in numbers and own in numbers) or expected == own
+
+
+def _line_number(storage: Storage, shard: Shard, unit: Unit, line: int) -> int:
+    """Return the 1-based number in the shard of the unit's line `line`; counts the lines before, for errors only."""
+    if shard.compression != "none":
+        return line + 1
+    source = storage.open(shard.file)
+    begin = _line_start(source, unit.start, shard.file.size)
+    earlier = 0
+    for start in range(0, begin, CHUNK_BYTES):
+        source.seek(start)
+        earlier += source.read(min(CHUNK_BYTES, begin - start)).count(b"\n")
+    return earlier + line + 1
+
+
+def line_of_row(storage: Storage, shard: Shard, unit: Unit, row: int) -> int:
+    """Return the 1-based line in the shard of the unit's row `row`; reads the unit again, for errors only."""
+    before = 0
+    for lines in _chunks(storage, shard, unit):
+        if row < len(lines.rows):
+            return _line_number(storage, shard, unit, before + int(lines.rows[row]))
+        row -= len(lines.rows)
+        before += len(lines.starts)
+    raise IndexError(row)
+
+
+def count_rows(storage: Storage, shard: Shard, unit: Unit) -> int:
+    """Return the number of lines of the unit that are not blank, without parsing them."""
+    return sum(len(lines.rows) for lines in _chunks(storage, shard, unit))

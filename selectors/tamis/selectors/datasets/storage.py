@@ -1,0 +1,190 @@
+"""The one door to the bytes of datasets: what a uri names, and how it is read.
+
+Only local files are served. Another store is another class with the three methods of :class:`Storage`: nothing else
+in the package knows what a path is.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import mmap
+import os
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote_to_bytes
+
+import pyarrow as pa
+
+from tamis.selectors.errors import Forbidden, InputsChanged, Invalid
+from tamis.selectors.spec import MAX_SHARDS
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_MAGIC = re.compile(r"[*?\[]")
+_PERCENT = re.compile(r"((?:%[0-9A-Fa-f]{2})+)")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One file as it was when it was looked at."""
+
+    uri: str  # absolute; what a manifest says and a report shows
+    path: str  # what the storage opens: for local files the real path, symbolic links resolved
+    size: int  # bytes
+    version: str  # changes when the content may have changed: time, size and inode of a local file, or an ETag
+
+
+class Storage(Protocol):
+    """What a dataset needs of a store."""
+
+    def expand(self, uri: str) -> list[StoredFile]:
+        """Return the file that `uri` names, or the files that match it as a glob, sorted by uri.
+
+        Raises
+        ------
+        Forbidden
+            When it lies outside the places that may be read.
+        Invalid
+            When nothing is there, or the scheme is not served.
+        """
+        ...
+
+    def open(self, file: StoredFile, *, mapped: bool = True) -> pa.NativeFile:
+        """Open `file` for random access; `mapped` allows it to be mapped into memory instead of read.
+
+        Raises
+        ------
+        InputsChanged
+            When it is gone, or is no longer the file that `expand` saw.
+        """
+        ...
+
+    def version(self, file: StoredFile) -> str | None:
+        """Return the version that is there now, or None when the file is gone."""
+        ...
+
+
+class LocalStorage:
+    """Local files, by path or ``file://`` uri.
+
+    Parameters
+    ----------
+    roots : sequence of Path, optional
+        The folders (or files) that may be read; every readable path when None. Symbolic links and ``..`` are resolved
+        before the comparison, of the roots too.
+    base : Path, optional
+        What relative paths start from; the working directory when None.
+
+    Notes
+    -----
+    A mapped file that somebody truncates while it is read kills the reading process (SIGBUS). So only job processes
+    map; whatever runs in the service opens with ``mapped=False``.
+    """
+
+    def __init__(self, roots: Sequence[Path] | None = None, *, base: Path | None = None) -> None:
+        self._roots = None if roots is None else [Path(os.path.realpath(root)) for root in roots]
+        self._base = Path.cwd() if base is None else Path(base).absolute()
+
+    def expand(self, uri: str) -> list[StoredFile]:
+        """See :meth:`Storage.expand`."""
+        literal, pattern = self._paths(uri)
+        # A file of exactly this name wins over its reading as a glob: names may hold brackets.
+        if not _MAGIC.search(pattern) or os.path.lexists(literal):
+            return [self._literal(uri, literal)]
+        self._check_base(uri, pattern)
+        matches = glob.iglob(pattern, recursive=True)  # noqa: PTH207 -- Path.glob takes no absolute pattern
+        paths = list(itertools.islice((path for path in matches if Path(path).is_file()), MAX_SHARDS + 1))
+        if len(paths) > MAX_SHARDS:
+            raise Invalid(f"{uri} matches more than {MAX_SHARDS} files: a manifest holds no more.")
+        if not paths:
+            raise Invalid(f"{uri} matches no file.")
+        return sorted((self._stored(uri, path) for path in paths), key=lambda file: file.uri)
+
+    def open(self, file: StoredFile, *, mapped: bool = True) -> pa.NativeFile:
+        """See :meth:`Storage.open`."""
+        try:
+            descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise InputsChanged(f"{file.uri} can't be opened any more: {error.strerror}.", shard=file.uri) from error
+        try:
+            if _version(os.fstat(descriptor)) != file.version:
+                raise InputsChanged(f"{file.uri} was changed or replaced since it was opened first.", shard=file.uri)
+            if mapped and file.size > 0:
+                # Of the descriptor that was checked, not of the path: what is there now may be another file.
+                return pa.BufferReader(pa.py_buffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)))
+            return pa.PythonFile(os.fdopen(os.dup(descriptor), "rb", buffering=0), mode="r")
+        finally:
+            os.close(descriptor)
+
+    def version(self, file: StoredFile) -> str | None:
+        """See :meth:`Storage.version`."""
+        try:
+            return _version(os.stat(file.path))  # noqa: PTH116 -- the path is opaque text here
+        except OSError:
+            return None
+
+    def _paths(self, uri: str) -> tuple[str, str]:
+        """Return the absolute path that `uri` names and the glob that it means."""
+        scheme = _SCHEME.match(uri)
+        if "\0" in uri or "%00" in uri:
+            raise Invalid(f"{uri!r} is not a path: it holds a NUL character.")
+        if scheme is None:
+            path = os.path.join(self._base, os.path.expanduser(uri) if uri.startswith("~/") else uri)  # noqa: PTH111, PTH118 -- no normalisation
+            return path, path
+        if scheme[1].lower() != "file":
+            raise Invalid(
+                f"{uri}: '{scheme[1]}://' is not served; only local paths are for now (a path, or file:///…)."
+            )
+        host, slash, rest = uri[scheme.end() :].partition("/")
+        if host not in ("", "localhost") or not slash:
+            raise Invalid(f"{uri} names no local path; write file:///folder/name with three slashes.")
+        parts = _PERCENT.split("/" + rest)  # every second part is percent-encoded
+        decoded = [os.fsdecode(unquote_to_bytes(part)) if odd % 2 else part for odd, part in enumerate(parts)]
+        escaped = [glob.escape(part) if odd % 2 else part for odd, part in enumerate(decoded)]
+        return "".join(decoded), "".join(escaped)
+
+    def _check_base(self, uri: str, pattern: str) -> None:
+        """Refuse a glob that starts, or walks back, outside of the roots."""
+        if self._roots is None:
+            return
+        parts = pattern.split("/")
+        first = next(index for index, part in enumerate(parts) if _MAGIC.search(part))
+        if ".." in parts[first:]:
+            raise Forbidden(f"{uri}: '..' after a wildcard is not allowed.")
+        self._check(uri, os.path.realpath("/".join(parts[:first]) or "/"))
+
+    def _check(self, uri: str, real: str) -> None:
+        if self._roots is not None and not any(Path(real).is_relative_to(root) for root in self._roots):
+            raise Forbidden(f"{uri} lies outside the places the service may read (its data roots).")
+
+    def _literal(self, uri: str, path: str) -> StoredFile:
+        self._check(uri, os.path.realpath(path))  # before anything tells whether it exists
+        return self._stored(uri, path)
+
+    def _stored(self, uri: str, path: str) -> StoredFile:
+        real = os.path.realpath(path)
+        # 'link/..' is not the link's parent: only a path without '..' may be shortened as text.
+        path = real if ".." in path.split("/") else os.path.normpath(path)
+        self._check(uri, real)
+        named = "" if uri.endswith(path) else f" (matched by {uri})"
+        try:
+            status = os.stat(real)  # noqa: PTH116 -- as above
+        except FileNotFoundError:
+            raise Invalid(f"There is no file {path}{named}.") from None
+        except OSError as error:
+            raise Invalid(f"{path}{named} can't be read: {error.strerror}.") from error
+        if stat.S_ISDIR(status.st_mode):
+            raise Invalid(f"{path}{named} is a folder; name its files, for example {path}/*.parquet.")
+        if not stat.S_ISREG(status.st_mode):
+            raise Invalid(f"{path}{named} is not a regular file.")
+        if not os.access(real, os.R_OK):
+            raise Invalid(f"{path}{named} can't be read: permission denied.")
+        return StoredFile(Path(path).as_uri(), real, status.st_size, _version(status))
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
