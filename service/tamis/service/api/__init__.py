@@ -1,0 +1,1 @@
+"""The HTTP API: see `tamis.service.api.app.create_app`."""

@@ -1,0 +1,109 @@
+"""The application: routes, errors, metrics, logs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+
+import structlog
+from fastapi import FastAPI
+
+from tamis.service.api import catalogue, jobs, operations, problems, results
+from tamis.service.api.context import Limits, Service
+from tamis.service.api.metrics import Measured, Metrics
+from tamis.service.api.openapi import describe
+from tamis.service.settings import Settings
+from tamis.service.store import Store
+
+DESCRIPTION = """\
+Data selection and coresets as a service: submit a job (a dataset, a target, a selector and a budget), follow it, and
+download the selected rows with the evidence that they are good. The data never moves.
+
+Every error is an RFC 9457 problem (`application/problem+json`) whose `code` and `type` are stable."""
+
+ROUTERS = (jobs.router, results.router, catalogue.router, operations.router)
+
+
+def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
+    """Make the application.
+
+    Parameters
+    ----------
+    settings : Settings
+        Its database is migrated and its folders are created when the application starts.
+    limits : Limits, optional
+        What one request may ask for.
+    """
+    store = Store(settings.database_url)
+    service = Service(settings, limits or Limits(), store)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings.create_folders()
+        store.migrate()
+        # The selectors' library takes a second to load: nobody should wait for it, nor the start.
+        threading.Thread(target=_load_selectors, name="load-selectors", daemon=True).start()
+        yield
+        service.draining.set()
+        store.close()
+
+    app = FastAPI(
+        title="Tamis",
+        version=version("tamis"),
+        description=DESCRIPTION,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        lifespan=lifespan,
+        docs_url=None,  # their scripts would come from another host
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+    )
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
+    app.state.service = service
+    app.state.metrics = Metrics(store)
+    app.state.routes = [route for router in ROUTERS for route in router.routes]
+    for router in ROUTERS:
+        app.include_router(router)
+    problems.register(app)
+    app.add_middleware(Measured, metrics=app.state.metrics)
+    return app
+
+
+def _load_selectors() -> None:
+    from tamis.selectors.selector import catalogue
+
+    catalogue()
+
+
+def configure_logs(level: int = logging.INFO) -> None:
+    """Write every log of this process, the libraries' included, as JSON lines to stderr."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso"),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)

@@ -1,0 +1,267 @@
+"""Jobs: submit, plan, look, wait, cancel, resume, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
+
+import structlog
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from tamis.selectors.errors import Conflict
+from tamis.selectors.outcome import Plan
+from tamis.service.api.bodies import Body, json_body, request_body
+from tamis.service.api.context import OWNER, Service, ServiceDep
+from tamis.service.api.files import matches_etag
+from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, problems
+from tamis.service.api.resources import etag, job_resource
+from tamis.service.api.shapes import MAX_PAGE, JobList, JobRequest, JobResource, State
+from tamis.service.api.submission import check, reopen, resolve
+from tamis.service.store import Job, JobState, Submission
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.api")
+
+POLL_AFTER_SECONDS: Final = 1
+"""What Retry-After tells a client that polls."""
+
+MAX_WAIT_SECONDS: Final = 60.0
+LOOK_SECONDS: Final = 0.2
+"""How often a long poll looks at the store."""
+
+DEFAULT_PAGE: Final = 50
+MAX_LABEL_FILTERS: Final = 16
+
+_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
+
+JobBody = Annotated[Body[JobRequest], Depends(json_body(JobRequest))]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Makes a retry safe: within 24 h the same key and body give the first answer again, and one job.",
+    ),
+]
+JOB_HEADERS: Final[dict[str, Any]] = {
+    "Location": {"description": "The job.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds until a look makes sense.", "schema": {"type": "integer"}},
+    "Idempotent-Replayed": {
+        "description": "'true' when an earlier request with this key was answered so.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=JobResource,
+    summary="Submit a job",
+    responses=problems(400, 403, 404, 409, 413, 415, 422, 503, more={202: {"headers": JOB_HEADERS}}),
+    openapi_extra=request_body(JobRequest),
+)
+def submit(service: ServiceDep, body: JobBody, idempotency_key: IdempotencyKey = None) -> Response:
+    """Check the request against the data's footers and store the job; it is durable when this answers."""
+    if service.draining.is_set():
+        raise Draining
+    if idempotency_key is None:
+        return _accepted(_submit(service, body, None))
+    stored = service.store.jobs.replay(owner=OWNER, idempotency_key=idempotency_key, body_sha256=body.sha256)
+    if stored is not None:
+        return _accepted(stored)
+    with _in_flight(service, idempotency_key):
+        return _accepted(_submit(service, body, idempotency_key))
+
+
+def _submit(service: Service, body: Body[JobRequest], key: str | None) -> Submission:
+    request = body.shape
+    resolved = resolve(service, request)
+    checked = check(service, resolved)
+    return service.store.jobs.submit(
+        owner=OWNER,
+        request=body.document,
+        spec=checked.spec.model_dump(mode="json", exclude_none=True),
+        selector=request.selector.name,
+        fingerprint=checked.plan.fingerprint,
+        labels=request.labels,
+        render=lambda job: job_resource(job).model_dump(mode="json"),
+        uses=resolved.uses,
+        idempotency_key=key,
+        body_sha256=body.sha256 if key is not None else None,
+    )
+
+
+def _accepted(submission: Submission) -> Response:
+    headers = {"Location": f"/v1/jobs/{submission.job_id}", "Retry-After": str(POLL_AFTER_SECONDS)}
+    if submission.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return JSONResponse(dict(submission.response), status_code=202, headers=headers)
+
+
+@contextmanager
+def _in_flight(service: Service, key: str) -> Iterator[None]:
+    entry = (OWNER, key)
+    with service.lock:
+        if entry in service.keys_in_flight:
+            raise KeyInFlight
+        service.keys_in_flight.add(entry)
+    try:
+        yield
+    finally:
+        with service.lock:
+            service.keys_in_flight.discard(entry)
+
+
+@router.post(
+    "/plan",
+    summary="Plan a job",
+    responses=problems(400, 403, 404, 409, 413, 415, 422),
+    openapi_extra=request_body(JobRequest),
+)
+def plan(service: ServiceDep, body: JobBody) -> Plan:
+    """Make the same checks as a submission and say what the job would need; nothing runs and nothing is stored."""
+    return check(service, resolve(service, body.shape)).plan
+
+
+@router.get("", summary="List jobs", responses=problems(400))
+def list_jobs(
+    service: ServiceDep,
+    *,
+    state: State | None = None,
+    selector: Annotated[str | None, Query(min_length=1, max_length=256)] = None,
+    label: Annotated[
+        list[Annotated[str, Query(max_length=600)]],
+        Query(description="'key:value' or 'key=value'; may be repeated, then all must fit."),
+    ] = [],  # noqa: B006 - FastAPI copies it
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
+    cursor: Annotated[str | None, Query(max_length=1000, description="As given in next_cursor.")] = None,
+) -> JobList:
+    """Give jobs, newest first; all given filters must fit."""
+    page = service.store.jobs.list(
+        owner=OWNER,
+        state=None if state is None else JobState(state),
+        selector=selector,
+        labels=_labels(label),
+        limit=limit,
+        cursor=cursor,
+    )
+    return JobList(items=[job_resource(job) for job in page.items], next_cursor=page.next_cursor)
+
+
+def _labels(filters: list[str]) -> dict[str, str]:
+    if len(filters) > MAX_LABEL_FILTERS:
+        raise BadRequest(f"There are {len(filters)} label filters: {MAX_LABEL_FILTERS} are possible.")
+    labels: dict[str, str] = {}
+    for given in filters:
+        cut = re.fullmatch(r"([^:=]+)[:=](.*)", given, re.DOTALL)
+        if cut is None:
+            raise BadRequest(f"The label filter {given!r} is none: write 'key:value'.", pointer="/query/label")
+        key, value = cut.groups()
+        if labels.setdefault(key, value) != value:
+            raise BadRequest(f"The label {key!r} can't have two values at once.", pointer="/query/label")
+    return labels
+
+
+def _job(service: ServiceDep, job_id: str) -> Job:
+    return service.store.jobs.get(job_id, owner=OWNER)
+
+
+JobDep = Annotated[Job, Depends(_job)]
+"""The job that the path names; 404 without."""
+
+
+@router.get(
+    "/{job_id}",
+    response_model=JobResource,
+    summary="Look at a job",
+    responses=problems(
+        404,
+        more={
+            200: {"headers": {"ETag": {"description": "Changes with the job.", "schema": {"type": "string"}}}},
+            304: {"description": "It is still as If-None-Match says."},
+        },
+    ),
+)
+async def get_job(
+    request: Request,
+    service: ServiceDep,
+    job_id: str,
+    prefer: Annotated[str | None, Header(description="'wait=N': answer within N (at most 60) seconds.")] = None,
+    if_none_match: Annotated[str | None, Header(description="The ETag of an earlier answer.")] = None,
+) -> Response:
+    """Show a job.
+
+    With `Prefer: wait=N` the answer waits up to N seconds: with `If-None-Match` until the job is another than that ETag
+    says (a new state or new progress), without it until the job has ended.
+    """
+    wanted = _WAIT.search(prefer or "")
+    wait = min(float(wanted.group(1)), MAX_WAIT_SECONDS) if wanted else 0.0
+    deadline = time.monotonic() + wait
+    while True:
+        job = await run_in_threadpool(service.store.jobs.get, job_id, owner=OWNER)
+        unchanged = if_none_match is not None and matches_etag(if_none_match, etag(job), weak=True)
+        waiting = not job.state.terminal and (unchanged or if_none_match is None)
+        left = deadline - time.monotonic()
+        if not waiting or left <= 0 or service.draining.is_set() or await request.is_disconnected():
+            break
+        await asyncio.sleep(min(left, LOOK_SECONDS))
+    headers = {"ETag": etag(job), "Cache-Control": "no-cache", "Vary": "Prefer"}
+    if wanted:
+        headers["Preference-Applied"] = f"wait={wait:.0f}"
+    if not job.state.terminal:
+        headers["Retry-After"] = str(POLL_AFTER_SECONDS)
+    if unchanged:
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(job_resource(job).model_dump(mode="json"), headers=headers)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    status_code=202,
+    summary="Cancel a job",
+    responses=problems(404, 409, more={200: {"model": JobResource, "description": "It was cancelled already."}}),
+)
+def cancel(service: ServiceDep, job: JobDep, response: Response) -> JobResource:
+    """Stop a job within one unit of work. What is finished of it is kept, for a resume or for another job."""
+    cancellation = service.store.jobs.request_cancel(job.id)
+    response.status_code = 200 if cancellation.already else 202
+    return job_resource(cancellation.job)
+
+
+@router.post(
+    "/{job_id}/resume",
+    status_code=202,
+    summary="Resume a job",
+    responses=problems(404, 409, 412, 503),
+)
+def resume(service: ServiceDep, job: JobDep) -> JobResource:
+    """Queue a failed or cancelled job again: only what is missing runs, and the result is the same bytes."""
+    if service.draining.is_set():
+        raise Draining
+    if job.state not in {JobState.FAILED, JobState.CANCELLED}:
+        raise Conflict(f"The job is {job.state}: only a failed or cancelled job can be resumed.")
+    reopen(service, job)
+    return job_resource(service.store.jobs.resume(job.id))
+
+
+@router.delete("/{job_id}", status_code=204, summary="Delete a job", responses=problems(404, 409))
+def delete(service: ServiceDep, job: JobDep) -> None:
+    """Delete a finished job with its log and its result."""
+    service.store.jobs.delete(job.id)
+    folder = service.settings.job_dir(job.id)
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass  # it never wrote anything
+    except OSError as error:
+        # The job is gone for its caller; what is left on disk is the operator's concern.
+        log.error("a deleted job's folder can't be removed", job=job.id, folder=str(folder), reason=error.strerror)

@@ -1,0 +1,220 @@
+"""Errors on the wire: every one is an RFC 9457 problem, the framework's own included."""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from tamis.selectors.errors import Invalid, TamisError
+from tamis.service.problem import TYPE_PREFIX, problem_of
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 1
+"""Told with every answer that says "not now"."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.api")
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field."""
+
+    pointer: str = Field(
+        description="JSON Pointer (RFC 6901) into the body; '/query/…', '/path/…' and '/header/…' name other places."
+    )
+    detail: str
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem. More members say where in the data it happened: shard, row_group, column, row, line."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="A stable URI: 'urn:tamis:problem:' and the code.")
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str
+    instance: str
+    code: str
+    errors: list[FieldError] | None = None
+
+
+class BadRequest(TamisError):
+    """The request can't be understood."""
+
+    code = "bad-request"
+    status = 400
+
+
+class NotAcceptable(TamisError):
+    """There is no representation that the Accept header allows."""
+
+    code = "not-acceptable"
+    status = 406
+
+
+class KeyInFlight(TamisError):
+    """A request with this idempotency key is being answered right now; send it again in a second."""
+
+    code = "idempotency-key-in-flight"
+    status = 409
+
+
+class PreconditionFailed(TamisError):
+    """The file is another than If-Match asks for."""
+
+    code = "precondition-failed"
+    status = 412
+
+
+class BodyTooLarge(TamisError):
+    """The body is larger than this service accepts."""
+
+    code = "body-too-large"
+    status = 413
+
+
+class UnsupportedMediaType(TamisError):
+    """The body has a media type that is not accepted here."""
+
+    code = "unsupported-media-type"
+    status = 415
+
+
+class RangeNotSatisfiable(TamisError):
+    """No byte of the file lies in the range."""
+
+    code = "range-not-satisfiable"
+    status = 416
+
+
+class NotReady(Invalid):
+    """The service can't run jobs now."""
+
+    code = "not-ready"
+    status = 503
+
+
+class Draining(TamisError):
+    """The service is stopping and takes no new jobs; send the job again in a few seconds."""
+
+    code = "draining"
+    status = 503
+
+
+class Internal(TamisError):
+    """The service met an error of its own; its log says more."""
+
+    code: ClassVar[str] = "internal"
+
+
+FRAMEWORK_CODES = {
+    400: "bad-request",
+    404: "not-found",
+    405: "method-not-allowed",
+    413: "body-too-large",
+    415: "unsupported-media-type",
+}
+"""Codes of what the framework refuses by itself."""
+
+
+def problem(error: TamisError, instance: str) -> dict[str, Any]:
+    """Describe an error as the problem of the request for the path `instance`."""
+    return problem_of(error) | {"instance": instance}
+
+
+def problem_response(error: TamisError, request: Request, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer a request with an error."""
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.status == 503 or isinstance(error, KeyInFlight) else {}
+    return JSONResponse(
+        problem(error, request.url.path),
+        status_code=error.status,
+        media_type=MEDIA_TYPE,
+        headers={"Cache-Control": "no-store", **retry, **(headers or {})},
+    )
+
+
+Responses = dict[int | str, dict[str, Any]]
+"""Answers of an endpoint, as FastAPI wants them declared."""
+
+
+def problems(*statuses: int, more: Responses | None = None) -> Responses:
+    """Declare the errors of an endpoint (500 is one of all), and `more` answers, for the OpenAPI document."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    errors: Responses = {
+        status: {"description": http.HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in (*statuses, 500)
+    }
+    return {**(more or {}), **errors}
+
+
+def register(app: FastAPI) -> None:
+    """Make `app` answer every error as a problem."""
+    app.add_exception_handler(TamisError, _on_tamis_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_parameters)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+async def _on_tamis_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TamisError)
+    if error.status >= 500:
+        log.error(error.detail, code=error.code, path=request.url.path, exc_info=error)
+    return problem_response(error, request)
+
+
+async def _on_invalid_parameters(request: Request, error: Exception) -> Response:
+    """Answer for the parameters outside the body; bodies are validated in `bodies`."""
+    assert isinstance(error, RequestValidationError)
+    errors = [
+        {"pointer": "".join(f"/{part}" for part in item["loc"]), "detail": str(item["msg"])} for item in error.errors()
+    ]
+    detail = "; ".join(f"{item['pointer'].removeprefix('/')}: {item['detail']}" for item in errors)
+    refused = BadRequest(f"Parameters do not fit: {detail}.")
+    document = problem(refused, request.url.path) | {"errors": errors}
+    return JSONResponse(document, status_code=refused.status, media_type=MEDIA_TYPE)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = http.HTTPStatus(error.status_code)
+    headers = dict(error.headers or {})
+    detail = str(error.detail)
+    if status == http.HTTPStatus.NOT_FOUND:
+        detail = f"There is no path {request.url.path!r} here; the API starts at /v1, its description is /openapi.json."
+    elif status == http.HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(allowed_methods(request))
+        detail = f"{request.method} is not possible here; {headers['Allow']} is."
+    code = FRAMEWORK_CODES.get(status, "http-error")
+    document = {
+        "type": TYPE_PREFIX + code,
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+        "instance": request.url.path,
+        "code": code,
+    }
+    return JSONResponse(document, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    log.error("unhandled error", path=request.url.path, exc_info=error)
+    return problem_response(Internal(), request)
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """Give all methods of this path: the router itself names only those of the first route that matches."""
+    allowed: set[str] = set()
+    for route in request.app.state.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            allowed |= route.methods
+    return sorted(allowed)

@@ -1,0 +1,121 @@
+"""From the store's records to the API's resources."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from tamis.selectors.outcome import ResultManifest
+from tamis.service.api.shapes import (
+    DatasetLinks,
+    DatasetResource,
+    FileLink,
+    JobLinks,
+    JobResource,
+    JobResult,
+    LogEntry,
+)
+from tamis.service.store import Dataset, Event, Job, JobState
+
+MIN_FRACTION = 0.02
+"""Work done before the time left is guessed from it."""
+
+FILE_URLS = {"selection.parquet": "selection.parquet", "report.json": "report"}
+"""Files of a result that have an address of their own; the others are under files/."""
+
+
+def job_links(job: Job) -> JobLinks:
+    """Say where the parts of a job are."""
+    base = f"/v1/jobs/{job.id}"
+    done = job.state is JobState.SUCCEEDED
+    return JobLinks(
+        self=base,
+        events=f"{base}/events",
+        logs=f"{base}/logs",
+        result=f"{base}/result" if done else None,
+        selection=f"{base}/selection.parquet" if done else None,
+        report=f"{base}/report" if done else None,
+        cancel=None if job.state.terminal else f"{base}/cancel",
+        resume=f"{base}/resume" if job.state in {JobState.FAILED, JobState.CANCELLED} else None,
+    )
+
+
+def job_resource(job: Job) -> JobResource:
+    """Show a job."""
+    return JobResource.model_validate(
+        {
+            "id": job.id,
+            "state": str(job.state),
+            "terminal": job.state.terminal,
+            "selector": job.selector,
+            "created_at": moment(job.created_at),
+            "started_at": moment(job.started_at),
+            "finished_at": moment(job.finished_at),
+            "waiting_reason": job.waiting_reason,
+            "progress": None if job.progress is None else dict(job.progress) | {"eta_seconds": _seconds_left(job)},
+            "attempts": job.attempts,
+            "error": None if job.error is None else dict(job.error),
+            "fingerprint": job.fingerprint,
+            "request": dict(job.request),
+            "labels": dict(job.labels),
+            "links": job_links(job),
+        }
+    )
+
+
+def _seconds_left(job: Job) -> float | None:
+    """Guess how long the job still runs; not for a resumed one, whose clock and progress do not start together."""
+    fraction = float((job.progress or {}).get("fraction", 0.0))
+    if job.state is not JobState.RUNNING or job.started_at is None or job.attempts != 1 or fraction < MIN_FRACTION:
+        return None
+    return round((time.time() - job.started_at) * (1 - fraction) / fraction, 1)
+
+
+def etag(job: Job) -> str:
+    """Name the state of a job. Weak: the words that say why it waits may change under the same name."""
+    return f'W/"{job.version}"'
+
+
+def job_result(job: Job, manifest: ResultManifest) -> JobResult:
+    """Show a result."""
+    files = [FileLink(**file.model_dump(), url=file_url(job.id, file.name)) for file in manifest.files]
+    return JobResult(**{**dict(manifest), "files": files}, id=job.id, links=job_links(job))
+
+
+def file_url(job_id: str, name: str) -> str:
+    """Say where a file of a result is."""
+    return f"/v1/jobs/{job_id}/{FILE_URLS.get(name, f'files/{quote(name)}')}"
+
+
+def log_entry(event: Event) -> LogEntry:
+    """Show a line of a job's log."""
+    fields: dict[str, Any] = dict(event.data)
+    return LogEntry.model_validate(fields | {"seq": event.seq, "at": moment(event.at)})
+
+
+def dataset_resource(dataset: Dataset) -> DatasetResource:
+    """Show a dataset."""
+    return DatasetResource.model_validate(
+        {
+            "id": dataset.id,
+            "digest": dataset.digest,
+            "rows": dataset.rows,
+            "shards": dataset.shards,
+            "bytes": dataset.bytes,
+            "manifest": dict(dataset.manifest),
+            "created_at": moment(dataset.created_at),
+            "links": DatasetLinks(self=f"/v1/datasets/{dataset.id}"),
+        }
+    )
+
+
+def moment(seconds: float | None) -> datetime | None:
+    """Turn seconds since the epoch into a time in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def timestamp(seconds: float) -> str:
+    """Write seconds since the epoch as a time in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

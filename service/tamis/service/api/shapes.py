@@ -1,0 +1,219 @@
+"""Resources of the API: the one source of the OpenAPI document and of the client's objects.
+
+Only pydantic is imported: the client and the command line start fast.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from tamis.selectors.outcome import Progress, ResultFile, ResultManifest
+from tamis.selectors.spec import DatasetId, JobId, JobSpec, Manifest, Shape, Target
+
+State = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
+
+MAX_PAGE = 1000
+"""Items on a page at most."""
+
+
+class TargetRequest(Target):
+    """The distribution the selection should serve: datasets, or the model fitted by an earlier job."""
+
+    model: JobId | None = Field(None, description="An earlier job whose fitted model is used.")
+
+
+class JobRequest(JobSpec):
+    """One selection job. The same request over the same data gives the same bytes of selection.parquet."""
+
+    target: TargetRequest | None = None
+    preselected: JobId | None = Field(
+        None, description="An earlier job over the same dataset: its selection is kept, and topped up."
+    )
+    exclude: list[JobId] = Field(
+        default_factory=list, max_length=64, description="Earlier jobs whose selections to keep away from."
+    )
+
+
+class Resource(BaseModel):
+    """Base of what the service answers: later versions may add fields, so a client ignores what it does not know."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class JobProgress(Progress):
+    """Where a running job is."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    eta_seconds: float | None = Field(None, description="Seconds left, as far as the work done so far tells.")
+
+
+class JobError(BaseModel):
+    """The problem that ended a job; more members say where in the data: shard, row_group, column, row, line."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str
+    title: str
+    detail: str
+    code: str
+    status: int | None = None
+
+
+class JobLinks(Resource):
+    """Where the parts of a job are; null what is not there (yet)."""
+
+    self: str
+    events: str
+    logs: str
+    result: str | None
+    selection: str | None
+    report: str | None
+    cancel: str | None
+    resume: str | None
+
+
+class JobResource(Resource):
+    """A job."""
+
+    id: str
+    state: State
+    terminal: bool = Field(description="Whether nothing more happens by itself.")
+    selector: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    waiting_reason: str | None = Field(description="Why a queued job waits.")
+    progress: JobProgress | None
+    attempts: int
+    error: JobError | None
+    fingerprint: str | None = Field(description="Names the mathematical result: same fingerprint, same bytes.")
+    request: dict[str, Any] = Field(description="As it was sent.")
+    labels: dict[str, str]
+    links: JobLinks
+
+
+class JobList(Resource):
+    """Some jobs, newest first."""
+
+    items: list[JobResource]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class LogEntry(BaseModel):
+    """A line of a job's log, with fields of its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    seq: int
+    at: datetime
+    level: str
+    message: str
+
+
+class FileLink(ResultFile):
+    """One file of the result, and where it is."""
+
+    url: str
+
+
+class JobResult(ResultManifest):
+    """The result: files, what was asked and got, and where it comes from."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+    files: list[FileLink]  # type: ignore[assignment] # narrower than the manifest's, never changed
+    links: JobLinks
+
+
+class DatasetLinks(Resource):
+    """Where a dataset is."""
+
+    self: str
+
+
+class DatasetResource(Resource):
+    """A registered dataset."""
+
+    id: DatasetId
+    digest: str = Field(description="Of the shards' contents and the roles of their columns.")
+    rows: int | None = Field(description="Null where only reading the (JSON lines) shards can tell.")
+    shards: int
+    bytes: int
+    manifest: Manifest = Field(description="As registered, globs expanded and the format set.")
+    created_at: datetime
+    links: DatasetLinks
+
+
+class DatasetList(Resource):
+    """Some datasets, newest first."""
+
+    items: list[DatasetResource]
+    next_cursor: str | None
+
+
+class SelectorNeeds(Resource):
+    """What a selector reads."""
+
+    roles: list[str]
+    target: bool
+
+
+class SelectorResource(Resource):
+    """A selector's entry in the catalogue."""
+
+    name: str
+    revision: int
+    summary: str
+    needs: SelectorNeeds
+    params_schema: dict[str, JsonValue] = Field(description="JSON Schema of the parameters, defaults included.")
+    cost: str
+    citation: str
+
+
+class SelectorList(Resource):
+    """The catalogue."""
+
+    items: list[SelectorResource]
+
+
+class Health(Resource):
+    """The service is there."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Version(Resource):
+    """What is running."""
+
+    tamis: str
+    api: Literal["v1"] = "v1"
+    python: str
+
+
+__all__ = [
+    "MAX_PAGE",
+    "DatasetList",
+    "DatasetResource",
+    "FileLink",
+    "Health",
+    "JobError",
+    "JobLinks",
+    "JobList",
+    "JobProgress",
+    "JobRequest",
+    "JobResource",
+    "JobResult",
+    "LogEntry",
+    "Resource",
+    "SelectorList",
+    "SelectorResource",
+    "Shape",
+    "State",
+    "TargetRequest",
+    "Version",
+]

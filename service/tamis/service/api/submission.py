@@ -1,0 +1,137 @@
+"""From a request to a job that can run anywhere: ids looked up, checked against the data's footers, globs expanded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tamis.selectors.errors import Conflict, Forbidden, InputsChanged, Invalid, NotFound, TamisError
+from tamis.selectors.outcome import Plan
+from tamis.selectors.spec import JobSpec, Manifest, TargetDataset, TargetRef
+from tamis.service.api.context import OWNER, Service
+from tamis.service.api.shapes import JobRequest
+from tamis.service.store import Job, JobState
+
+if TYPE_CHECKING:
+    from tamis.selectors.jobs import Opened
+
+SELECTION = "selection.parquet"
+MODEL = "model.arrow"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A request without references."""
+
+    spec: JobSpec
+    uses: tuple[str, ...]  # the datasets and jobs it was resolved from
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A request that can run."""
+
+    spec: JobSpec  # globs expanded, formats set
+    plan: Plan
+
+
+def resolve(service: Service, request: JobRequest) -> Resolved:
+    """Replace the ids of datasets by their manifests and those of jobs by files of their results.
+
+    Raises
+    ------
+    NotFound
+        There is no such dataset, no such job, or the job has no such file.
+    Conflict
+        The job has not succeeded (yet).
+    """
+    uses: list[str] = []
+
+    def manifest_of(dataset_id: str, pointer: str) -> Manifest:
+        with _at(pointer):
+            found = service.store.datasets.get(dataset_id, owner=OWNER)
+        uses.append(dataset_id)
+        return Manifest.model_validate(dict(found.manifest))
+
+    def file_of(job_id: str, name: str, pointer: str) -> str:
+        with _at(pointer):
+            job = service.store.jobs.get(job_id, owner=OWNER)
+            if job.state is not JobState.SUCCEEDED:
+                raise Conflict(f"Job {job_id} is {job.state}: only the result of a job that succeeded can be used.")
+            path = service.settings.job_dir(job_id) / name
+            if not path.is_file():
+                raise NotFound(f"Job {job_id} has no {name}.")
+        uses.append(job_id)
+        return str(path)
+
+    update: dict[str, Any] = {}
+    if isinstance(request.dataset, str):
+        update["dataset"] = manifest_of(request.dataset, "/dataset")
+    if request.target is not None and request.target.model is not None:
+        model = file_of(request.target.model, MODEL, "/target/model")
+        update["target"] = request.target.model_copy(update={"model": model})
+    elif request.target is not None:
+        datasets: list[TargetDataset] = []
+        for index, target in enumerate(request.target.datasets or []):
+            if isinstance(target, TargetRef):
+                manifest = manifest_of(target.dataset, f"/target/datasets/{index}/dataset")
+                looked_up = TargetDataset(**dict(manifest), name=target.name, proportion=target.proportion)
+                datasets.append(looked_up)
+            else:
+                datasets.append(target)
+        update["target"] = request.target.model_copy(update={"datasets": datasets})
+    if request.preselected is not None:
+        update["preselected"] = file_of(request.preselected, SELECTION, "/preselected")
+    update["exclude"] = [file_of(job, SELECTION, f"/exclude/{index}") for index, job in enumerate(request.exclude)]
+    # A copy is not validated again: paths stand where the request allows ids only.
+    spec = JobSpec.model_construct(**{**dict(request), **update})
+    return Resolved(spec, tuple(dict.fromkeys(uses)))
+
+
+def check(service: Service, resolved: Resolved) -> Checked:
+    """Open the datasets (footers and headers only), check the request against them and plan the job.
+
+    Raises
+    ------
+    TamisError
+        What is wrong, with a pointer.
+    """
+    from tamis.selectors import jobs
+
+    environment = service.environment()
+    try:
+        opened = jobs.open_job(resolved.spec, environment)
+        return Checked(opened.spec, jobs.plan(resolved.spec, environment))
+    except InputsChanged as error:
+        raise Conflict(f"{error.detail} Send the request again.", pointer=error.pointer, **error.where) from error
+
+
+def reopen(service: Service, job: Job) -> Opened:
+    """Open the datasets of a stored job once more.
+
+    Raises
+    ------
+    InputsChanged
+        They are not what they were when it was accepted.
+    """
+    from tamis.selectors import jobs
+
+    try:
+        opened = jobs.open_job(JobSpec.model_validate(dict(job.spec)), service.environment())
+        fingerprint = opened.fingerprint()
+    except (Invalid, NotFound, Forbidden, InputsChanged) as error:
+        raise InputsChanged(f"The job's inputs can't be used any more: {error.detail}", **error.where) from error
+    if fingerprint != job.fingerprint:
+        raise InputsChanged("The job's inputs changed since it was accepted: submit it as a new job.")
+    return opened
+
+
+@contextmanager
+def _at(pointer: str) -> Iterator[None]:
+    """Point errors in this block to a field of the request."""
+    try:
+        yield
+    except TamisError as error:
+        raise type(error)(error.detail, pointer=pointer, **error.where) from error
