@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 from tamis.selectors.errors import TamisError
 
@@ -48,7 +49,7 @@ class Settings:
         home = Path(environ.get("TAMIS_HOME") or _default_home(environ)).expanduser().absolute()
         return cls(
             home=home,
-            database_url=environ.get("TAMIS_DATABASE_URL") or f"sqlite:///{home / DATABASE_FILE}",
+            database_url=environ.get("TAMIS_DATABASE_URL") or f"sqlite:///{quote(str(home / DATABASE_FILE))}",
             data_roots=_data_roots(environ.get("TAMIS_DATA_ROOTS", "")),
             engine=_engine(environ.get("TAMIS_ENGINE") or "local"),
             threads=_threads(environ.get("TAMIS_THREADS", "")),

@@ -1,4 +1,4 @@
-"""``python -m tamis.service.worker [--jobs N] [--parent PID]``: a supervisor; what `tamis serve` starts as its child."""
+"""``python -m tamis.service.worker [--jobs N] [--parent PID]``: a supervisor; `tamis serve` starts it as its child."""
 
 from __future__ import annotations
 

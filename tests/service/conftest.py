@@ -1,0 +1,162 @@
+"""Stores, jobs to put into them, and real supervisors to run them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import pytest
+
+from tamis.service.store import Job, Store, Submission
+
+T = TypeVar("T")
+
+HERE = Path(__file__).parent
+
+PATIENCE = 120.0
+"""Seconds after which a state that does not come is a failure."""
+
+
+@pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    """The address of a database that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'home' / 'tamis.sqlite3'}"
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    """A store with the current schema, empty."""
+    store = Store(store_url)
+    store.migrate()
+    yield store
+    store.close()
+
+
+class Submit(Protocol):
+    def __call__(self, *, params: dict[str, Any] | None = None, **more: Any) -> Submission: ...
+
+
+def spec_of(params: dict[str, Any], limits: dict[str, float] | None = None) -> dict[str, Any]:
+    """Make a valid job spec; the runner of these tests looks at the selector's parameters only."""
+    return {
+        "dataset": {"shards": ["unused.parquet"]},
+        "selector": {"name": "fake", "params": params},
+        "budget": {"rows": 1},
+        "limits": limits or {},
+    }
+
+
+@pytest.fixture
+def submit(store: Store) -> Submit:
+    """Submit a job: ``submit(params={"units": 3}, owner="ann")``."""
+
+    def submit(*, params: dict[str, Any] | None = None, **more: Any) -> Submission:
+        spec = spec_of(params or {}, more.pop("limits", None))
+        values: dict[str, Any] = {
+            "owner": "ann",
+            "request": {"asked": "this"},
+            "spec": spec,
+            "selector": "fake",
+            "fingerprint": "f" * 64,
+            "labels": {},
+            "render": lambda job: {"id": job.id, "state": job.state},
+        }
+        return store.jobs.submit(**(values | more))
+
+    return submit
+
+
+def patient(look: Callable[[], T], good: Callable[[T], object]) -> T:
+    """Look until what is seen is good."""
+    deadline = time.monotonic() + PATIENCE
+    while not good(seen := look()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"it did not come: {seen}")
+        time.sleep(0.02)
+    return seen
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], Any], Callable[[Any], object]], Any]:
+    """Wait until what is seen is good, and give it: ``wait_until(look, good)``."""
+    return patient
+
+
+@pytest.fixture
+def ended(store: Store) -> Callable[[str], Job]:
+    """Wait until a job is over, and give it."""
+    return lambda job_id: patient(lambda: store.jobs.get(job_id), lambda job: job.state.terminal)
+
+
+class Worker:
+    """A supervisor in a process of its own."""
+
+    def __init__(self, url: str, home: Path, stderr: Path, **options: Any) -> None:
+        self.stderr = stderr
+        with stderr.open("ab") as file:
+            self._popen = subprocess.Popen(
+                [sys.executable, str(HERE / "supervise.py"), url, json.dumps(options)],
+                env={**os.environ, "TAMIS_HOME": str(home), "TAMIS_THREADS": "2", "PYTHONPATH": str(HERE)},
+                stderr=file,
+                stdout=file,
+                start_new_session=True,
+            )
+        self.pid = self._popen.pid
+
+    def signal(self, signum: signal.Signals) -> None:
+        self._popen.send_signal(signum)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        self._popen.terminate()
+        return self._popen.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """SIGKILL: no last words."""
+        self._popen.kill()
+        self._popen.wait(PATIENCE)
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.send_signal(signal.SIGCONT)
+        if self._popen.poll() is None:
+            self._popen.kill()
+        self._popen.wait(PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def kernel_cache(pytestconfig: pytest.Config) -> Path:
+    """Compiled kernels, kept from one test run to the next."""
+    assert pytestconfig.cache is not None
+    return pytestconfig.cache.mkdir("tamis-kernels")
+
+
+@pytest.fixture
+def home(tmp_path: Path, kernel_cache: Path) -> Path:
+    """A TAMIS_HOME."""
+    home = tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    (home / "cache").symlink_to(kernel_cache)
+    return home
+
+
+@pytest.fixture
+def worker(store: Store, store_url: str, home: Path, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Start a worker with short leases: ``worker(slots=2, lease=0.8)``; all are killed at the end."""
+    started: list[Worker] = []
+
+    def start(**options: Any) -> Worker:
+        started.append(Worker(store_url, home, tmp_path / f"worker-{len(started)}.err", **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()

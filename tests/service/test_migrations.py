@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from tamis.selectors.errors import StorageError
+from tamis.service.store import Store, migrations
+from tamis.service.store.models import metadata
+
+REVISIONS = [script.revision for script in ScriptDirectory.from_config(migrations.config()).walk_revisions()]
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sa.Connection]:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'a.sqlite3'}")
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+def differences(connection: sa.Connection) -> list[object]:
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    return list(compare_metadata(context, metadata))
+
+
+def test_models_and_migrations_agree(connection: sa.Connection) -> None:
+    migrations.upgrade(connection)
+    assert differences(connection) == []
+
+
+def test_the_comparison_sees_a_difference(connection: sa.Connection) -> None:
+    migrations.upgrade(connection)
+    connection.execute(sa.text("ALTER TABLE workers ADD COLUMN surplus INTEGER"))
+    connection.execute(sa.text("DROP INDEX ix_jobs_owner_id"))
+    assert len(differences(connection)) == 2
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_upgrade_from_every_revision(connection: sa.Connection, revision: str) -> None:
+    migrations.upgrade(connection, revision)
+    assert migrations.current(connection) == revision
+    migrations.upgrade(connection)
+    assert migrations.current(connection) == migrations.head()
+    assert differences(connection) == []
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_downgrade_and_upgrade(connection: sa.Connection, revision: str) -> None:
+    migrations.upgrade(connection)
+    command.downgrade(migrations.config(connection), revision)
+    migrations.upgrade(connection)
+    assert differences(connection) == []
+
+
+def test_downgrade_to_nothing(connection: sa.Connection) -> None:
+    migrations.upgrade(connection)
+    command.downgrade(migrations.config(connection), "base")
+    assert sa.inspect(connection).get_table_names() == ["alembic_version"]
+
+
+def test_migrating_twice_keeps_the_jobs(store: Store, submit: object) -> None:
+    store.workers.report("w", host="h", pid=1, slots=1, running=0)
+    store.migrate()
+    assert [worker.id for worker in store.workers.live()] == ["w"]
+    store.check()
+
+
+def test_a_newer_database_is_refused(store: Store, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "home" / "tamis.sqlite3") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    with pytest.raises(StorageError, match=r"'9999'.*upgrade Tamis"):
+        store.check()
+    with pytest.raises(StorageError, match=r"'9999'.*upgrade Tamis"):
+        store.migrate()
+
+
+def test_an_empty_database_is_told(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "empty.sqlite3").close()
+    store = Store(f"sqlite:///{tmp_path / 'empty.sqlite3'}")
+    with pytest.raises(StorageError, match="older schema or none"):
+        store.check()
+    store.close()
+
+
+def test_processes_may_migrate_at_once(store_url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    racing = [context.Process(target=_migrate, args=(store_url,)) for _ in range(4)]
+    for one in racing:
+        one.start()
+    for one in racing:
+        one.join(60)
+    assert [one.exitcode for one in racing] == [0] * 4
+    store = Store(store_url)
+    store.check()
+    store.close()
+
+
+def _migrate(url: str) -> None:
+    Store(url).migrate()

@@ -1,0 +1,234 @@
+"""What workers do with jobs: claims, leases, fences."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.queues
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tamis.service.store import Claim, Control, EventKind, JobState, LogLine, Store, queue
+from tamis.service.store.jobs import MAX_ATTEMPTS
+
+Submit = Callable[..., Any]
+
+EXPIRED = -1.0
+"""A lease that ran out when it was given."""
+
+PROBLEM = {"code": "bad-data", "detail": "bad"}
+
+
+def claimed(store: Store, worker: str = "w", lease: float = 60) -> Claim:
+    claim = store.queue.claim(worker, lease)
+    assert claim is not None
+    return claim
+
+
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "RETRY_SECONDS", (0.0,))
+
+
+def test_the_queue_is_in_order(store: Store, submit: Submit) -> None:
+    first, second = submit().job_id, submit().job_id
+    urgent, later = submit(priority=1).job_id, submit(priority=-1).job_id
+    assert [claimed(store).job.id for _ in range(4)] == [urgent, first, second, later]
+    assert store.queue.claim("w", 60) is None
+
+
+def test_a_claim(store: Store, submit: Submit) -> None:
+    job_id = submit().job_id
+    claim = claimed(store)
+    assert claim.job.state is JobState.RUNNING
+    assert (claim.job.id, claim.job.attempts, claim.lease.worker) == (job_id, 1, "w")
+    assert claim.job == store.jobs.get(job_id)
+    assert claim.job.started_at is not None
+
+
+def test_a_heartbeat_keeps_the_job(store: Store, submit: Submit) -> None:
+    submit()
+    claim = claimed(store, lease=EXPIRED)
+    assert store.queue.heartbeat(claim.lease, 60, progress={"fraction": 0.5}) is Control.CONTINUE
+    assert store.queue.claim("other", 60) is None
+    version = store.jobs.version(claim.job.id)
+    assert store.queue.heartbeat(claim.lease, 60, progress={"fraction": 0.5}) is Control.CONTINUE
+    assert store.jobs.version(claim.job.id) == version  # nothing new to see
+    store.queue.heartbeat(claim.lease, 60, progress={"fraction": 0.6})
+    assert store.jobs.version(claim.job.id) == version + 1
+
+
+def test_an_expired_lease_is_another_workers(store: Store, submit: Submit) -> None:
+    job_id = submit().job_id
+    urgent = claimed(store, lease=EXPIRED)
+    submit(priority=9)
+    adopted = claimed(store, "other")
+    assert adopted.job.id == job_id and adopted.job.attempts == 2
+    assert adopted.job.started_at == urgent.job.started_at
+
+
+WRITES: dict[str, Callable[[Store, Claim], object]] = {
+    "heartbeat": lambda store, claim: store.queue.heartbeat(
+        claim.lease, 60, progress={"stale": 1}, logs=[LogLine(0, "info", "stale", {})]
+    ),
+    "succeed": lambda store, claim: store.queue.succeed(claim.lease, progress={"stale": 1}),
+    "fail": lambda store, claim: store.queue.fail(claim.lease, PROBLEM, retry=False),
+    "retry": lambda store, claim: store.queue.fail(claim.lease, PROBLEM, retry=True),
+    "cancelled": lambda store, claim: store.queue.cancelled(claim.lease),
+    "release": lambda store, claim: store.queue.release(claim.lease),
+}
+
+
+@pytest.mark.parametrize("write", list(WRITES))
+@pytest.mark.parametrize("worker", ["other", "w"])
+def test_a_stale_workers_writes_are_refused(store: Store, submit: Submit, write: str, worker: str) -> None:
+    """Also when the same worker claimed the job again: it is another claim."""
+    job_id = submit().job_id
+    stale = claimed(store, "w", EXPIRED)
+    fresh = claimed(store, worker)
+    before, events = store.jobs.get(job_id), store.events.list(job_id)
+    assert WRITES[write](store, stale) in (None, Control.LOST)
+    assert store.jobs.get(job_id) == before
+    assert store.events.list(job_id) == events
+    assert store.queue.succeed(fresh.lease) is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("write", list(WRITES))
+@pytest.mark.parametrize("end", ["succeed", "fail", "cancelled", "release"])
+def test_a_job_ends_once(store: Store, submit: Submit, write: str, end: str) -> None:
+    job_id = submit().job_id
+    claim = claimed(store)
+    assert WRITES[end](store, claim) is not None
+    before = store.jobs.get(job_id)
+    assert WRITES[write](store, claim) in (None, Control.LOST)
+    assert store.jobs.get(job_id) == before
+
+
+@pytest.mark.parametrize("write", list(WRITES))
+def test_after_cancel_was_asked_the_job_ends_cancelled(store: Store, submit: Submit, write: str) -> None:
+    job_id = submit().job_id
+    claim = claimed(store)
+    store.jobs.request_cancel(job_id)
+    answer = WRITES[write](store, claim)
+    if write == "heartbeat":
+        assert answer is Control.CANCEL
+        return
+    assert answer is JobState.CANCELLED
+    job = store.jobs.get(job_id)
+    assert job.state is JobState.CANCELLED and job.finished_at is not None and job.error is None
+    assert store.queue.claim("w", 60) is None
+
+
+def test_a_cancelling_job_of_a_dead_worker_is_ended(store: Store, submit: Submit) -> None:
+    job_id = submit().job_id
+    claim = claimed(store, lease=60)
+    store.jobs.request_cancel(job_id)
+    store.queue.heartbeat(claim.lease, EXPIRED)
+    assert store.queue.claim("other", 60) is None
+    assert store.queue.reap() == 1 and store.queue.reap() == 0
+    assert store.jobs.get(job_id).state is JobState.CANCELLED
+
+
+def test_dead_workers_cost_attempts_until_none_is_left(store: Store, submit: Submit) -> None:
+    job_id = submit().job_id
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        assert claimed(store, f"w{attempt}", EXPIRED).job.attempts == attempt
+    assert store.queue.claim("w", 60) is None
+    store.queue.reap()
+    job = store.jobs.get(job_id)
+    assert job.state is JobState.FAILED and job.error is not None
+    assert job.error["code"] == "worker-lost" and "3 attempts" in job.error["detail"]
+    assert job.error["type"].startswith("urn:tamis:problem:")
+    store.jobs.resume(job_id)
+    assert claimed(store).job.attempts == MAX_ATTEMPTS + 1
+
+
+def test_a_claim_ends_what_is_exhausted_on_its_way(store: Store, submit: Submit) -> None:
+    exhausted = submit().job_id
+    for _ in range(MAX_ATTEMPTS):
+        claimed(store, lease=EXPIRED)
+    fresh = submit().job_id
+    assert claimed(store).job.id == fresh
+    assert store.jobs.get(exhausted).state is JobState.FAILED
+
+
+def test_retry_until_none_is_left(store: Store, submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_wait(monkeypatch)
+    job_id = submit().job_id
+    for _ in range(MAX_ATTEMPTS - 1):
+        assert store.queue.fail(claimed(store).lease, PROBLEM, retry=True) is JobState.QUEUED
+        assert store.jobs.get(job_id).error is None
+    assert store.queue.fail(claimed(store).lease, PROBLEM, retry=True) is JobState.FAILED
+    job = store.jobs.get(job_id)
+    assert job.error == PROBLEM and job.attempts == MAX_ATTEMPTS
+    told = [event.data.get("error") for event in store.events.list(job_id) if event.kind is EventKind.STATE]
+    assert told == [None, None, PROBLEM, None, PROBLEM, None, PROBLEM]
+
+
+def test_a_permanent_failure_is_not_retried(store: Store, submit: Submit) -> None:
+    job_id = submit().job_id
+    assert store.queue.fail(claimed(store).lease, PROBLEM, retry=False) is JobState.FAILED
+    assert store.jobs.get(job_id).error == PROBLEM
+    assert store.queue.claim("w", 60) is None
+
+
+def test_a_retry_waits_and_lets_others_pass(store: Store, submit: Submit) -> None:
+    first = submit().job_id
+    store.queue.fail(claimed(store).lease, PROBLEM, retry=True)
+    assert store.queue.claim("w", 60) is None
+    second = submit().job_id
+    assert claimed(store).job.id == second
+    store.jobs.request_cancel(first)
+    assert store.jobs.resume(first).state is JobState.QUEUED
+    assert claimed(store).job.id == first  # resuming ends the wait
+
+
+def test_success_forgets_the_failures(store: Store, submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_wait(monkeypatch)
+    job_id = submit().job_id
+    store.queue.fail(claimed(store).lease, PROBLEM, retry=True)
+    assert store.queue.succeed(claimed(store).lease, progress={"fraction": 1.0}) is JobState.SUCCEEDED
+    job = store.jobs.get(job_id)
+    assert (job.error, job.attempts, job.progress) == (None, 2, {"fraction": 1.0})
+    assert job.finished_at is not None
+
+
+def test_giving_back_costs_no_attempt(store: Store, submit: Submit) -> None:
+    job_id = submit().job_id
+    for _ in range(2 * MAX_ATTEMPTS):
+        claim = claimed(store)
+        assert claim.job.attempts == 1
+        assert store.queue.release(claim.lease) is JobState.QUEUED
+    assert store.jobs.get(job_id).attempts == 0
+
+
+def test_an_idle_worker_takes_no_write_lock(store: Store, submit: Submit) -> None:
+    with store.database.write():
+        assert store.queue.claim("w", 60) is None
+        assert store.queue.reap() == 0
+
+
+def test_four_processes_claim_each_job_once(store: Store, store_url: str, submit: Submit) -> None:
+    made = {submit().job_id for _ in range(200)}
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    racing = [context.Process(target=_claim_all, args=(store_url, f"w{n}", results)) for n in range(4)]
+    for one in racing:
+        one.start()
+    taken = [results.get() for _ in racing]
+    for one in racing:
+        one.join(60)
+    counts = Counter(job_id for jobs in taken for job_id in jobs)
+    assert set(counts) == made and set(counts.values()) == {1}
+    assert store.jobs.counts() == {(JobState.SUCCEEDED, "fake"): 200}
+
+
+def _claim_all(url: str, worker: str, results: Any) -> None:
+    store = Store(url)
+    done: list[str] = []
+    while (claim := store.queue.claim(worker, 60)) is not None:
+        assert store.queue.heartbeat(claim.lease, 60, progress={"by": worker}) is Control.CONTINUE
+        assert store.queue.succeed(claim.lease) is JobState.SUCCEEDED
+        done.append(claim.job.id)
+    results.put(done)
