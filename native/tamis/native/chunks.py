@@ -3,12 +3,13 @@
 # mypy: disable-error-code="no-untyped-def"
 
 import numpy as np
-from numba import njit
+
+from tamis.native.compiled import kernel
 
 SPACE = np.uint8(0x20)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def count_chunks(offsets, data, words, per_document):
     """Write the number of chunks of each document to ``per_document`` int64 [n]."""
     for document in range(len(per_document)):
@@ -18,7 +19,7 @@ def count_chunks(offsets, data, words, per_document):
         per_document[document] = spaces // words + 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def cut_chunks(offsets, data, words, cuts):
     """Write the start of every chunk, and the end of the last, to ``cuts`` int64 [m + 1].
 

@@ -20,7 +20,7 @@ LENGTH_AT = 27
 BUCKET_WORD = 7
 """Place of the bucket in an entry, in 32-bit words."""
 MEMO_BYTES = LENGTH_AT
-MIN_INDEX_BITS, MAX_INDEX_BITS = 8, 14
+MIN_INDEX_BITS, MAX_INDEX_BITS = 8, 15
 MISSING = -1
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)

@@ -11,9 +11,9 @@ token, shorter ones first.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from tamis.native.compiled import inlined, kernel, piece
 from tamis.native.memo import ENTRY_BYTES, MEMO_BYTES, find
 from tamis.native.sha256 import (
     LANES,
@@ -118,7 +118,7 @@ class Sink(NamedTuple):
     quality: NDArray[np.float64]  # [n, 4], zeros
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def hash_bytes(address, length):
     """64-bit hash of a token's bytes; reads 16 bytes whatever the length (1 or more)."""
     if length <= WORDS_BYTES:
@@ -134,19 +134,19 @@ def hash_bytes(address, length):
     return fold_multiply(load_u64(end - 16) ^ _KEY_A ^ state, load_u64(end - 8) ^ _KEY_B)
 
 
-@njit(nogil=True, cache=True)
+@piece
 def hash_id(value):
     """64-bit hash of a token id."""
     return fold_multiply(np.uint64(value) ^ _KEY_A, _KEY_B)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def finish(gram):
     """Last step of an n-gram's hash: spreads what the sum of products left in the lower bits over the upper ones."""
     return (gram ^ gram >> _HALF) * _KEY_FINISH
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _grams(hashes, begin, end, first, ngrams, grams):
     """Hash the n-grams that end at tokens ``begin`` to ``end`` of the document starting at token ``first``.
 
@@ -167,18 +167,19 @@ def _grams(hashes, begin, end, first, ngrams, grams):
     return count
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _bucket(gram, buckets):
     """Upper 64 bits of ``gram * buckets``, in 32-bit steps that compile to vector code (``buckets`` < 2**31)."""
     low = (gram & _LOWER_HALF) * buckets >> _HALF
     return np.uint32((gram >> _HALF) * buckets + low >> _HALF)
 
 
-@njit(nogil=True, cache=True)
-def _hashed_ids(scratch, hashing, begin, end, first):
-    """Buckets, in ``ids``, of the n-grams that end at tokens ``begin`` to ``end`` of one document; returns how many."""
+@piece
+def _hashed_ids(scratch, hashing, tokens, first, ids):
+    """Write the buckets of the n-grams that end at ``tokens`` = (begin, end) of one document; returns how many."""
+    begin, end = tokens
     buckets = np.uint64(hashing.buckets)
-    hashes, ids = scratch.hashes, scratch.ids
+    hashes = scratch.hashes
     if hashing.ngrams != 2:
         count = _grams(hashes, begin, end, first, hashing.ngrams, scratch.grams)
         for k in range(count):
@@ -199,7 +200,7 @@ def _hashed_ids(scratch, hashing, begin, end, first):
     return skipped + 2 * len(own)
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _write_decimal(address, value):
     """Decimal digits of an int64; returns how many bytes."""
     sign = 0
@@ -220,7 +221,7 @@ def _write_decimal(address, value):
     return sign + digits
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _join_spans(scratch, n_tokens):
     """Copy the tokens next to each other, one space between, so that every n-gram is one range of bytes.
 
@@ -241,7 +242,7 @@ def _join_spans(scratch, n_tokens):
         at += 1
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _join_ids(values, first, n_tokens, scratch):
     joined = np.int64(scratch.joined.ctypes.data)
     at = np.int64(0)
@@ -253,7 +254,7 @@ def _join_ids(values, first, n_tokens, scratch):
         at += 1
 
 
-@njit(nogil=True, cache=True)
+@inlined
 def _digest_ids(scratch, hashing, begin, end, queued, slot):
     """Buckets by SHA-256 of the n-grams that end at tokens ``begin`` to ``end``, written from ``ids[slot]`` on.
 
@@ -284,7 +285,7 @@ def _digest_ids(scratch, hashing, begin, end, queued, slot):
             scratch.ids[np.uint64(slot)] = bucket
             lanes.entries[np.uint64(waiting)] = entry
             lanes.slots[np.uint64(waiting)] = slot
-            kept = np.int64(min(length, SHORT_BYTES))
+            kept = length if length <= SHORT_BYTES else SHORT_BYTES
             pad_block(blocks + waiting * BLOCK, joined + start, kept, kept, 8 * kept)
             waiting += missing
             slot += 1
@@ -294,15 +295,7 @@ def _digest_ids(scratch, hashing, begin, end, queued, slot):
     return waiting, slot
 
 
-@njit(nogil=True, cache=True)
-def _sketch(grams, count, bins):
-    for k in range(count):
-        gram = grams[k]
-        at = np.int64(gram >> _BIN_SHIFT)
-        bins[at] = min(bins[at], np.uint32((gram << np.uint64(BIN_BITS)) >> _HALF))
-
-
-@njit(nogil=True, cache=True)
+@piece
 def _densify(bins):
     """Fill empty bins from full ones chosen by hash: optimal densification (Shrivastava, ICML 2017, section 4)."""
     full = np.uint64(0)
@@ -320,7 +313,7 @@ def _densify(bins):
         bins[k] = bins[np.int64(lender)]
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _sum_rows(table, ids, sums):
     """Add the table's rows of ``ids`` to ``sums``; four partial sums, n-gram by n-gram, hide the adder's latency."""
     width = np.uint64(len(sums))
@@ -338,7 +331,7 @@ def _sum_rows(table, ids, sums):
         sums[column] += (a + b) + (c + d)
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _is_ascii_punctuation(lowered, start, end):
     for k in range(start, end):
         byte = lowered[k]
@@ -349,7 +342,19 @@ def _is_ascii_punctuation(lowered, start, end):
     return True
 
 
-@njit(nogil=True, cache=True)
+@piece
+def _is_among(ascending, value):
+    low, high = 0, len(ascending)
+    while low < high:
+        middle = (low + high) // 2
+        if ascending[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low < len(ascending) and ascending[low] == value
+
+
+@inlined
 def _quality(scratch, begin, end, stop_words, stats):
     """Fill (length, repeating, informative, numeric) of the document of tokens ``begin`` to ``end``."""
     n_tokens = end - begin
@@ -359,7 +364,8 @@ def _quality(scratch, begin, end, stop_words, stats):
     while size < 2 * n_tokens:
         size *= 2
     seen, times = scratch.seen, scratch.seen_times
-    times[:size] = 0
+    for k in range(size):
+        times[k] = 0
     most = informative = no_digit = 0
     lowered = scratch.tokens.lowered
     for token in range(begin, end):
@@ -373,16 +379,14 @@ def _quality(scratch, begin, end, stop_words, stats):
         start = np.int64(scratch.tokens.starts[token])
         stop = np.int64(scratch.tokens.ends[token])
         no_digit += not (stop - start == 1 and 0x30 <= lowered[start] <= 0x39)
-        place = np.searchsorted(stop_words, code)
-        is_stop_word = place < len(stop_words) and stop_words[place] == code
-        informative += not (is_stop_word or _is_ascii_punctuation(lowered, start, stop))
+        informative += not (_is_among(stop_words, code) or _is_ascii_punctuation(lowered, start, stop))
     stats[0] = n_tokens
     stats[1] = most / n_tokens
     stats[2] = informative / n_tokens
     stats[3] = no_digit / n_tokens
 
 
-@njit(nogil=True, cache=True)
+@inlined
 def _tokenize_group(source, scanner, scratch, document):
     """Tokenise documents from ``document`` on until the group is full; returns the document after the last one."""
     n_documents = len(source.offsets) - 1
@@ -400,7 +404,8 @@ def _tokenize_group(source, scanner, scratch, document):
         else:
             address = data + start
             if end + BLOCK > len(source.data):
-                scratch.tail[: end - start] = source.data[start:end]
+                for k in range(end - start):
+                    scratch.tail[k] = source.data[start + k]
                 address = np.int64(scratch.tail.ctypes.data)
             out, n_tokens = scan_document(address, end - start, scanner, scratch.tokens, out, n_tokens)
         document += 1
@@ -408,7 +413,7 @@ def _tokenize_group(source, scanner, scratch, document):
     return document
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _hash_tokens(source, scratch, first_value, n_tokens):
     if source.holds_ids:
         for token in range(n_tokens):
@@ -420,17 +425,69 @@ def _hash_tokens(source, scratch, first_value, n_tokens):
         scratch.hashes[token] = hash_bytes(lowered + start, np.int64(scratch.tokens.ends[token]) - start)
 
 
-@njit(nogil=True, cache=True)
-def _deliver(ids, sink, document):
-    """Hand the buckets of n-grams of one document to the sink."""
+@piece
+def ngrams_ending(begin, end, ngrams):
+    """Number of n-grams, orders 1 to ``ngrams``, that end at tokens ``begin`` to ``end`` of a document."""
+    if end <= begin:
+        return 0
+    short = min(max(ngrams - 1 - begin, 0), end - begin)  # tokens with fewer than ngrams - 1 before them
+    return (end - begin) * ngrams - (short * (ngrams - 1 - begin) - short * (short - 1) // 2)
+
+
+@piece
+def _deliver(ids, sink, document, position):
+    """Hand the buckets of n-grams of one document to the sink; ``position`` n-grams were handed over before."""
     if sink.kind == COUNT:
         for k in range(len(ids)):
             sink.counts[ids[k]] += 1
     elif sink.kind == SCORE:
         _sum_rows(sink.table, ids, sink.sums[document])
+    else:
+        for k in range(len(ids)):
+            sink.ids[position + k] = ids[k]
 
 
-@njit(nogil=True, cache=True)
+@inlined
+def _deliver_group(scratch, hashing, sink, documents, begin, position):
+    """Hash and hand over the n-grams that end at tokens ``begin`` to ``begin + GROUP_UNITS`` of a group.
+
+    ``documents`` = (first, end); ``position`` as for `_deliver`. Returns the number of n-grams.
+    """
+    first, last = documents
+    waiting = slot = 0
+    for current in range(first, last):
+        start = scratch.first_token[current - first]
+        low, high = max(start, begin), min(scratch.first_token[current - first + 1], begin + GROUP_UNITS)
+        if hashing.sha256:
+            waiting, slot = _digest_ids(scratch, hashing, low, high, (waiting, start), slot)
+        else:
+            slot += _hashed_ids(scratch, hashing, (low, high), start, scratch.ids[slot:])
+    if waiting > 0:
+        hash_blocks(scratch.lanes, waiting, hashing.reduction, scratch.ids)
+    slot = 0
+    for current in range(first, last):
+        start = scratch.first_token[current - first]
+        low, high = max(start, begin), min(scratch.first_token[current - first + 1], begin + GROUP_UNITS)
+        count = ngrams_ending(low - start, high - start, hashing.ngrams)
+        _deliver(scratch.ids[slot : slot + count], sink, current, position + slot)
+        slot += count
+    return slot
+
+
+@inlined
+def _sketch_document(scratch, hashing, begin, end, bins):
+    """Fill the sketch of the document of tokens ``begin`` to ``end``."""
+    for low in range(begin, end, GROUP_UNITS):
+        high = min(low + GROUP_UNITS, end)
+        count = _grams(scratch.hashes, low, high, begin, hashing.ngrams, scratch.grams)
+        for k in range(count):
+            gram = scratch.grams[k]
+            at = gram >> _BIN_SHIFT
+            bins[at] = min(bins[at], np.uint32((gram << np.uint64(BIN_BITS)) >> _HALF))
+    _densify(bins)
+
+
+@kernel
 def run(source, scanner, hashing, scratch, sink):
     """Feed every document's n-grams to the sink.
 
@@ -446,7 +503,7 @@ def run(source, scanner, hashing, scratch, sink):
     Returns
     -------
     int
-        N-grams of all documents.
+        N-grams counted, scored or listed.
     """
     n_documents = len(source.offsets) - 1
     total = 0
@@ -455,61 +512,23 @@ def run(source, scanner, hashing, scratch, sink):
         first = document
         document = _tokenize_group(source, scanner, scratch, first)
         n_tokens = scratch.first_token[document - first]
-        by_digest = hashing.sha256 and sink.kind in (COUNT, SCORE, IDS)
-        if by_digest:
+        delivers = sink.kind in (COUNT, SCORE, IDS)
+        if delivers and hashing.sha256:
             if source.holds_ids:
                 _join_ids(source.values, source.offsets[first], n_tokens, scratch)
             else:
                 _join_spans(scratch, n_tokens)
         elif sink.kind != LENGTHS:
             _hash_tokens(source, scratch, source.offsets[first], n_tokens)
-        # Several documents fit one round; a long one alone takes several, cut at the same tokens wherever it stands.
-        for begin in range(0, max(n_tokens, 1), GROUP_UNITS):
-            waiting = 0
-            slot = 0
-            for current in range(first, document):
-                start = scratch.first_token[current - first]
-                stop = scratch.first_token[current - first + 1]
-                low, high = max(start, begin), min(stop, begin + GROUP_UNITS)
-                if begin == 0:
-                    sink.n_tokens[current] = stop - start
-                if sink.kind == QUALITY:
-                    if begin == 0:
-                        _quality(scratch, start, stop, sink.stop_words, sink.quality[current])
-                elif by_digest:
-                    waiting, slot = _digest_ids(scratch, hashing, low, high, (waiting, start), slot)
-                elif sink.kind != LENGTHS:
-                    if sink.kind == MINHASH:
-                        count = _grams(scratch.hashes, low, high, start, hashing.ngrams, scratch.grams)
-                        _sketch(scratch.grams, count, sink.sketch[current])
-                        if stop == high:
-                            _densify(sink.sketch[current])
-                    else:
-                        count = _hashed_ids(scratch, hashing, low, high, start)
-                        _deliver(scratch.ids[:count], sink, current)
-                        if sink.kind == IDS:
-                            sink.ids[total : total + count] = scratch.ids[:count]
-                    total += count
-            if by_digest:
-                hash_blocks(scratch.lanes, waiting, hashing.reduction, scratch.ids)
-                if sink.kind == IDS:
-                    sink.ids[total : total + slot] = scratch.ids[:slot]
-                total += slot
-                slot = 0
-                for current in range(first, document):
-                    start = scratch.first_token[current - first]
-                    low = max(start, begin)
-                    high = min(scratch.first_token[current - first + 1], begin + GROUP_UNITS)
-                    count = ngrams_ending(low - start, high - start, hashing.ngrams)
-                    _deliver(scratch.ids[slot : slot + count], sink, current)
-                    slot += count
+        if delivers:
+            # Several documents fit one round; a long one alone takes several, cut at the same tokens wherever it is.
+            for begin in range(0, n_tokens, GROUP_UNITS):
+                total += _deliver_group(scratch, hashing, sink, (first, document), begin, total)
+        for current in range(first, document):
+            start, stop = scratch.first_token[current - first], scratch.first_token[current - first + 1]
+            sink.n_tokens[current] = stop - start
+            if sink.kind == QUALITY:
+                _quality(scratch, start, stop, sink.stop_words, sink.quality[current])
+            elif sink.kind == MINHASH:
+                _sketch_document(scratch, hashing, start, stop, sink.sketch[current])
     return total
-
-
-@njit(nogil=True, cache=True)
-def ngrams_ending(begin, end, ngrams):
-    """Number of n-grams, orders 1 to ``ngrams``, that end at tokens ``begin`` to ``end`` of a document."""
-    if end <= begin:
-        return 0
-    short = min(max(ngrams - 1 - begin, 0), end - begin)  # tokens with fewer than ngrams - 1 before them
-    return (end - begin) * ngrams - (short * (ngrams - 1 - begin) - short * (short - 1) // 2)

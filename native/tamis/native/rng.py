@@ -11,9 +11,9 @@ library's differ in the last bit from one machine to the next.
 import hashlib
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from tamis.native.compiled import kernel
 from tamis.native.vector import multiply_high
 
 MAX_SEED = 2**64 - 1
@@ -54,7 +54,7 @@ def stream_key(seed: int, stream: str) -> NDArray[np.uint64]:
     return np.frombuffer(digest, dtype="<u8").astype(np.uint64, copy=False)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def philox_block(key_0, key_1, counter):
     """Four random words of a counter (its other three words are 0) under a key."""
     a, b, c, d = np.uint64(counter), np.uint64(0), np.uint64(0), np.uint64(0)
@@ -67,7 +67,7 @@ def philox_block(key_0, key_1, counter):
     return a, b, c, d
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _fill_bits(key, start_row, out):
     n = len(out)
     row = 0
@@ -79,14 +79,14 @@ def _fill_bits(key, start_row, out):
             row += 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _fill_bits_at(key, rows, out):
     for k in range(len(rows)):
         words = philox_block(key[0], key[1], rows[k] // WORDS)
         out[k] = words[rows[k] % WORDS]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def natural_log(x):
     """Natural logarithm of a normal, positive, finite float64, within 2 units in the last place.
 
@@ -115,13 +115,13 @@ def natural_log(x):
     return exponent * _LN2_HIGH - ((tail - exponent * _LN2_LOW) - f)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _fill_uniform(bits, out):
     for k in range(len(bits)):
         out[k] = (np.float64(bits[k] >> _DROPPED_BITS) + _HALF_STEP) * _STEP
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _fill_gumbel(bits, out):
     for k in range(len(bits)):
         u = (np.float64(bits[k] >> _DROPPED_BITS) + _HALF_STEP) * _STEP

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
+from tamis.native.compiled import inlined, piece
 from tamis.native.memo import ENTRY_BYTES, remember
 from tamis.native.vector import intrinsic
 
@@ -196,7 +197,7 @@ def compress(typingctx, state, blocks):
     return types.void(types.int64, types.int64), codegen
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _remainder(value, modulus, inverse):
     """``value % modulus`` for 0 <= value < 2**52: the rounded quotient is off by one at most."""
     rest = value - np.int64(np.float64(value) * inverse) * modulus
@@ -204,7 +205,7 @@ def _remainder(value, modulus, inverse):
     return rest - modulus if rest >= modulus else rest
 
 
-@njit(nogil=True, cache=True)
+@piece
 def reset_state(state):
     """Initial hash value in every lane of ``state`` uint32 [8, 16]."""
     for t in range(8):
@@ -212,7 +213,7 @@ def reset_state(state):
             state[t, lane] = INITIAL_STATE[t]
 
 
-@njit(nogil=True, cache=True)
+@piece
 def reduce_digests(state, mod, buckets):
     """``buckets[lane] = digest % modulus`` for the sixteen digests in ``state`` uint32 [8, 16].
 
@@ -229,11 +230,16 @@ def reduce_digests(state, mod, buckets):
         buckets[lane] = _remainder(folded, mod.modulus, mod.inverse)
 
 
-@njit(nogil=True, cache=True)
+@piece
+def _compress_lanes(lanes):
+    compress(lanes.state.ctypes.data, lanes.blocks.ctypes.data)
+
+
+@inlined
 def hash_blocks(lanes, count, mod, results):
     """Hash the first ``count`` lanes, one block each; write ``results[slot] = bucket`` and the memo's entries."""
     reset_state(lanes.state)
-    compress(lanes.state.ctypes.data, lanes.blocks.ctypes.data)
+    _compress_lanes(lanes)
     reduce_digests(lanes.state, mod, lanes.buckets)
     keys = np.int64(lanes.keys.ctypes.data)
     for lane in range(count):
@@ -242,7 +248,7 @@ def hash_blocks(lanes, count, mod, results):
             remember(lanes.entries[lane], keys + lane * ENTRY_BYTES, lanes.buckets[lane])
 
 
-@njit(nogil=True, cache=True)
+@inlined
 def hash_long(address, length, lanes, mod):
     """Bucket of one message of any ``length`` at ``address`` (readable for 64 bytes more), on lane 0."""
     reset_state(lanes.state)
@@ -253,6 +259,6 @@ def hash_long(address, length, lanes, mod):
         mark = length - done if 0 <= length - done < BLOCK_BYTES else NO_MARK
         bits = 8 * length if block == n_blocks - 1 else 0
         pad_block(np.int64(lanes.blocks.ctypes.data), address + min(done, length), keep, mark, bits)
-        compress(lanes.state.ctypes.data, lanes.blocks.ctypes.data)
+        _compress_lanes(lanes)
     reduce_digests(lanes.state, mod, lanes.buckets)
     return lanes.buckets[0]

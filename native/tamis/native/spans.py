@@ -11,9 +11,9 @@ number of UTF-8 bytes) or that is not valid UTF-8 ends the block early and is ha
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from tamis.native.compiled import kernel, piece
 from tamis.native.unicode_tables import (
     ALONE,
     CAPITAL_I_WITH_DOT,
@@ -88,7 +88,7 @@ class Tokens(NamedTuple):
     ends: NDArray[np.int32]
 
 
-@njit(nogil=True, cache=True)
+@piece
 def decode(address, available):
     """Code point and byte length at an address; (INVALID, 1) if the ``available`` bytes hold no whole character."""
     first = np.int64(load_u8(address))
@@ -110,7 +110,7 @@ def decode(address, available):
     return code_point, length
 
 
-@njit(nogil=True, cache=True)
+@piece
 def encode(address, code_point):
     """Write a code point as UTF-8; returns its number of bytes."""
     if code_point < 0x80:
@@ -124,14 +124,14 @@ def encode(address, code_point):
     return length
 
 
-@njit(nogil=True, cache=True)
+@piece
 def lookup(scanner, code_point):
     """Table entry of a code point."""
     page = np.int64(scanner.pages[code_point >> PAGE_BITS])
     return np.int64(scanner.entries[(page << PAGE_BITS) | (code_point & _PAGE_MASK)])
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _is_final_sigma(scanner, source, length, position):
     """Whether the capital sigma at ``position`` ends a word: Final_Sigma of Unicode's table 3-17, as Python has it."""
     k = position
@@ -157,7 +157,7 @@ def _is_final_sigma(scanner, source, length, position):
     return True
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _emit(spans, at, mask, base):
     """Append ``base`` plus the index of each set bit, `EMITTED` at a time whatever their number; returns the new end.
 
@@ -180,7 +180,7 @@ def _emit(spans, at, mask, base):
     return at + count
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _append_piece(entry, size, every, tokens, cursor):
     """Take one lowered character of ``size`` bytes, already written, into the spans."""
     out, starts, ends, in_word, in_punctuation, forced = cursor
@@ -203,7 +203,7 @@ def _append_piece(entry, size, every, tokens, cursor):
     return Cursor(out + size, starts, ends, is_word, _ONE - is_word, forced)
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _scan_special(source, length, position, scanner, tokens, cursor):
     """Take the one character at ``position`` that the block loop leaves over; returns its length and the cursor."""
     code_point, size = decode(source + position, length - position)
@@ -227,7 +227,7 @@ def _scan_special(source, length, position, scanner, tokens, cursor):
     return size, cursor
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _split_bytes(source, length, tokens, out, n_tokens):
     for k in range(length):
         tokens.lowered[out + k] = load_u8(source + k)
@@ -236,7 +236,7 @@ def _split_bytes(source, length, tokens, out, n_tokens):
     return out + length, n_tokens + length
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def scan_document(source, length, scanner, tokens, out, n_tokens):
     """Lower a document and list its tokens.
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from tamis.native.compiled import kernel, piece
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -58,7 +59,7 @@ class Digit(NamedTuple):
     open: NDArray[np.bool_]  # [strata], still undecided
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def ordered_bits(key):
     """Map a float64 to the uint64 of the same order; -0.0 and 0.0 to the same one."""
     bits = np.float64(key + 0.0).view(np.uint64)  # + 0.0 takes the sign off a zero
@@ -67,7 +68,7 @@ def ordered_bits(key):
     return bits | _SIGN
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def count_nan(keys):
     """Number of NaN in float64 [n]."""
     count = 0
@@ -76,7 +77,7 @@ def count_nan(keys):
     return count
 
 
-@njit(nogil=True, cache=True)
+@piece
 def _is_undecided(bits, row, stratum, digit):
     """Whether a row shares the prefix, with the value the digit is taken from."""
     value = bits
@@ -88,7 +89,7 @@ def _is_undecided(bits, row, stratum, digit):
     return above >= WORD_BITS or value >> np.uint64(above) == digit.prefixes[stratum], value
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def histogram_level(start_row, keys, codes, sizes, digit, histogram, counts):
     """Add a chunk's undecided rows to the histogram of the next digit.
 
@@ -136,7 +137,7 @@ def histogram_level(start_row, keys, codes, sizes, digit, histogram, counts):
     return 0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _gather(start_row, keys, codes, sizes, digit, gathered, filled):
     """Append a chunk's undecided rows to ``gathered`` = (bits, rows, strata, sizes); returns how many are there."""
     all_bits, all_rows, all_strata, all_sizes = gathered
@@ -155,7 +156,7 @@ def _gather(start_row, keys, codes, sizes, digit, gathered, filled):
     return filled
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _mark(start_row, keys, codes, cut_bits, cut_rows, mask):
     for k in range(len(keys)):
         stratum = np.int64(codes[k]) if len(codes) else 0
@@ -370,7 +371,7 @@ def _settle(cut_offs: CutOffs, limits: NDArray[np.int64], undecided: Digit, rows
         cut_offs.counts[stratum] += taken
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _take_until(strata, counts, minimum, maximum, missing):
     """Take rows in order until ``missing`` of them count; adds them to ``counts`` int64 [strata]."""
     for k in range(len(strata)):
