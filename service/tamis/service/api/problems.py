@@ -206,7 +206,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    log.error("unhandled error", path=request.url.path, exc_info=error)
+    # The server logs it: the framework raises it again once this answer is sent.
     return problem_response(Internal(), request)
 
 

@@ -1,0 +1,135 @@
+"""The client: one object for one service."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+from tamis.selectors.outcome import Plan
+from tamis.selectors.spec import JobSpec, Manifest
+from tamis.service.api.shapes import DatasetResource, JobResource, SelectorList, SelectorResource, State, Version
+from tamis.service.client.job import Job
+from tamis.service.client.transport import Transport
+
+DEFAULT_URL: Final = "http://127.0.0.1:8321"
+"""Where `tamis serve` listens."""
+
+DEFAULT_TIMEOUT_SECONDS: Final = 30.0
+PAGE: Final = 100
+
+Document = Mapping[str, Any]
+
+
+class Client:
+    """Talks to one Tamis service; use it as a context manager, or close it.
+
+    Parameters
+    ----------
+    url : str, optional
+        The service's address; ``TAMIS_URL``, else the default of ``tamis serve``, when left out.
+    timeout : float
+        Seconds to wait for an answer. Opening the footers of many shards takes its time.
+
+    Notes
+    -----
+    Every method raises `ProblemError` when the service refuses and `ServiceUnreachable` when nobody answers. What may
+    be sent twice is retried; a submission carries an idempotency key, so that a retry can't make two jobs.
+    """
+
+    def __init__(self, url: str | None = None, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        self.transport = Transport(url or os.environ.get("TAMIS_URL") or DEFAULT_URL, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.transport.close()
+
+    @property
+    def url(self) -> str:
+        """The service's address."""
+        return self.transport.url
+
+    def submit(self, spec: JobSpec | Document, *, idempotency_key: str | None = None) -> Job:
+        """Submit a job.
+
+        Parameters
+        ----------
+        spec : JobSpec or mapping
+            The request; paths are the service's, not this machine's.
+        idempotency_key : str, optional
+            The same key and body give the same job for 24 h. A new one for every call when left out.
+        """
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        response = self.transport.request("POST", "/v1/jobs", json=document(spec), headers=headers, retry=True)
+        return Job(self.transport, JobResource.model_validate_json(response.content))
+
+    def plan(self, spec: JobSpec | Document) -> Plan:
+        """Say what a job would do and need; nothing runs."""
+        response = self.transport.request("POST", "/v1/jobs/plan", json=document(spec), retry=True)
+        return Plan.model_validate_json(response.content, extra="ignore")
+
+    def job(self, job_id: str) -> Job:
+        """Look a job up."""
+        path = f"/v1/jobs/{_part(job_id)}"
+        return Job(self.transport, JobResource.model_validate_json(self.transport.request("GET", path).content))
+
+    def jobs(
+        self, *, state: State | None = None, selector: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> Iterator[Job]:
+        """Go through the jobs, newest first, a page at a time; all given filters must fit."""
+        params: dict[str, Any] = {"limit": PAGE, "label": [f"{key}:{value}" for key, value in (labels or {}).items()]}
+        params |= {key: value for key, value in (("state", state), ("selector", selector)) if value is not None}
+        while True:
+            page = self.transport.request("GET", "/v1/jobs", params=params).json()
+            for item in page["items"]:
+                yield Job(self.transport, JobResource.model_validate(item))
+            if page["next_cursor"] is None:
+                return
+            params["cursor"] = page["next_cursor"]
+
+    def selectors(self) -> list[SelectorResource]:
+        """Give the catalogue of selectors."""
+        return SelectorList.model_validate_json(self.transport.request("GET", "/v1/selectors").content).items
+
+    def selector(self, name: str) -> SelectorResource:
+        """Give one entry of the catalogue."""
+        response = self.transport.request("GET", f"/v1/selectors/{_part(name)}")
+        return SelectorResource.model_validate_json(response.content)
+
+    def register(self, manifest: Manifest | Document) -> DatasetResource:
+        """Register a dataset, to refer to it by its id; the same dataset gives the same id."""
+        response = self.transport.request("POST", "/v1/datasets", json=document(manifest), retry=True)
+        return DatasetResource.model_validate_json(response.content)
+
+    def dataset(self, dataset_id: str) -> DatasetResource:
+        """Look a dataset up."""
+        response = self.transport.request("GET", f"/v1/datasets/{_part(dataset_id)}")
+        return DatasetResource.model_validate_json(response.content)
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Forget a dataset; its files are not touched."""
+        self.transport.request("DELETE", f"/v1/datasets/{_part(dataset_id)}", retry=False)
+
+    def version(self) -> Version:
+        """Say what is running there."""
+        return Version.model_validate_json(self.transport.request("GET", "/v1/version").content)
+
+
+def document(shape: JobSpec | Manifest | Document) -> Any:
+    """Give a request as JSON values."""
+    if isinstance(shape, JobSpec | Manifest):
+        return shape.model_dump(mode="json", exclude_none=True)
+    return dict(shape)
+
+
+def _part(text: str) -> str:
+    """Escape one part of a path: an id with a slash must not name another resource."""
+    return quote(text, safe="")

@@ -1,0 +1,204 @@
+"""A job, as its caller holds it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+
+from tamis.selectors.outcome import Explanation
+from tamis.service.api.shapes import JobError, JobProgress, JobResource, JobResult, LogEntry
+from tamis.service.client.download import download
+from tamis.service.client.errors import JobCancelled, JobFailed, ServiceUnreachable, WaitTimeout
+from tamis.service.client.events import Event, parse_events
+from tamis.service.client.transport import ATTEMPTS, Transport, pause
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LONG_POLL_SECONDS: Final = 20
+"""How long one request waits for news."""
+
+EVENT_SILENCE_SECONDS: Final = 60.0
+"""The service sends a comment every 15 s: after so long without a byte the connection is dead."""
+
+SELECTION: Final = "selection.parquet"
+
+OnProgress = Callable[["Job"], None]
+
+
+class Job:
+    """A job of a service, as it was when it was last looked at."""
+
+    def __init__(self, transport: Transport, resource: JobResource) -> None:
+        self._transport = transport
+        self.resource = resource
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.state}>"
+
+    @property
+    def id(self) -> str:
+        return self.resource.id
+
+    @property
+    def state(self) -> str:
+        """``queued``, ``running``, ``cancelling``, ``succeeded``, ``failed`` or ``cancelled``."""
+        return self.resource.state
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.resource.terminal
+
+    @property
+    def progress(self) -> JobProgress | None:
+        return self.resource.progress
+
+    @property
+    def error(self) -> JobError | None:
+        """The problem that ended a failed job."""
+        return self.resource.error
+
+    def refresh(self) -> Job:
+        """Look again."""
+        return self._take(self._transport.request("GET", self._path()))
+
+    def wait(self, *, timeout: float | None = None, progress: bool | OnProgress = False, check: bool = True) -> Job:
+        """Wait until the job is over.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; for ever when left out.
+        progress : bool or callable
+            True draws a progress bar on stderr; a callable is called with this job whenever it has changed.
+        check : bool
+            Whether a job that did not succeed is an error.
+
+        Raises
+        ------
+        JobFailed, JobCancelled
+            With `check`, when it ended so.
+        WaitTimeout
+            It is not over yet. It goes on.
+        """
+        if progress is True:
+            from tamis.service.client.progress import progress_bar
+
+            with progress_bar() as show:
+                return self.wait(timeout=timeout, progress=lambda job: show(job.resource), check=check)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        etag: str | None = None
+        while True:
+            left = LONG_POLL_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
+            wait = int(min(left, LONG_POLL_SECONDS))
+            headers = {"Prefer": f"wait={wait}"} | ({"If-None-Match": etag} if etag else {})
+            response = self._transport.request("GET", self._path(), headers=headers, timeout=wait + LONG_POLL_SECONDS)
+            if response.status_code != httpx.codes.NOT_MODIFIED:
+                etag = response.headers.get("ETag")
+                self._take(response)
+                if callable(progress):
+                    progress(self)
+            if self.terminal:
+                return self._checked() if check else self
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeout(f"Job {self.id} is still {self.state} after {timeout:g} s; it goes on.")
+            if wait == 0:
+                time.sleep(min(0.1, left))
+
+    def cancel(self) -> Job:
+        """Stop the job; what is finished of it is kept. It is over once `wait` says so."""
+        return self._take(self._transport.request("POST", self._path("cancel"), retry=True))
+
+    def resume(self) -> Job:
+        """Queue the failed or cancelled job again; only what is missing runs."""
+        return self._take(self._transport.request("POST", self._path("resume")))
+
+    def delete(self) -> None:
+        """Delete the finished job and its result."""
+        self._transport.request("DELETE", self._path(), retry=False)
+
+    def events(self, *, after: int = 0) -> Iterator[Event]:
+        """Follow the job from its beginning (or from after an event's id) to its end; broken connections are mended."""
+        seen, failures = after, 0
+        while True:
+            try:
+                headers = {"Last-Event-ID": str(seen)}
+                stream = self._transport.stream(
+                    self._path("events"), headers=headers, read_timeout=EVENT_SILENCE_SECONDS
+                )
+                with stream as response:
+                    for event in parse_events(response.iter_lines()):
+                        seen, failures = event.id or seen, 0
+                        yield event
+                        if event.kind == "end":
+                            return
+            except httpx.TransportError as error:
+                failures += 1
+                if failures >= ATTEMPTS:
+                    raise ServiceUnreachable(f"The events of job {self.id} broke {failures} times: {error}.") from error
+            # The service closes the stream of a job that goes on when it stops itself.
+            time.sleep(pause(failures))
+
+    def logs(self) -> Iterator[LogEntry]:
+        """Give the lines that the job has logged so far."""
+        for line in self._transport.request("GET", self._path("logs")).iter_lines():
+            yield LogEntry.model_validate_json(line)
+
+    def result(self) -> JobResult:
+        """Give the result's manifest: files, asked and got, provenance."""
+        return JobResult.model_validate_json(
+            self._transport.request("GET", self._path("result")).content, extra="ignore"
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Give the evidence that the selection is good."""
+        headers = {"Accept": "application/json"}
+        report: dict[str, Any] = self._transport.request("GET", self._path("report"), headers=headers).json()
+        return report
+
+    def explain(self, row: int | None = None, *, id: str | int | None = None) -> Explanation:
+        """Say why a row was taken, or not: by row number, or by id for a selected row."""
+        params = {key: value for key, value in (("row", row), ("id", id)) if value is not None}
+        response = self._transport.request("GET", self._path("explain"), params=params)
+        return Explanation.model_validate_json(response.content, extra="ignore")
+
+    def download(self, path: str | Path, *, name: str = SELECTION) -> Path:
+        """Download a file of the result, the selection unless another name is given.
+
+        The file appears whole and with the promised sha256, or not at all. An existing folder takes it under its name.
+        """
+        files = {file.name: file for file in self.result().files}
+        if name not in files:
+            raise KeyError(f"the result of job {self.id} has no file {name!r}; it has {', '.join(sorted(files))}")
+        target = Path(path)
+        target = target / name if target.is_dir() else target
+        download(self._transport, files[name].url, target, sha256=files[name].sha256, size=files[name].bytes)
+        return target
+
+    def selection(self) -> pa.Table:
+        """Give the selection as a table: row, shard, shard_row, score, rank, weight, stratum, and id if there is one."""
+        import pyarrow.parquet as pq
+
+        with tempfile.TemporaryDirectory(prefix="tamis-") as folder:
+            return pq.read_table(self.download(folder))
+
+    def _path(self, part: str = "") -> str:
+        return f"/v1/jobs/{self.id}" + (f"/{part}" if part else "")
+
+    def _take(self, response: httpx.Response) -> Job:
+        self.resource = JobResource.model_validate_json(response.content)
+        return self
+
+    def _checked(self) -> Job:
+        if self.state == "failed":
+            error = self.resource.error
+            raise JobFailed(self.id, error.model_dump(exclude_none=True) if error is not None else {})
+        if self.state == "cancelled":
+            raise JobCancelled(self.id)
+        return self

@@ -1,0 +1,59 @@
+"""A progress bar for a job: its phase, its rate, the time left. Drawn on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from tamis.service.api.shapes import JobProgress, JobResource
+
+
+@contextmanager
+def progress_bar(console: Console | None = None) -> Iterator[Callable[[JobResource], None]]:
+    """Draw a bar while the block runs; yields what shows a job's state."""
+    with phase_bar(console) as bar:
+        yield lambda job: bar.show(job.state if job.progress is None else None, job.progress, job.waiting_reason)
+
+
+@contextmanager
+def phase_bar(console: Console | None = None) -> Iterator[PhaseBar]:
+    """Draw a bar while the block runs, for a job with or without a service."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
+    )
+    with Progress(*columns, console=console or Console(stderr=True), transient=True) as progress:
+        yield PhaseBar(progress)
+
+
+class PhaseBar:
+    """The bar, and the rate of the phase it shows."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("queued", total=1.0, note="")
+        self._phase = ""
+        self._began = 0.0
+        self._rows_before = 0
+
+    def show(self, state: str | None, at: JobProgress | None, note: str | None = None) -> None:
+        """Show a state (before there is progress), or progress."""
+        if at is None:
+            self._progress.update(self._task, description=state or "queued", note=note or "")
+            return
+        if at.phase != self._phase:
+            self._phase, self._began, self._rows_before = at.phase, time.monotonic(), at.rows_done
+        seconds = time.monotonic() - self._began
+        rate = (at.rows_done - self._rows_before) / seconds if seconds > 0 else 0.0
+        parts = [f"{rate:,.0f} rows/s"] if rate > 0 else []
+        if at.eta_seconds is not None:
+            parts.append(f"{at.eta_seconds:.0f} s left")
+        self._progress.update(self._task, description=at.phase, completed=at.fraction, note=", ".join(parts))
