@@ -7,6 +7,7 @@ in the package knows what a path is.
 from __future__ import annotations
 
 import glob
+import io
 import itertools
 import mmap
 import os
@@ -56,6 +57,8 @@ class Storage(Protocol):
     def open(self, file: StoredFile, *, mapped: bool = True) -> pa.NativeFile:
         """Open `file` for random access; `mapped` allows it to be mapped into memory instead of read.
 
+        What is not mapped must be closed.
+
         Raises
         ------
         InputsChanged
@@ -66,6 +69,13 @@ class Storage(Protocol):
     def version(self, file: StoredFile) -> str | None:
         """Return the version that is there now, or None when the file is gone."""
         ...
+
+
+class _Descriptor(io.FileIO):
+    """A file that closes itself when it is dropped: pyarrow lets go of Python files without closing them."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class LocalStorage:
@@ -113,10 +123,12 @@ class LocalStorage:
         try:
             if _version(os.fstat(descriptor)) != file.version:
                 raise InputsChanged(f"{file.uri} was changed or replaced since it was opened first.", shard=file.uri)
-            if mapped and file.size > 0:
+            if file.size == 0:
+                return pa.BufferReader(b"")
+            if mapped:
                 # Of the descriptor that was checked, not of the path: what is there now may be another file.
                 return pa.BufferReader(pa.py_buffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)))
-            return pa.PythonFile(os.fdopen(os.dup(descriptor), "rb", buffering=0), mode="r")
+            return pa.PythonFile(_Descriptor(os.dup(descriptor)), mode="r")
         finally:
             os.close(descriptor)
 

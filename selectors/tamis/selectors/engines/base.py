@@ -22,6 +22,12 @@ class Watch(Protocol):
     def cancelled(self) -> bool: ...
 
 
+def _first_row(dataset: Dataset, unit: int) -> int:
+    if dataset.row_starts is None:
+        raise RuntimeError("rows must be counted before a numbered task runs")
+    return int(dataset.row_starts[unit])
+
+
 class UnitReader:
     """One unit's rows for a task: its batches in order, each a chance to report progress and to stop."""
 
@@ -34,7 +40,7 @@ class UnitReader:
     @property
     def first_row(self) -> int:
         """The unit's first row over the whole dataset; for tasks that are `numbered`."""
-        return self.dataset.first_row(self.unit.index)
+        return _first_row(self.dataset, self.unit.index)
 
     def batches(self) -> Iterator[RoleBatch]:
         """Yield the unit's batches in row order.
@@ -110,7 +116,7 @@ class Call:
             self.dataset.columns.key(task.roles),
             dict(self.params),
             dict(self.shared),
-            self.dataset.first_row(self.unit) if task.numbered else None,
+            _first_row(self.dataset, self.unit) if task.numbered else None,
         )
 
 
