@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tamis.native import chunks, ngrams, spans
+from tamis.native import chunks, documents, ngrams, passes, spans
 from tamis.native.memo import new_memo
 from tamis.native.sha256 import new_lanes, reduction
 from tamis.native.unicode_tables import character_tables
@@ -23,7 +23,7 @@ Tokenizer = Literal["wordpunct", "wordpunct_regex", "unicode_word", "char", "byt
 MAX_BUCKETS = 2**31 - 1
 MAX_DOCUMENT_BYTES = 2**30
 """Spans are 32-bit offsets into the lowered text of a document."""
-SKETCH_BINS = ngrams.BINS
+SKETCH_BINS = documents.BINS
 QUALITY_COLUMNS = ("length", "repeating", "informative", "numeric")
 
 
@@ -49,7 +49,7 @@ class NgramConfig(NamedTuple):
     hash: Hash
     tokenizer: Tokenizer
     scanner: spans.Scanner
-    hashing: ngrams.Hashing
+    hashing: passes.Hashing
 
 
 def ngram_config(
@@ -93,8 +93,8 @@ def _scanner(tokenizer: Tokenizer) -> spans.Scanner:
     return spans.Scanner(unit, engine == "re", tables.pages, tables.entries)
 
 
-def _hashing(longest: int, buckets: int, hash: Hash) -> ngrams.Hashing:
-    return ngrams.Hashing(longest, buckets, hash == "sha256", reduction(buckets))
+def _hashing(longest: int, buckets: int, hash: Hash) -> passes.Hashing:
+    return passes.Hashing(longest, buckets, hash == "sha256", reduction(buckets))
 
 
 def _canonical(array: ArrayLike, dtype: Any) -> NDArray[Any]:
@@ -104,7 +104,7 @@ def _canonical(array: ArrayLike, dtype: Any) -> NDArray[Any]:
     return result
 
 
-def _source(column: TextColumn | IdColumn) -> ngrams.Source:
+def _source(column: TextColumn | IdColumn) -> passes.Source:
     offsets = _canonical(column.offsets, np.int64)
     if offsets.ndim != 1 or len(offsets) == 0:
         raise ValueError("offsets must hold one more element than there are documents")
@@ -121,24 +121,24 @@ def _source(column: TextColumn | IdColumn) -> ngrams.Source:
         raise ValueError("offsets must ascend and stay within the data")
     if len(lengths) and lengths.max() > MAX_DOCUMENT_BYTES:
         raise ValueError(f"a document has {lengths.max()} bytes; at most {MAX_DOCUMENT_BYTES} are supported")
-    return ngrams.Source(offsets, data, values, isinstance(column, IdColumn))
+    return passes.Source(offsets, data, values, isinstance(column, IdColumn))
 
 
-def _scratch(source: ngrams.Source, hashing: ngrams.Hashing, kind: int) -> ngrams.Scratch:
+def _scratch(source: passes.Source, hashing: passes.Hashing, kind: int) -> passes.Scratch:
     """Buffers for the longest group; pages a group does not touch are never backed by memory."""
     longest = int(np.diff(source.offsets).max(initial=0))
-    units = max(longest, ngrams.GROUP_UNITS)
+    units = max(longest, passes.GROUP_UNITS)
     text_units = 0 if source.holds_ids else units
     lowered = text_units * spans.GROWTH_NUMERATOR // spans.GROWTH_DENOMINATOR + spans.OVERSHOOT
     n_spans = text_units + spans.SPAN_OVERSHOOT
-    digests = hashing.sha256 and kind in (ngrams.COUNT, ngrams.SCORE, ngrams.IDS)
+    digests = hashing.sha256 and kind in (passes.COUNT, passes.SCORE, passes.IDS)
     memo_for = 0
     if digests:
         memo_for = len(source.values) * ngrams.ID_BYTES if source.holds_ids else len(source.data)
     joined = units * (ngrams.ID_BYTES + 1) if source.holds_ids else lowered + units
-    round_grams = ngrams.GROUP_UNITS * hashing.ngrams
-    seen = 1 << (2 * units).bit_length() if kind == ngrams.QUALITY else 0
-    return ngrams.Scratch(
+    round_grams = passes.GROUP_UNITS * hashing.ngrams
+    seen = 1 << (2 * units).bit_length() if kind == passes.QUALITY else 0
+    return passes.Scratch(
         tail=np.empty(longest + spans.OVERSHOOT, np.uint8),
         tokens=spans.Tokens(np.empty(lowered, np.uint8), np.empty(n_spans, np.int32), np.empty(n_spans, np.int32)),
         joined=np.empty(joined + spans.OVERSHOOT if digests else 0, np.uint8),
@@ -147,7 +147,7 @@ def _scratch(source: ngrams.Source, hashing: ngrams.Hashing, kind: int) -> ngram
         hashes=np.empty(0 if digests else units, np.uint64),
         grams=np.empty(0 if digests else round_grams, np.uint64),
         ids=np.empty(round_grams, np.uint32),
-        first_token=np.empty(ngrams.GROUP_DOCUMENTS + 1, np.int64),
+        first_token=np.empty(passes.GROUP_DOCUMENTS + 1, np.int64),
         lanes=new_lanes(),
         long_lanes=new_lanes(),
         memo=new_memo(memo_for),
@@ -156,7 +156,7 @@ def _scratch(source: ngrams.Source, hashing: ngrams.Hashing, kind: int) -> ngram
     )
 
 
-def _sink(kind: int, n_documents: int, **used: NDArray[Any]) -> ngrams.Sink:
+def _sink(kind: int, n_documents: int, **used: NDArray[Any]) -> passes.Sink:
     arrays: dict[str, NDArray[Any]] = {
         "counts": np.empty(0, np.int64),
         "table": _canonical((), np.float64),
@@ -166,26 +166,26 @@ def _sink(kind: int, n_documents: int, **used: NDArray[Any]) -> ngrams.Sink:
         "stop_words": _canonical((), np.uint64),
         "quality": np.empty((0, 0), np.float64),
     }
-    return ngrams.Sink(kind=kind, n_tokens=np.zeros(n_documents, np.int64), **(arrays | used))
+    return passes.Sink(kind=kind, n_tokens=np.zeros(n_documents, np.int64), **(arrays | used))
 
 
 def _run(
     column: TextColumn | IdColumn, config: NgramConfig, kind: int, **used: NDArray[Any]
-) -> tuple[ngrams.Sink, int]:
+) -> tuple[passes.Sink, int]:
     source = _source(column)
     sink = _sink(kind, len(source.offsets) - 1, **used)
     scratch = _scratch(source, config.hashing, kind)
-    return sink, int(ngrams.run(source, config.scanner, config.hashing, scratch, sink))
+    return sink, int(passes.run(source, config.scanner, config.hashing, scratch, sink))
 
 
-def _give_tokens(n_tokens: NDArray[Any] | None, sink: ngrams.Sink) -> None:
+def _give_tokens(n_tokens: NDArray[Any] | None, sink: passes.Sink) -> None:
     if n_tokens is not None:
         n_tokens[...] = sink.n_tokens
 
 
 def count_tokens(column: TextColumn | IdColumn, config: NgramConfig) -> NDArray[np.int64]:
     """Number of tokens of each document, int64 [n]."""
-    return _run(column, config, ngrams.LENGTHS)[0].n_tokens
+    return _run(column, config, passes.LENGTHS)[0].n_tokens
 
 
 def count_ngrams(n_tokens: NDArray[np.int64], config: NgramConfig) -> NDArray[np.int64]:
@@ -221,7 +221,7 @@ def count_buckets(
     """
     if counts.shape != (config.buckets,) or counts.dtype != np.int64 or not counts.flags.c_contiguous:
         raise ValueError(f"counts must be a contiguous int64 array of {config.buckets} elements")
-    sink, total = _run(column, config, ngrams.COUNT, counts=counts)
+    sink, total = _run(column, config, passes.COUNT, counts=counts)
     _give_tokens(n_tokens, sink)
     return total
 
@@ -258,7 +258,7 @@ def score(
     if rows.ndim != 2 or rows.shape[0] != config.buckets:
         raise ValueError(f"table must have {config.buckets} rows")
     sums = np.zeros((len(column.offsets) - 1, rows.shape[1]))
-    sink, _ = _run(column, config, ngrams.SCORE, table=rows.ravel(), sums=sums)
+    sink, _ = _run(column, config, passes.SCORE, table=rows.ravel(), sums=sums)
     _give_tokens(n_tokens, sink)
     result = sums[:, 0] if flat else sums
     if log_weight is None:
@@ -281,7 +281,7 @@ def bucket_ids(column: TextColumn | IdColumn, config: NgramConfig) -> tuple[NDAr
     indptr = np.zeros(len(column.offsets), np.int64)
     np.cumsum(count_ngrams(count_tokens(column, config), config), out=indptr[1:])
     ids = np.empty(int(indptr[-1]), np.int32)
-    _run(column, config, ngrams.IDS, ids=ids)
+    _run(column, config, passes.IDS, ids=ids)
     return indptr, ids
 
 
@@ -298,8 +298,8 @@ def minhash(
     One Permutation Hashing (Li, Owen, Zhang, NeurIPS 2012) with optimal densification of empty bins (Shrivastava, ICML
     2017): the upper 6 bits of an n-gram's hash choose the bin, the next 32 are its value.
     """
-    result = np.full((len(column.offsets) - 1, SKETCH_BINS), ngrams.EMPTY_BIN, np.uint32)
-    _run(column, config, ngrams.MINHASH, sketch=result)
+    result = np.full((len(column.offsets) - 1, SKETCH_BINS), documents.EMPTY_BIN, np.uint32)
+    _run(column, config, passes.MINHASH, sketch=result)
     if sketch is None:
         return result
     sketch[...] = result
@@ -349,23 +349,23 @@ def quality_stats(column: TextColumn, config: NgramConfig, stopword_hashes: NDAr
         raise TypeError("quality statistics need text, not token ids")
     result = np.zeros((len(column.offsets) - 1, len(QUALITY_COLUMNS)))
     stop_words = _canonical(np.sort(stopword_hashes), np.uint64)
-    _run(column, config, ngrams.QUALITY, stop_words=stop_words, quality=result)
+    _run(column, config, passes.QUALITY, stop_words=stop_words, quality=result)
     return result
 
 
 def tokens(column: TextColumn, config: NgramConfig) -> list[list[str]]:
     """Tokens of each document as strings, to look at; bytes that are no whole character show as U+FFFD."""
     source = _source(column)
-    scratch = _scratch(source, config.hashing, ngrams.LENGTHS)
-    documents = []
+    scratch = _scratch(source, config.hashing, passes.LENGTHS)
+    found = []
     for start, end in zip(source.offsets[:-1], source.offsets[1:], strict=True):
         scratch.tail[: end - start] = source.data[start:end]
         _, count = spans.scan_document(scratch.tail.ctypes.data, int(end - start), config.scanner, scratch.tokens, 0, 0)
         lowered, starts, ends = (array.tolist() for array in scratch.tokens)
-        documents.append(
+        found.append(
             [bytes(lowered[a:b]).decode(errors="replace") for a, b in zip(starts[:count], ends[:count], strict=True)]
         )
-    return documents
+    return found
 
 
 def chunk_offsets(column: TextColumn, words: int = 128) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
