@@ -57,6 +57,11 @@ class Client:
         """The service's address."""
         return self.transport.url
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the service runs on this machine, and so sees the same files."""
+        return self.transport.is_local
+
     def submit(self, spec: JobSpec | Document, *, idempotency_key: str | None = None) -> Job:
         """Submit a job.
 

@@ -152,9 +152,8 @@ class Job:
 
     def result(self) -> JobResult:
         """Give the result's manifest: files, asked and got, provenance."""
-        return JobResult.model_validate_json(
-            self._transport.request("GET", self._path("result")).content, extra="ignore"
-        )
+        response = self._transport.request("GET", self._path("result"))
+        return JobResult.model_validate_json(response.content, extra="ignore")
 
     def report(self) -> dict[str, Any]:
         """Give the evidence that the selection is good."""
@@ -182,7 +181,7 @@ class Job:
         return target
 
     def selection(self) -> pa.Table:
-        """Give the selection as a table: row, shard, shard_row, score, rank, weight, stratum, and id if there is one."""
+        """Give the selection as a table: row, shard, shard_row, score, rank, weight, stratum; id if there is one."""
         import pyarrow.parquet as pq
 
         with tempfile.TemporaryDirectory(prefix="tamis-") as folder:

@@ -26,11 +26,12 @@ class Transport:
 
     def __init__(self, url: str, timeout: float) -> None:
         self.url = url.rstrip("/")
+        self.is_local = _is_loopback(self.url)
         self._http = httpx.Client(
             base_url=self.url,
             timeout=httpx.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout)),
             # A proxy of the environment is not meant for the service on this machine.
-            trust_env=not _is_loopback(self.url),
+            trust_env=not self.is_local,
         )
 
     def close(self) -> None:

@@ -1,0 +1,135 @@
+"""What people see (stderr) and what machines read (stdout)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tamis.selectors.errors import TamisError
+
+if TYPE_CHECKING:
+    from tamis.selectors.outcome import Plan
+    from tamis.service.api.shapes import JobResource, SelectorResource
+
+console: Final = Console(stderr=True, highlight=False)
+
+NEXT_STEPS: Final = {
+    "not-found": "`tamis jobs` lists the jobs there are.",
+    "unknown-selector": "`tamis selectors` lists what there is.",
+    "infeasible": "`tamis plan` says what each stratum can give.",
+    "inputs-changed": "Submit the job again: it takes the files as they are now.",
+    "not-ready": "Look at the service's log.",
+    "worker-lost": "Look at the worker's log, then `tamis resume` the job.",
+}
+
+STATE_STYLES: Final = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
+
+
+def machine(shape: Any) -> None:
+    """Write JSON to stdout, indented, with a line end."""
+    if isinstance(shape, BaseModel):
+        sys.stdout.write(shape.model_dump_json(indent=2) + "\n")
+    else:
+        sys.stdout.write(json.dumps(shape, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def show_error(error: TamisError) -> None:
+    """Say what is wrong, where, and what to do next."""
+    console.print(Text("Error: ", style="bold red"), Text(error.detail), sep="")
+    errors: list[dict[str, str]] = getattr(error, "errors", [])
+    for item in errors:
+        if item["detail"] != error.detail:
+            console.print(Text(f"  {item['pointer'] or '/'}: {item['detail']}"))
+    if error.pointer is not None or (errors and errors[0]["detail"] == error.detail):
+        console.print(Text(f"  at {error.pointer or errors[0]['pointer'] or '/'} of the request"))
+    where = dict(error.where) or {
+        key: value for key, value in getattr(error, "problem", {}).items() if key in PLACES and value is not None
+    }
+    if where:
+        console.print(Text("  in " + ", ".join(f"{key} {value}" for key, value in where.items())))
+    if error.code in NEXT_STEPS:
+        console.print(Text(f"  {NEXT_STEPS[error.code]}"), style="dim")
+
+
+PLACES: Final = frozenset({"shard", "row_group", "column", "row", "line"})
+
+
+def show_job(job: JobResource) -> None:
+    """Show one job."""
+    table = Table.grid(padding=(0, 2))
+    table.add_row("job", job.id)
+    table.add_row("state", Text(job.state, style=STATE_STYLES.get(job.state, "")))
+    table.add_row("selector", Text(job.selector))
+    if job.waiting_reason:
+        table.add_row("waits", Text(job.waiting_reason))
+    if job.progress is not None and not job.terminal:
+        table.add_row("progress", f"{job.progress.phase}, {job.progress.fraction:.0%}")
+    if job.error is not None:
+        table.add_row("error", Text(job.error.detail, style="red"))
+    table.add_row("created", f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC")
+    if job.started_at is not None and job.finished_at is not None:
+        table.add_row("took", f"{(job.finished_at - job.started_at).total_seconds():.1f} s")
+    if job.labels:
+        table.add_row("labels", Text(", ".join(f"{key}={value}" for key, value in job.labels.items())))
+    console.print(table)
+
+
+def show_jobs(jobs: list[JobResource]) -> None:
+    """Show jobs as a table."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("job", "state", "selector", "created", "labels"):
+        table.add_column(title, overflow="fold")
+    for job in jobs:
+        labels = ", ".join(f"{key}={value}" for key, value in job.labels.items())
+        state = Text(job.state, style=STATE_STYLES.get(job.state, ""))
+        table.add_row(job.id, state, Text(job.selector), f"{job.created_at:%Y-%m-%d %H:%M:%S}", Text(labels))
+    console.print(table)
+
+
+def show_plan(plan: Plan) -> None:
+    """Show what a job would need."""
+    table = Table.grid(padding=(0, 2))
+    rows = "only a run can tell" if plan.rows is None else f"{plan.rows:,}"
+    table.add_row("selector", f"{plan.selector}, revision {plan.revision}")
+    table.add_row("rows", f"{rows} in {plan.shards:,} shards")
+    if plan.budget_rows is not None:
+        table.add_row("budget", f"{plan.budget_rows:,} rows")
+    table.add_row("units", f"{plan.units:,}, of which {plan.cached_units:,} are done already")
+    table.add_row("to read", f"{plan.bytes_to_read / 2**20:,.1f} MiB")
+    table.add_row("memory", f"{plan.peak_memory_bytes / 2**20:,.0f} MiB at the peak")
+    table.add_row("CPU", f"{plan.cpu_seconds:,.1f} s: " + ", ".join(phase.name for phase in plan.phases))
+    table.add_row("fingerprint", plan.fingerprint)
+    for notice in plan.warnings:
+        table.add_row(Text("warning", style="yellow"), Text(notice.detail))
+    console.print(table)
+
+
+def show_selectors(selectors: list[SelectorResource]) -> None:
+    """Show the catalogue."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("selector", "needs", "what it does"):
+        table.add_column(title, overflow="fold")
+    for selector in selectors:
+        needs = [*selector.needs.roles, *(["a target"] if selector.needs.target else [])]
+        table.add_row(Text(selector.name, style="bold"), ", ".join(needs), Text(selector.summary))
+    console.print(table)
+
+
+def show_selector(selector: SelectorResource) -> None:
+    """Show one selector with its parameters."""
+    show_selectors([selector])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("parameter", "default", "meaning"):
+        table.add_column(title, overflow="fold")
+    properties: Any = selector.params_schema.get("properties", {})
+    for name, schema in properties.items():
+        default = json.dumps(schema["default"]) if "default" in schema else "required"
+        table.add_row(Text(name), Text(default), Text(schema.get("description", "")))
+    console.print("", table, "", Text(f"Cost: {selector.cost}"), Text(selector.citation, style="dim"))

@@ -1,0 +1,98 @@
+"""Jobs without a service, and the compilation of kernels."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from tamis.selectors.errors import Cancelled
+from tamis.selectors.outcome import Progress, ResultManifest
+from tamis.selectors.spec import JobSpec
+from tamis.service.api.documents import validate
+from tamis.service.api.shapes import JobProgress
+from tamis.service.cli.output import console
+from tamis.service.client.progress import PhaseBar, phase_bar
+from tamis.service.entry import prepare_process
+from tamis.service.settings import Settings
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+class _Watcher:
+    """Draws the job's progress, and passes Ctrl-C on to it."""
+
+    def __init__(self, bar: PhaseBar) -> None:
+        self._bar = bar
+        self._began = time.monotonic()
+        self.interrupted = threading.Event()
+
+    def progress(self, progress: Progress) -> None:
+        seconds = time.monotonic() - self._began
+        left = seconds * (1 - progress.fraction) / progress.fraction if progress.fraction else None
+        self._bar.show(None, JobProgress(**progress.model_dump(), eta_seconds=left))
+
+    def log(self, level: str, message: str, **fields: JsonValue) -> None:
+        if level in {"warning", "error"}:
+            console.print(f"{level}: {message}", markup=False)
+
+    def cancelled(self) -> bool:
+        return self.interrupted.is_set()
+
+    def interrupt(self, signum: int, frame: FrameType | None) -> None:
+        """Stop within one unit of work."""
+        self.interrupted.set()
+
+
+def run_here(document: dict[str, Any], out: Path, threads: int | None) -> ResultManifest:
+    """Run a job in this process and leave its result in `out`. Signals are shared with the service of TAMIS_HOME.
+
+    Raises
+    ------
+    TamisError
+        What is wrong, and where.
+    typer.Exit
+        It was interrupted.
+    """
+    settings = Settings.from_environment()
+    settings = settings if threads is None else replace(settings, threads=threads)
+    spec = validate(JobSpec, document)
+    prepare_process(settings)
+    from tamis.selectors.datasets import LocalStorage
+    from tamis.selectors.jobs import Environment, execute
+
+    environment = Environment(LocalStorage(settings.data_roots), settings.signals_dir, settings.threads)
+    with phase_bar(console) as bar:
+        watcher = _Watcher(bar)
+        signal.signal(signal.SIGINT, watcher.interrupt)
+        signal.signal(signal.SIGTERM, watcher.interrupt)
+        try:
+            manifest = execute(spec, out, environment, watcher)
+        except Cancelled:
+            console.print("Interrupted. Finished units are kept: the same command goes on from them.")
+            raise typer.Exit(INTERRUPTED) from None
+    for notice in manifest.warnings:
+        console.print(f"warning: {notice.detail}", markup=False)
+    console.print(f"{manifest.totals.rows:,} of {manifest.totals.candidates:,} rows selected: {out}", markup=False)
+    return manifest
+
+
+def compile_kernels() -> float:
+    """Compile all kernels into the cache; returns the seconds it took."""
+    prepare_process(Settings.from_environment())
+    began = time.monotonic()
+    from tamis.native.warm import compile_all
+
+    with console.status("Compiling kernels"):
+        compile_all()
+    return time.monotonic() - began

@@ -1,0 +1,205 @@
+"""`tamis serve`: the HTTP API, and one supervisor as a child process."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from types import FrameType
+from typing import Final
+
+import structlog
+import typer
+import uvicorn
+
+from tamis.selectors.errors import TamisError
+from tamis.service.api.app import configure_logs, create_app
+from tamis.service.api.context import Limits, Service
+from tamis.service.entry import prepare_process
+from tamis.service.settings import Settings
+
+BACKLOG: Final = 2048
+GRACE_SECONDS: Final = 10
+"""How long running requests may take after the signal to stop."""
+
+WORKER_GRACE_SECONDS: Final = 20.0
+"""How long the worker may take to give its jobs back."""
+
+RESTART_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 30.0)
+"""Pauses before a worker that ended by itself is started again; the last for every further time."""
+
+STEADY_SECONDS: Final = 60.0
+"""A worker that ran so long starts the pauses afresh."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.serve")
+
+
+class CannotListen(TamisError):
+    """The address can't be listened on."""
+
+    code = "cannot-listen"
+
+
+def run_service(host: str, port: int, *, jobs: int) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Parameters
+    ----------
+    host, port : str, int
+        A loopback address; port 0 takes a free one.
+    jobs : int
+        Jobs that the child worker runs at a time; 0 for no worker.
+    """
+    settings, limits = Settings.from_environment(), Limits.from_environment()
+    listener = _listen(host, port)
+    # For the kernels' cache and the thread pools: the worker inherits the environment that this sets.
+    prepare_process(settings)
+    configure_logs()
+    app = create_app(settings, limits)
+    app.state.service.store.migrate()  # here, where a database that can't be used is told in one line
+    worker = _Worker(jobs) if jobs else None
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    # uvicorn raises the signal again once it has stopped: that must not end the process before the worker has stopped.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _ignored)
+    server = _Server(config, app.state.service, worker, _address(host, listener))
+    try:
+        server.run(sockets=[listener])
+    finally:
+        if worker is not None:
+            worker.stop()
+    if not server.started:
+        raise typer.Exit(1)  # the log says why
+
+
+def _ignored(signum: int, frame: FrameType | None) -> None:
+    pass
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise typer.BadParameter(f"{host!r} is no address: {error.strerror}", param_hint="--host") from error
+    for *_, address in found:
+        if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+            raise typer.BadParameter(
+                f"{host} can be reached from other machines, and no API key is configured: everybody there could read "
+                "what this service can read. Listen on 127.0.0.1 and forward the port (ssh -L) or put a proxy that "
+                "authenticates in front.",
+                param_hint="--host",
+            )
+    family, *_, address = found[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise CannotListen(f"Can't listen on {host} port {port}: {error.strerror}. Give another --port.") from error
+    return listener
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}"
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready; ends what waits as soon as it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, worker: _Worker | None, url: str) -> None:
+        super().__init__(config)
+        self._service = service
+        self._worker = worker
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            if self._worker is not None:
+                self._worker.start()
+            sys.stdout.write(f"Tamis is ready at {self._url}\n")
+            sys.stdout.flush()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Long polls and event streams look at this, and end.
+        self._service.draining.set()
+        if self._worker is not None:
+            self._worker.request_stop()
+        super().handle_exit(sig, frame)
+
+
+class _Worker:
+    """Keeps one supervisor running as a child process; started again when it ends by itself."""
+
+    def __init__(self, jobs: int) -> None:
+        self._command = [
+            sys.executable,
+            "-m",
+            "tamis.service.worker",
+            "--jobs",
+            str(jobs),
+            "--parent",
+            str(os.getpid()),
+        ]
+        self._stopping = threading.Event()
+        # One thread for the whole life: the child is told when the thread that started it ends.
+        self._thread = threading.Thread(target=self._keep, name="worker", daemon=True)
+
+    def start(self) -> None:
+        """Start it."""
+        self._thread.start()
+
+    def request_stop(self) -> None:
+        """Have it stop in good order; safe in a signal handler."""
+        self._stopping.set()
+
+    def stop(self) -> None:
+        """Stop it, and wait until it has: running jobs are given back."""
+        self.request_stop()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _keep(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            # A session of its own: a Ctrl-C at the terminal must reach this process only.
+            child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
+            steady = self._watch(child)
+            if self._stopping.is_set():
+                self._end(child)
+                return
+            failures = 0 if steady else failures + 1
+            wait = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
+            log.error("the worker ended by itself", status=child.returncode, restart_seconds=wait)
+            self._stopping.wait(wait)
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> bool:
+        """Wait until the child ends or is to be stopped; tells whether it ran for long."""
+        waited = 0.0
+        while child.poll() is None and not self._stopping.wait(0.2):
+            waited += 0.2
+        return waited >= STEADY_SECONDS
+
+    @staticmethod
+    def _end(child: subprocess.Popen[bytes]) -> None:
+        child.terminate()
+        try:
+            child.wait(WORKER_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.error("the worker does not stop; it is killed", pid=child.pid)
+            child.kill()
+            child.wait()
