@@ -204,6 +204,7 @@ def _death(status: int) -> str:
     name = signal.Signals(-status).name
     reason = {
         "SIGKILL": " (out of memory?); if it happens again, give the host more memory or the worker fewer threads",
+        "SIGBUS": " (a file was cut short while it was read)",
         "SIGSEGV": " (a fault in native code); the job's log has the stack",
     }.get(name, "")
     return f"the job process was killed by {name}{reason}"

@@ -50,6 +50,9 @@ LOCK_POLL_SECONDS: Final = 0.2
 
 READ_BYTES: Final = 2**16
 
+OOM_SCORE: Final = 500
+"""Added to this process's score (of 1000): when the host runs out of memory, the job dies and not its supervisor."""
+
 
 class Channel:
     """This process's line to its supervisor."""
@@ -128,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     die_with_parent(arguments.parent, signal.SIGKILL)
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)  # the supervisor decides when this process ends
+    if sys.platform == "linux":
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     channel = Channel()
     channel.listen()
     faulthandler.enable()
