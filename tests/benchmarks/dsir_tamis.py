@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tamis.service.entry import prepare_process
+from tamis.service.settings import Settings
 
 
 class PhaseClock:
@@ -41,7 +42,7 @@ class PhaseClock:
 
 def main(job: str, work: str, threads: int) -> None:
     """Load the kernels, run the job."""
-    prepare_process(threads)
+    prepare_process(Settings.from_environment())
     start, wall = time.process_time(), time.perf_counter()
     from tamis.native import warmup
     from tamis.selectors.datasets import LocalStorage
