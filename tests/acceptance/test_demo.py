@@ -1,0 +1,137 @@
+"""The demo, as a user runs it: it finds the target's documents, and never leaves a process behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEMO = [sys.executable, "-m", "tamis.service.demo"]
+SHARE_IN_POOL = {"speeches": 500 / 12_000, "python": 450 / 12_000, "wikipedia": 600 / 12_000}
+
+if not Path("/proc/self/environ").exists():
+    pytest.skip("needs /proc to look for processes that were left behind", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One home for all: the kernels are compiled once."""
+    return tmp_path_factory.mktemp("demo") / "home"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(home: Path) -> Iterator[None]:
+    yield
+    deadline = time.monotonic() + 10
+    while processes_of(home) and time.monotonic() < deadline:
+        time.sleep(0.1)  # a killed child may still be on its way out
+    assert processes_of(home) == []
+
+
+def processes_of(home: Path) -> list[str]:
+    """Return the command lines of the processes that run with this TAMIS_HOME."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                environment = (folder / "environ").read_bytes().split(b"\0")
+                if f"TAMIS_HOME={home}".encode() in environment:
+                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue  # it has ended, or belongs to another user
+    return found
+
+
+@pytest.mark.parametrize("target", SHARE_IN_POOL)
+def test_selects_the_target_domain(target: str, home: Path, tmp_path: Path) -> None:
+    arguments = ["--target", target, "--home", str(home), "--out", str(tmp_path)]
+    shown = subprocess.run([*DEMO, *arguments], capture_output=True, text=True, timeout=240, cwd=ROOT)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert shown.stderr == ""
+    assert "times better than random" in shown.stdout
+    assert "warning" not in shown.stdout
+
+    selection = pq.read_table(tmp_path / "selection.parquet")
+    domains = [name.partition("/")[0] for name in selection["id"].to_pylist()]
+    assert len(domains) == len(set(selection["row"].to_pylist())) == 400
+    share = domains.count(target) / len(domains)
+    assert share > 0.9
+    assert share > 18 * SHARE_IN_POOL[target]
+    assert f"{share:.1%}" in shown.stdout
+
+    report = json.loads((tmp_path / "report.json").read_text())
+    told = {group["group"]: group["selected"] for group in report["composition"]["groups"]}
+    assert told == {name: domains.count(name) for name in told}
+    assert report["evidence"]["distance_held_out"]["kl_reduction_against_random"] > 0.2
+
+
+def test_the_python_lines_it_shows_are_python(home: Path, tmp_path: Path) -> None:
+    shown = subprocess.run(
+        [*DEMO, "--home", str(home), "--out", "demo-out"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=tmp_path,
+    )
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    lines = shown.stdout.partition("or from Python:\n\n")[2].partition("\nDone")[0]
+    code = "\n".join(line[2:].rstrip() for line in lines.splitlines())
+    compile(code, "shown", "exec")
+    assert "demo-out/request.json" in code
+    assert (
+        "curl http://127.0.0.1:8321/v1/jobs -H 'Content-Type: application/json' -d @demo-out/request.json"
+        in shown.stdout
+    )
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_service_too(signum: signal.Signals, home: Path, tmp_path: Path) -> None:
+    demo = subprocess.Popen(
+        [*DEMO, "--keep", "--home", str(home), "--out", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert demo.stdout is not None
+    with demo.stdout:
+        for line in demo.stdout:
+            if "The service is ready" in line:  # the job runs from now on
+                break
+        demo.send_signal(signum)
+        rest = demo.stdout.read()
+    assert demo.wait(60) == 130, rest
+    assert "Stopped" in rest
+
+
+def test_says_why_the_service_does_not_start(home: Path, tmp_path: Path) -> None:
+    shown = subprocess.run(
+        [*DEMO, "--home", str(home), "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        env=os.environ | {"TAMIS_THREADS": "many"},
+    )
+    assert shown.returncode == 1
+    assert "TAMIS_THREADS" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_says_that_a_folder_is_not_writable(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ["--home", str(home), "--out", str(tmp_path / "file" / "out")]
+    shown = subprocess.run([*DEMO, *arguments], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert shown.returncode == 1
+    assert str(tmp_path / "file") in shown.stderr
+    assert "Traceback" not in shown.stderr
