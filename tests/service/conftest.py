@@ -133,10 +133,10 @@ class Worker:
 
 
 @pytest.fixture(scope="session")
-def kernel_cache(pytestconfig: pytest.Config) -> Path:
-    """Compiled kernels, kept from one test run to the next."""
-    assert pytestconfig.cache is not None
-    return pytestconfig.cache.mkdir("tamis-kernels")
+def kernel_cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled kernels, kept from one test run to the next where pytest keeps a cache."""
+    cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)
+    return tmp_path_factory.mktemp("kernels") if cache is None else cache.mkdir("tamis-kernels")
 
 
 @pytest.fixture
