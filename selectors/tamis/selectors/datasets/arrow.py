@@ -118,7 +118,11 @@ def inspect(storage: Storage, file: StoredFile) -> Inspected:
     DataError
         When it is no Arrow IPC file, or is truncated or damaged.
     """
-    source = storage.open(file, mapped=False)
+    with storage.open(file, mapped=False) as source:
+        return _inspect(source, file)
+
+
+def _inspect(source: pa.NativeFile, file: StoredFile) -> Inspected:
     head = source.read(8)
     if head[:4] == _FEATHER_1:
         raise DataError(

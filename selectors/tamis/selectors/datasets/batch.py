@@ -78,11 +78,11 @@ class RoleBatch:
     def tokens(self) -> tuple[Ints, Ints]:
         """Return token ids as (offsets int64[rows + 1], values int64[offsets[-1]]), nulls as empty lists."""
         array = self.columns["text"]
-        if array.null_count and np.diff(_offsets(array))[_nulls(array)].any():
-            array = pc.take(array, pa.array(np.arange(len(array))))  # rebuilds the lists, nulls without values
-        offsets = _offsets(array)
-        values = array.values.slice(offsets[0], offsets[-1] - offsets[0]).to_numpy(zero_copy_only=False)
-        return offsets - offsets[0], values.astype(np.int64, copy=False)
+        lengths = np.diff(_offsets(array))
+        if array.null_count:
+            lengths[_nulls(array)] = 0
+        values: Ints = array.flatten().cast(pa.int64()).to_numpy(zero_copy_only=True)  # flatten() leaves nulls out
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]), values
 
     def ints(self, role: Role) -> Ints:
         """Return whole numbers, int64[rows]; for the size role they are neither null nor negative."""
@@ -136,7 +136,7 @@ def _offsets(array: pa.Array) -> Ints:
     if len(array) == 0:
         return np.zeros(1, np.int64)
     if pa.types.is_fixed_size_list(array.type):
-        size = array.type.list_size
+        size = int(array.type.list_size)
         return np.arange(array.offset, array.offset + len(array) + 1, dtype=np.int64) * size
     wide = pa.types.is_large_string(array.type) or pa.types.is_large_list(array.type)
     offsets: Ints = np.frombuffer(array.buffers()[1], np.int64 if wide else np.int32)
@@ -173,14 +173,15 @@ def _row_bytes(array: pa.Array) -> Ints:
     if pa.types.is_dictionary(type_):
         indices = array.indices.cast(pa.int64()).fill_null(len(array.dictionary))
         widths: Ints = np.append(_row_bytes(array.dictionary), 0)
-        return np.take(widths, indices.to_numpy(zero_copy_only=False))
+        decoded: Ints = widths[indices.to_numpy(zero_copy_only=False)]
+        return decoded
     if pa.types.is_string_view(type_):
-        lengths = _bytes(array.buffers()[1]).view(np.int32)[::4]  # a view is 16 bytes, its length comes first
+        lengths: npt.NDArray[np.int32] = np.frombuffer(array.buffers()[1], np.int32)[::4]  # of 16-byte views
         return lengths[array.offset : array.offset + len(array)].astype(np.int64)
     if pa.types.is_string(type_) or pa.types.is_large_string(type_):
         return np.diff(_offsets(array))
     if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
-        return np.diff(_offsets(array)) * (type_.value_type.bit_width // 8)
+        return np.diff(_offsets(array)) * int(type_.value_type.bit_width // 8)
     return np.full(len(array), 1 if pa.types.is_null(type_) else max(1, type_.bit_width // 8), np.int64)
 
 

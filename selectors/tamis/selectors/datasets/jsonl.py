@@ -28,7 +28,7 @@ from tamis.selectors.datasets.shard import (
 from tamis.selectors.datasets.storage import Storage, StoredFile
 from tamis.selectors.errors import DataError
 
-CHUNK_BYTES = 4 * 2**20
+CHUNK_BYTES = 2 * 2**20
 """Read and parsed at once; a longer line is a chunk of its own."""
 
 MAX_LINE_BYTES = 256 * 2**20
@@ -154,7 +154,7 @@ def _grow(want: int, uri: str, *, place: str) -> int:
     return min(2 * want, MAX_LINE_BYTES)
 
 
-def _compressed_chunks(source: pa.NativeFile, codec: str, uri: str, block: int = CHUNK_BYTES) -> Iterator[pa.Buffer]:
+def _compressed_chunks(source: pa.NativeFile, codec: str, uri: str, block: int) -> Iterator[pa.Buffer]:
     stream = pa.CompressedInputStream(source, codec)
     parts: list[bytes] = []
     while data := stream.read(block):
@@ -178,7 +178,7 @@ def _chunks(storage: Storage, shard: Shard, unit: Unit) -> Iterator[_Lines]:
         end = _line_start(source, unit.stop, shard.file.size)
         buffers, first = _plain_chunks(source, begin, end, uri), begin == 0
     else:
-        buffers, first = _compressed_chunks(source, shard.compression, uri), True
+        buffers, first = _compressed_chunks(source, shard.compression, uri, CHUNK_BYTES), True
     seen = 0
     try:
         for number, buffer in enumerate(buffers):
@@ -204,31 +204,38 @@ def inspect(storage: Storage, file: StoredFile) -> Inspected:
     DataError
         When they are no JSON objects, one a line.
     """
-    source = storage.open(file, mapped=False)
-    magic = source.read(4)
-    compression: Compression = "gzip" if magic[:2] == _GZIP else "zstd" if magic in _ZSTD else "none"
-    if magic[:2] in _UTF16:
-        raise DataError(f"{file.uri} is UTF-16; JSON lines is UTF-8: convert it first.", shard=file.uri, line=1)
-    source.seek(0)
-    try:
-        if compression == "none":
-            head = next(_head(source, file), None)
-        else:
-            head = next(_compressed_chunks(source, compression, file.uri, HEAD_BYTES), None)
-    except OSError as error:
-        raise DataError(f"{file.uri} can't be decompressed: {error}.", shard=file.uri) from error
+    with storage.open(file, mapped=False) as source:
+        digest, compression, head = _look(source, file)
     schema = None if head is None else _infer(_lines(head, first=True), file.uri)
-    digest = content_digest(storage.open(file, mapped=False), file.size, f"jsonl:{compression}")
     growth = 1 if compression == "none" else COMPRESSED_TEXT_RATIO
     return Inspected(schema=schema, digest=digest, bytes=file.size * growth, compression=compression)
 
 
-def _head(source: pa.NativeFile, file: StoredFile) -> Iterator[pa.Buffer]:
+def _look(source: pa.NativeFile, file: StoredFile) -> tuple[str, Compression, pa.Buffer | None]:
+    """Return the file's digest, its compression and its first lines."""
+    magic = source.read(4)
+    compression: Compression = "gzip" if magic[:2] == _GZIP else "zstd" if magic in _ZSTD else "none"
+    if magic[:2] in _UTF16:
+        raise DataError(f"{file.uri} is UTF-16; JSON lines is UTF-8: convert it first.", shard=file.uri, line=1)
+    digest = content_digest(source, file.size, f"jsonl:{compression}")
+    source.seek(0)
+    try:
+        if compression == "none":
+            head = _head(source, file)
+        else:
+            head = next(_compressed_chunks(source, compression, file.uri, HEAD_BYTES), None)
+    except OSError as error:
+        raise DataError(f"{file.uri} can't be decompressed: {error}.", shard=file.uri) from error
+    return digest, compression, head
+
+
+def _head(source: pa.NativeFile, file: StoredFile) -> pa.Buffer | None:
     limit = min(file.size, HEAD_BYTES + MAX_LINE_BYTES)
     stop = _line_start(source, min(HEAD_BYTES, limit), limit)
     if stop == limit < file.size:
         _grow(MAX_LINE_BYTES, file.uri, place="one of the first lines")
-    yield from _plain_chunks(source, 0, stop, file.uri)
+    source.seek(0)
+    return source.read_buffer(stop) if stop else None
 
 
 def _infer(lines: _Lines, uri: str) -> pa.Schema | None:
@@ -377,7 +384,7 @@ def _explain(text: bytes, schema: pa.Schema, uri: str, line: int, reason: str) -
             detail = "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
         elif _wider(field.type, _type_of(held)) != field.type or not _same_kind(field.type, _type_of(held)):
             number = f" ({held})" if isinstance(held, int | float) else ""
-            detail = f"holds {_kind(held)}{number} where the shard's first lines hold {field.type}"
+            detail = f"holds {_kind(held)}{number} where {field.type} is expected, as the first lines of the shard hold"
         else:
             continue
         return DataError(

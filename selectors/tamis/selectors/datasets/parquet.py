@@ -56,16 +56,9 @@ def inspect(storage: Storage, file: StoredFile, names: Collection[str]) -> Inspe
     DataError
         When it is no Parquet file, or its footer is damaged.
     """
-    source = storage.open(file, mapped=False)
-    if file.size < len(MAGIC) + _TAIL or source.read(len(MAGIC)) != MAGIC:
-        raise DataError(f"{file.uri} is not a Parquet file (it does not start with 'PAR1').", shard=file.uri)
-    source.seek(file.size - _TAIL)
-    tail = source.read(_TAIL)
-    length = int.from_bytes(tail[:4], "little")
-    if tail[4:] != MAGIC or length + _TAIL > file.size:
-        raise DataError(f"{file.uri} has no Parquet footer at its end: it is truncated or damaged.", shard=file.uri)
-    source.seek(file.size - _TAIL - length)
-    footer = source.read(length + _TAIL)
+    with storage.open(file, mapped=False) as source:
+        footer = _footer(source, file)
+        digest = content_digest(source, file.size, "parquet", footer)
     try:
         reader = pq.ParquetFile(pa.BufferReader(MAGIC + footer))  # a file's metadata are all in its footer
         schema, metadata = reader.schema_arrow, reader.metadata
@@ -79,7 +72,7 @@ def inspect(storage: Storage, file: StoredFile, names: Collection[str]) -> Inspe
     _footers.put(file, metadata)
     return Inspected(
         schema=schema,
-        digest=content_digest(source, file.size, "parquet", footer),
+        digest=digest,
         bytes=int(sizes.sum()),
         rows=metadata.num_rows,
         piece_rows=rows,
@@ -91,6 +84,20 @@ def inspect(storage: Storage, file: StoredFile, names: Collection[str]) -> Inspe
             for name in names
         },
     )
+
+
+def _footer(source: pa.NativeFile, file: StoredFile) -> bytes:
+    """Return the footer with its length and the magic."""
+    if file.size < len(MAGIC) + _TAIL or source.read(len(MAGIC)) != MAGIC:
+        raise DataError(f"{file.uri} is not a Parquet file (it does not start with 'PAR1').", shard=file.uri)
+    source.seek(file.size - _TAIL)
+    tail = source.read(_TAIL)
+    length = int.from_bytes(tail[:4], "little")
+    if tail[4:] != MAGIC or length + _TAIL > file.size:
+        raise DataError(f"{file.uri} has no Parquet footer at its end: it is truncated or damaged.", shard=file.uri)
+    source.seek(file.size - _TAIL - length)
+    footer: bytes = source.read(length + _TAIL)
+    return footer
 
 
 def read(storage: Storage, shard: Shard, unit: Unit, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
