@@ -46,11 +46,14 @@ def densify(bins):
 
 
 @piece
-def sum_rows(table, ids, sums):
-    """Add the table's rows of ``ids`` to ``sums``; four partial sums, n-gram by n-gram, hide the adder's latency."""
-    width = np.uint64(len(sums))
+def sum_rows(table, ids, sums, document):
+    """Add the table's rows of ``ids`` to row ``document`` of ``sums`` float64 [n, targets].
+
+    Four partial sums, n-gram by n-gram, hide the adder's latency.
+    """
+    width = np.uint64(sums.shape[1])
     whole = len(ids) & ~3
-    for column in range(len(sums)):
+    for column in range(sums.shape[1]):
         a = b = c = d = 0.0
         at = np.uint64(column)
         for k in range(0, whole, 4):
@@ -60,7 +63,7 @@ def sum_rows(table, ids, sums):
             d += table[np.uint64(ids[k + 3]) * width + at]
         for k in range(whole, len(ids)):
             a += table[np.uint64(ids[k]) * width + at]
-        sums[column] += (a + b) + (c + d)
+        sums[document, column] += (a + b) + (c + d)
 
 
 @piece

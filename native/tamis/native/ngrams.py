@@ -88,15 +88,27 @@ def _bucket(gram, buckets):
 
 
 @piece
-def hashed_ids(scratch, hashing, tokens, first, ids):
-    """Write the buckets of the n-grams that end at ``tokens`` = (begin, end) of one document; returns how many."""
+def _bucket_pairs(own, before, buckets, ids):
+    """Write the buckets of each token and of its pair with the one before; a loop of its own, to become vector code."""
+    for k in range(len(own)):
+        ids[2 * k] = _bucket(finish(own[k]), buckets)
+        ids[2 * k + 1] = _bucket(finish(own[k] + before[k] * _KEY_PLACE), buckets)
+
+
+@piece
+def hashed_ids(hashes, tokens, first, shape, grams, ids):
+    """Write the buckets of the n-grams that end at ``tokens`` = (begin, end) of one document; returns how many.
+
+    ``first`` is the document's first token; ``shape`` = (longest n-gram, buckets). Takes arrays one by one, as every
+    document pays for the reference counts of what is passed.
+    """
     begin, end = tokens
-    buckets = np.uint64(hashing.buckets)
-    hashes = scratch.hashes
-    if hashing.ngrams != 2:
-        count = hash_grams(hashes, begin, end, first, hashing.ngrams, scratch.grams)
+    ngrams, n_buckets = shape
+    buckets = np.uint64(n_buckets)
+    if ngrams != 2:
+        count = hash_grams(hashes, begin, end, first, ngrams, grams)
         for k in range(count):
-            ids[k] = _bucket(scratch.grams[k], buckets)
+            ids[k] = _bucket(grams[k], buckets)
         return count
     if end <= begin:
         return 0
@@ -105,11 +117,7 @@ def hashed_ids(scratch, hashing, tokens, first, ids):
         ids[0] = _bucket(finish(hashes[begin]), buckets)
         skipped = 1
     own = hashes[begin + skipped : end]
-    before = hashes[begin + skipped - 1 : end - 1]
-    pairs = ids[skipped : skipped + 2 * len(own)]
-    for k in range(len(own)):
-        pairs[2 * k] = _bucket(finish(own[k]), buckets)
-        pairs[2 * k + 1] = _bucket(finish(own[k] + before[k] * _KEY_PLACE), buckets)
+    _bucket_pairs(own, hashes[begin + skipped - 1 : end - 1], buckets, ids[skipped:])
     return skipped + 2 * len(own)
 
 

@@ -137,44 +137,44 @@ def _hash_tokens(source, scratch, first_value, n_tokens):
         scratch.hashes[token] = hash_bytes(lowered + start, np.int64(scratch.tokens.ends[token]) - start)
 
 
-@piece
-def _deliver(ids, sink, document, position):
-    """Hand the buckets of n-grams of one document to the sink; ``position`` n-grams were handed over before."""
-    if sink.kind == COUNT:
-        for k in range(len(ids)):
-            sink.counts[ids[k]] += 1
-    elif sink.kind == SCORE:
-        sum_rows(sink.table, ids, sink.sums[document])
-    else:
-        for k in range(len(ids)):
-            sink.ids[position + k] = ids[k]
-
-
 @inlined
 def _deliver_group(scratch, hashing, sink, documents, begin, position):
     """Hash and hand over the n-grams that end at tokens ``begin`` to ``begin + GROUP_UNITS`` of a group.
 
-    ``documents`` = (first, end); ``position`` as for `_deliver`. Returns the number of n-grams.
+    ``documents`` = (first, end); ``position`` n-grams were handed over before. Returns the number of n-grams.
     """
     first, last = documents
+    first_token, ids, hashes, grams = scratch.first_token, scratch.ids, scratch.hashes, scratch.grams
+    shape = (hashing.ngrams, hashing.buckets)
     waiting = slot = 0
     for current in range(first, last):
-        start = scratch.first_token[current - first]
-        low, high = max(start, begin), min(scratch.first_token[current - first + 1], begin + GROUP_UNITS)
+        start = first_token[current - first]
+        low, high = max(start, begin), min(first_token[current - first + 1], begin + GROUP_UNITS)
         if hashing.sha256:
             waiting, slot = digest_ids(scratch, hashing, low, high, (waiting, start), slot)
         else:
-            slot += hashed_ids(scratch, hashing, (low, high), start, scratch.ids[slot:])
+            slot += hashed_ids(hashes, (low, high), start, shape, grams, ids[slot:])
     if waiting > 0:
-        hash_blocks(scratch.lanes, waiting, hashing.reduction, scratch.ids)
-    slot = 0
-    for current in range(first, last):
-        start = scratch.first_token[current - first]
-        low, high = max(start, begin), min(scratch.first_token[current - first + 1], begin + GROUP_UNITS)
-        count = ngrams_ending(low - start, high - start, hashing.ngrams)
-        _deliver(scratch.ids[slot : slot + count], sink, current, position + slot)
-        slot += count
-    return slot
+        hash_blocks(scratch.lanes, waiting, hashing.reduction, ids)
+    n_grams = slot
+    if sink.kind == COUNT:
+        counts = sink.counts
+        for k in range(n_grams):
+            counts[ids[k]] += 1
+    elif sink.kind == IDS:
+        listed = sink.ids
+        for k in range(n_grams):
+            listed[position + k] = ids[k]
+    else:
+        table, sums = sink.table, sink.sums
+        slot = 0
+        for current in range(first, last):
+            start = first_token[current - first]
+            low, high = max(start, begin), min(first_token[current - first + 1], begin + GROUP_UNITS)
+            count = ngrams_ending(low - start, high - start, hashing.ngrams)
+            sum_rows(table, ids[slot : slot + count], sums, current)
+            slot += count
+    return n_grams
 
 
 @inlined

@@ -158,13 +158,12 @@ def _is_final_sigma(scanner, source, length, position):
 
 
 @piece
-def _emit(spans, at, mask, base):
-    """Append ``base`` plus the index of each set bit, `EMITTED` at a time whatever their number; returns the new end.
+def _emit(address, mask, base):
+    """Write ``base`` plus the index of each set bit to ``address`` on, `EMITTED` at a time; returns how many are valid.
 
     Writing more than there are, to overwrite them next time, costs less than a branch that is often foreseen wrongly.
     """
     count = population(mask)
-    address = np.int64(spans.ctypes.data) + at * SPAN_BYTES
     for k in range(EMITTED):
         store_i32(address + k * SPAN_BYTES, base + trailing_zeros(mask))
         mask &= mask - _ONE
@@ -177,7 +176,7 @@ def _emit(spans, at, mask, base):
             store_i32(address, base + trailing_zeros(mask))
             mask &= mask - _ONE
             address += SPAN_BYTES
-    return at + count
+    return count
 
 
 @piece
@@ -262,6 +261,8 @@ def scan_document(source, length, scanner, tokens, out, n_tokens):
     if scanner.unit == BYTES:
         return _split_bytes(source, length, tokens, out, n_tokens)
     lowered = np.int64(tokens.lowered.ctypes.data)
+    starts_address = np.int64(tokens.starts.ctypes.data)
+    ends_address = np.int64(tokens.ends.ctypes.data)
     starts = ends = n_tokens
     every = scanner.unit == CHARACTERS
     # The character before: is it in a word, in punctuation, and must a token start after it?
@@ -326,8 +327,8 @@ def scan_document(source, length, scanner, tokens, out, n_tokens):
             punctuation_before = punctuation << _ONE | in_punctuation
             begin = word & ~word_before | punctuation & ~punctuation_before | starting & inside
             end = (word_before | punctuation_before) & (begin | ~inside) & live
-            starts = _emit(tokens.starts, starts, begin, out)
-            ends = _emit(tokens.ends, ends, end, out)
+            starts += _emit(starts_address + starts * SPAN_BYTES, begin, out)
+            ends += _emit(ends_address + ends * SPAN_BYTES, end, out)
             last = np.uint64(stop - 1)
             in_word = word >> last & _ONE
             in_punctuation = punctuation >> last & _ONE
