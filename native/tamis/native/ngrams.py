@@ -150,15 +150,17 @@ def join_spans(scratch, n_tokens):
     """
     lowered = np.int64(scratch.tokens.lowered.ctypes.data)
     joined = np.int64(scratch.joined.ctypes.data)
+    starts, ends = scratch.tokens.starts, scratch.tokens.ends
+    joined_starts, joined_ends = scratch.joined_starts, scratch.joined_ends
     at = np.int64(0)
     for token in range(n_tokens):
-        start = np.int64(scratch.tokens.starts[token])
-        length = np.int64(scratch.tokens.ends[token]) - start
+        start = np.int64(starts[token])
+        length = np.int64(ends[token]) - start
         for k in range(0, length, 16):
             copy_16(joined + at + k, lowered + start + k)
-        scratch.joined_starts[token] = at
+        joined_starts[token] = at
         at += length
-        scratch.joined_ends[token] = at
+        joined_ends[token] = at
         store_u8(joined + at, np.uint8(ord(" ")))
         at += 1
 
@@ -166,11 +168,12 @@ def join_spans(scratch, n_tokens):
 @piece
 def join_ids(values, first, n_tokens, scratch):
     joined = np.int64(scratch.joined.ctypes.data)
+    joined_starts, joined_ends = scratch.joined_starts, scratch.joined_ends
     at = np.int64(0)
     for token in range(n_tokens):
-        scratch.joined_starts[token] = at
+        joined_starts[token] = at
         at += _write_decimal(joined + at, values[first + token])
-        scratch.joined_ends[token] = at
+        joined_ends[token] = at
         store_u8(joined + at, np.uint8(ord(" ")))
         at += 1
 
@@ -186,12 +189,14 @@ def digest_ids(scratch, hashing, begin, end, queued, slot):
     memo = np.int64(scratch.memo.ctypes.data)
     index_bits = trailing_zeros(np.uint64(len(scratch.memo) // ENTRY_BYTES))
     lanes = scratch.lanes
+    slots, entries, ids = lanes.slots, lanes.entries, scratch.ids
+    joined_starts, joined_ends = scratch.joined_starts, scratch.joined_ends
     blocks = np.int64(lanes.blocks.ctypes.data)
     keys = np.int64(lanes.keys.ctypes.data)
     for token in range(begin, end):
-        stop = np.int64(scratch.joined_ends[np.uint64(token)])
+        stop = np.int64(joined_ends[np.uint64(token)])
         for back in range(min(hashing.ngrams, token - first + 1)):
-            start = np.int64(scratch.joined_starts[np.uint64(token - back)])
+            start = np.int64(joined_starts[np.uint64(token - back)])
             length = stop - start
             bucket = entry = np.int64(0)
             if length <= MEMO_BYTES:
@@ -203,15 +208,15 @@ def digest_ids(scratch, hashing, begin, end, queued, slot):
                 bucket = hash_long(joined + start, length, scratch.long_lanes, hashing.reduction)
                 missing = False
             # Without a branch on what the memo knew: the lane is filled anyway, and kept only if it was missing.
-            scratch.ids[np.uint64(slot)] = bucket
-            lanes.entries[np.uint64(waiting)] = entry
-            lanes.slots[np.uint64(waiting)] = slot
+            ids[np.uint64(slot)] = bucket
+            entries[np.uint64(waiting)] = entry
+            slots[np.uint64(waiting)] = slot
             kept = length if length <= SHORT_BYTES else SHORT_BYTES
             pad_block(blocks + waiting * BLOCK, joined + start, kept, kept, 8 * kept)
             waiting += missing
             slot += 1
             if waiting == LANES:
-                hash_blocks(lanes, waiting, hashing.reduction, scratch.ids)
+                hash_blocks(lanes, waiting, hashing.reduction, ids)
                 waiting = 0
     return waiting, slot
 

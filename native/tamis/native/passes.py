@@ -101,14 +101,15 @@ class Sink(NamedTuple):
 @inlined
 def _tokenize_group(source, scanner, scratch, document):
     """Tokenise documents from ``document`` on until the group is full; returns the document after the last one."""
-    n_documents = len(source.offsets) - 1
+    offsets, first_token = source.offsets, scratch.first_token
+    n_documents = len(offsets) - 1
     first = document
-    base = source.offsets[first]
+    base = offsets[first]
     data = np.int64(source.data.ctypes.data)
     out = n_tokens = 0
-    scratch.first_token[0] = 0
+    first_token[0] = 0
     while document < n_documents and document - first < GROUP_DOCUMENTS:
-        start, end = source.offsets[document], source.offsets[document + 1]
+        start, end = offsets[document], offsets[document + 1]
         if document > first and end - base > GROUP_UNITS:
             break
         if source.holds_ids:
@@ -121,20 +122,23 @@ def _tokenize_group(source, scanner, scratch, document):
                 address = np.int64(scratch.tail.ctypes.data)
             out, n_tokens = scan_document(address, end - start, scanner, scratch.tokens, out, n_tokens)
         document += 1
-        scratch.first_token[document - first] = n_tokens
+        first_token[document - first] = n_tokens
     return document
 
 
 @piece
 def _hash_tokens(source, scratch, first_value, n_tokens):
+    hashes = scratch.hashes
     if source.holds_ids:
+        values = source.values
         for token in range(n_tokens):
-            scratch.hashes[token] = hash_id(source.values[first_value + token])
+            hashes[token] = hash_id(values[first_value + token])
         return
+    starts, ends = scratch.tokens.starts, scratch.tokens.ends
     lowered = np.int64(scratch.tokens.lowered.ctypes.data)
     for token in range(n_tokens):
-        start = np.int64(scratch.tokens.starts[token])
-        scratch.hashes[token] = hash_bytes(lowered + start, np.int64(scratch.tokens.ends[token]) - start)
+        start = np.int64(starts[token])
+        hashes[token] = hash_bytes(lowered + start, np.int64(ends[token]) - start)
 
 
 @inlined

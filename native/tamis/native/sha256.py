@@ -241,11 +241,12 @@ def hash_blocks(lanes, count, mod, results):
     reset_state(lanes.state)
     _compress_lanes(lanes)
     reduce_digests(lanes.state, mod, lanes.buckets)
+    slots, entries, buckets = lanes.slots, lanes.entries, lanes.buckets
     keys = np.int64(lanes.keys.ctypes.data)
     for lane in range(count):
-        results[np.uint64(lanes.slots[lane])] = lanes.buckets[lane]
-        if lanes.entries[lane] != 0:
-            remember(lanes.entries[lane], keys + lane * ENTRY_BYTES, lanes.buckets[lane])
+        results[np.uint64(slots[lane])] = buckets[lane]
+        if entries[lane] != 0:
+            remember(entries[lane], keys + lane * ENTRY_BYTES, buckets[lane])
 
 
 @inlined
