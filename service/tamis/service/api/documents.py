@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import pydantic_core
@@ -20,6 +20,11 @@ MAX_ERRORS: Final = 100
 """Errors told at once."""
 
 ERRORS_IN_DETAIL: Final = 5
+
+OTHER_TYPE: Final = frozenset({"string_type", "model_type", "dict_type", "list_type"})
+OTHER_FIELDS: Final = frozenset({"missing", "extra_forbidden"})
+FAR: Final = 1000
+"""Farther than any number of fields that are missing or too many."""
 
 
 class MalformedJson(TamisError):
@@ -91,54 +96,61 @@ def _whole_numbers(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class _Found:
+    """One of pydantic's errors, and where it is in the document."""
+
+    pointer: str
+    kind: str
+    detail: str
+    members: tuple[
+        tuple[str, str], ...
+    ]  # (pointer, name) of each union on the way, and which of its members this is of
+
+
 def field_errors(error: ValidationError, document: Any) -> list[dict[str, str]]:
-    """Give a pointer and a sentence for each error; of a union, only the member that the caller meant."""
+    """Give a pointer and a sentence for each error; of a union, only the members that come nearest to what was sent."""
     found = [
-        (
-            *_place(item["loc"], document, missing=item["type"] == "missing"),
-            str(item["type"]),
-            str(item["msg"]).removeprefix("Value error, "),
-        )
+        _locate(item["loc"], document, str(item["type"]), str(item["msg"]).removeprefix("Value error, "))
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
+    distances: dict[tuple[str, str], int] = {}
+    for one in found:
+        for pointer, name in one.members:
+            distances[pointer, name] = distances.get((pointer, name), 0) + _distance(one, pointer)
+    nearest: dict[str, int] = {}
+    for (pointer, _), distance in distances.items():
+        nearest[pointer] = min(distance, nearest.get(pointer, distance))
     kept: list[dict[str, str]] = []
-    for pointer, value, kind, detail in found:
-        others = [(other, name) for other, _, name, _ in found if (other, name) != (pointer, kind)]
-        inside = any(other.startswith(f"{pointer}/") for other, _ in others)
-        beside = any(other == pointer for other, _ in others)
-        # "should be a string" beside errors inside of an object: the caller meant the object.
-        meant_other = kind in {"string_type", "model_type", "dict_type"} and (
-            inside or (beside and _is_of(value, kind, others, pointer))
-        )
-        entry = {"pointer": pointer, "detail": detail}
-        if not meant_other and entry not in kept:
+    for one in found:
+        entry = {"pointer": one.pointer, "detail": one.detail}
+        if entry not in kept and all(distances[member] == nearest[member[0]] for member in one.members):
             kept.append(entry)
     return kept
 
 
-def _is_of(value: Any, kind: str, others: Sequence[tuple[str, str]], pointer: str) -> bool:
-    """Whether another error at the same place fits the value's type better than this one of `kind`."""
-    names = {name for other, name in others if other == pointer}
-    if isinstance(value, str):
-        return kind != "string_type"
-    if isinstance(value, dict):
-        return kind == "string_type" and names != {"string_type"}
-    return False
+def _distance(one: _Found, union: str) -> int:
+    """Say how far an error moves a union's member from what the caller meant: another type far, a field a little."""
+    if one.pointer == union and one.kind in OTHER_TYPE:
+        return FAR
+    return int(one.kind in OTHER_FIELDS and one.pointer.rpartition("/")[0] == union)
 
 
-def _place(location: tuple[int | str, ...], document: Any, *, missing: bool) -> tuple[str, Any]:
-    """Turn pydantic's location into a pointer and the value there, leaving out the names of a union's members."""
+def _locate(location: tuple[int | str, ...], document: Any, kind: str, detail: str) -> _Found:
+    """Turn pydantic's location into a pointer, leaving out the names of unions' members, which are no fields."""
     pointer, value = "", document
+    members: list[tuple[str, str]] = []
     for position, part in enumerate(location):
-        absent = missing and position == len(location) - 1
+        absent = kind == "missing" and position == len(location) - 1
         if isinstance(value, dict) and (part in value or absent):
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):
             value = value[part]
         else:
+            members.append((pointer, str(part)))
             continue
         pointer += f"/{escape(str(part))}"
-    return pointer, value
+    return _Found(pointer, kind, detail, tuple(members))
 
 
 def escape(part: str) -> str:

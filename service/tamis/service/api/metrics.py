@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +25,8 @@ UNMATCHED: Final = "unmatched"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
 QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds: logged only when they fail."""
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # a second time series for each of ours, of no use to anybody
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.http")
 

@@ -45,7 +45,7 @@ def show_error(error: TamisError) -> None:
     console.print(Text("Error: ", style="bold red"), Text(error.detail), sep="")
     errors: list[dict[str, str]] = getattr(error, "errors", [])
     for item in errors:
-        if item["detail"] != error.detail:
+        if item["detail"] not in error.detail:
             console.print(Text(f"  {item['pointer'] or '/'}: {item['detail']}"))
     if error.pointer is not None or (errors and errors[0]["detail"] == error.detail):
         console.print(Text(f"  at {error.pointer or errors[0]['pointer'] or '/'} of the request"))
