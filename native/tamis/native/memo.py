@@ -5,6 +5,7 @@ is 32 bytes, the n-gram's (27 at most), its length and its bucket; a new n-gram 
 there. Sized for the processor's second-level cache: a larger memo finds more, and later.
 """
 
+# ruff: noqa: PLR0917
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 import numpy as np
