@@ -151,7 +151,7 @@ def find(spec: SelectorSpec) -> Selector:
         params = kind.Params.model_validate(spec.params)
     except ValidationError as error:
         errors = [
-            {"pointer": "/".join(["/selector/params", *map(str, item["loc"])]), "detail": item["msg"]}
+            {"pointer": "/".join(["/selector/params", *map(_escaped, item["loc"])]), "detail": item["msg"]}
             for item in error.errors(include_url=False)
         ]
         detail = "; ".join(f"{item['pointer'].removeprefix('/selector/params/')}: {item['detail']}" for item in errors)
@@ -159,6 +159,11 @@ def find(spec: SelectorSpec) -> Selector:
             f"The parameters of '{spec.name}' do not fit: {detail}.", pointer=errors[0]["pointer"], errors=errors
         ) from error
     return kind(params)
+
+
+def _escaped(part: int | str) -> str:
+    """Escape a part of a JSON Pointer."""
+    return str(part).replace("~", "~0").replace("/", "~1")
 
 
 def info(name: str) -> SelectorInfo:
