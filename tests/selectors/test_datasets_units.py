@@ -231,7 +231,8 @@ def json_lines(content: list[Json], style: Json) -> bytes:
     for number, blank in enumerate(style["blanks"]):
         lines.insert(number * 5 % (len(lines) + 1), blank)
     raw = style["end"].join(lines) + style["end"] * style["last"]
-    return b"\xef\xbb\xbf" * style["bom"] + raw.encode()
+    bom: bytes = b"\xef\xbb\xbf" if style["bom"] else b""
+    return bom + str(raw).encode()
 
 
 @settings(max_examples=120, deadline=None)

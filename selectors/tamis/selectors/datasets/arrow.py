@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tamis.selectors.datasets.shard import Inspected, Shard, Unit, check_text, content_digest
+from tamis.selectors.datasets.shard import DAMAGE, Inspected, Shard, Unit, check_text, content_digest, reason_of
 from tamis.selectors.datasets.storage import Storage, StoredFile
 from tamis.selectors.errors import DataError
 
@@ -28,8 +28,6 @@ _MESSAGE_TYPE, _MESSAGE_HEADER, _MESSAGE_BODY = 1, 2, 3  # fields of Message
 _BATCH_LENGTH = 0  # field of RecordBatch
 _FOOTER_BATCHES = 3  # field of Footer: a vector of Block
 _BLOCK = struct.Struct("<qi4xq")  # offset, length of the header, length of the body
-
-_DAMAGE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OSError, UnicodeDecodeError)
 
 
 class _Table:
@@ -135,8 +133,9 @@ def _inspect(source: pa.NativeFile, file: StoredFile) -> Inspected:
         rows, sizes, starts = _walk(source, file.size) if streaming else _blocks(source, file.size)
         source.seek(0)
         schema = (pa.ipc.open_stream(source) if streaming else pa.ipc.open_file(source)).schema
-    except (struct.error, *_DAMAGE) as error:
-        raise DataError(f"{file.uri} is truncated or damaged: {_reason(error)}.", shard=file.uri) from error
+        _: list[str] = schema.names  # raises for a name that is not UTF-8
+    except (struct.error, *DAMAGE) as error:
+        raise DataError(f"{file.uri} is truncated or damaged: {reason_of(error)}.", shard=file.uri) from error
     return Inspected(
         schema=schema,
         digest=content_digest(source, file.size, "arrow"),
@@ -219,9 +218,9 @@ def read(storage: Storage, shard: Shard, unit: Unit, names: Sequence[str]) -> It
             check_text(batch, uri, locate)
             yield batch
             offset += batch.num_rows
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DataError(
-            f"Record batch {number} of {uri} can't be read: {_reason(error)}. The file is damaged: write it again.",
+            f"Record batch {number} of {uri} can't be read: {reason_of(error)}. The file is damaged: write it again.",
             shard=uri,
             record_batch=number,
         ) from error
@@ -250,7 +249,3 @@ def _holds_dictionary(type_: pa.DataType) -> bool:
     if pa.types.is_dictionary(type_):
         return True
     return any(_holds_dictionary(type_.field(index).type) for index in range(type_.num_fields))
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

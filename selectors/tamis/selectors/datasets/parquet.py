@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tamis.selectors.datasets.batch import MAX_BATCH_BYTES, MAX_BATCH_ROWS
 from tamis.selectors.datasets.columns import is_text
-from tamis.selectors.datasets.shard import Inspected, Shard, Unit, check_text, content_digest
+from tamis.selectors.datasets.shard import DAMAGE, Inspected, Shard, Unit, check_text, content_digest, reason_of
 from tamis.selectors.datasets.storage import Storage, StoredFile
 from tamis.selectors.errors import DataError
 
@@ -62,8 +62,9 @@ def inspect(storage: Storage, file: StoredFile, names: Collection[str]) -> Inspe
     try:
         reader = pq.ParquetFile(pa.BufferReader(MAGIC + footer))  # a file's metadata are all in its footer
         schema, metadata = reader.schema_arrow, reader.metadata
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The Parquet footer of {file.uri} is damaged: {_reason(error)}.", shard=file.uri) from error
+        _: list[str] = schema.names  # raises for a name that is not UTF-8
+    except DAMAGE as error:
+        raise DataError(f"The Parquet footer of {file.uri} is damaged: {reason_of(error)}.", shard=file.uri) from error
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     rows = np.array([group.num_rows for group in groups], np.int64)
     sizes = np.array([max(0, group.total_byte_size) for group in groups], np.int64)
@@ -138,7 +139,7 @@ def read(storage: Storage, shard: Shard, unit: Unit, names: Sequence[str]) -> It
             check_text(batch, shard.file.uri, locate)
             yield batch
             done += batch.num_rows
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
+    except DAMAGE as error:
         raise _damaged(source, shard, unit, names, error) from error
     if done != unit.rows:
         raise DataError(
@@ -189,16 +190,12 @@ def _damaged(source: pa.NativeFile, shard: Shard, unit: Unit, names: Sequence[st
                 reader = pq.ParquetFile(source, page_checksum_verification=True)
                 for _ in reader.iter_batches(row_groups=[group], columns=[name], use_threads=False):
                     pass
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as found:
+            except DAMAGE as found:
                 return DataError(
-                    f"The column '{name}' in row group {group} of {shard.file.uri} can't be read: {_reason(found)}. "
+                    f"The column '{name}' in row group {group} of {shard.file.uri} can't be read: {reason_of(found)}. "
                     "The file is damaged: write it again.",
                     shard=shard.file.uri,
                     row_group=group,
                     column=name,
                 )
-    return DataError(f"{shard.file.uri} can't be read: {_reason(error)}.", shard=shard.file.uri, row_group=unit.start)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return DataError(f"{shard.file.uri} can't be read: {reason_of(error)}.", shard=shard.file.uri, row_group=unit.start)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tamis.selectors.datasets.storage import StoredFile
 from tamis.selectors.errors import DataError
@@ -29,6 +30,9 @@ DIGEST_ENDS = 64 * 2**10
 DIGEST_BLOCKS = 64
 DIGEST_BLOCK = 4 * 2**10
 """A file's digest covers its size, its first and last DIGEST_ENDS bytes and that many blocks evenly spread between."""
+
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises over a damaged file; ArrowMemoryError among them, when a damaged length asks for terabytes."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -137,7 +141,9 @@ def cut(shard: Shard, first: int) -> list[Unit]:
     if shard.format != "jsonl":
         for start, stop in pack(found.piece_rows, found.piece_bytes):
             part = slice(start, stop)
-            ranges.append((start, stop, int(found.piece_rows[part].sum()), int(found.piece_bytes[part].sum())))
+            rows = int(found.piece_rows[part].sum())
+            if rows:
+                ranges.append((start, stop, rows, int(found.piece_bytes[part].sum())))
     elif shard.compression != "none":
         ranges.append((0, shard.file.size, None, found.bytes))
     else:
@@ -148,6 +154,11 @@ def cut(shard: Shard, first: int) -> list[Unit]:
         Unit(first + number, shard.index, start, stop, rows, size, f"{shard.digest}:{start}-{stop}")
         for number, (start, stop, rows, size) in enumerate(ranges)
     ]
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of what went wrong, to end a sentence with."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def canonical_digest(value: Any) -> str:
@@ -186,6 +197,9 @@ def check_text(batch: pa.RecordBatch, uri: str, locate: Any) -> None:
 
 
 def _first_invalid(column: pa.Array) -> int:
+    if pa.types.is_dictionary(column.type):
+        bad = pc.equal(column.indices, _first_invalid(column.dictionary)).fill_null(False)
+        return max(0, int(pc.index(bad, True).as_py()))
     low, high = 0, len(column)  # the first invalid row lies in [low, high)
     while high - low > 1:
         middle = (low + high) // 2
