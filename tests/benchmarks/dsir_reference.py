@@ -8,7 +8,6 @@ Prints one JSON object: CPU seconds of fit, weights and resampling, the whole, a
 import itertools
 import json
 import os
-import resource
 import sys
 from pathlib import Path
 
@@ -31,7 +30,8 @@ def main(raw: str, target: str, work: str, rows: int) -> None:
     stages.append(cpu_seconds())
     dsir.resample(out_dir=f"{work}/out", num_to_sample=rows, cache_dir=f"{work}/resampled")
     stages.append(cpu_seconds())
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
     fit, weights, resample = (later - earlier for earlier, later in itertools.pairwise(stages))
     print(
         json.dumps(

@@ -159,43 +159,50 @@ def count_part(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[st
     return _count(side(), params["features"])
 
 
-@unit_task(revision=1, roles=("text",), numbered=True)
+@unit_task(revision=2, roles=("text",), numbered=True)
 def describe_rows(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
-    """Look closely at the rows listed in ``shared["rows"]`` (column ``row`` int64, sorted): one row of lists.
+    """Look closely at the rows listed in each shared table (column ``row`` int64, sorted): one row of lists.
 
-    ``count``: n-grams by bucket. For every listed row of the unit, ``row``: its number, ``sketch``: its MinHash sketch,
-    ``digest``: a digest of its text, ``tokens``: its length.
+    For every shared table NAME, ``NAME.count``: n-grams by bucket; and for every listed row of the unit, in order,
+    ``NAME.tokens``: its length, ``NAME.sketch``: its MinHash sketch, ``NAME.digest``: a digest of its text.
     """
     config = config_of(params["features"])
-    listed = shared["rows"].column("row").to_numpy()
-    counts = np.zeros(config.buckets, np.int64)
-    rows: list[Ints] = []
-    sketches: list[npt.NDArray[np.uint32]] = []
-    digests: list[bytes] = []
-    tokens: list[Ints] = []
-    for whole in reader.batches():
-        first = reader.first_row + whole.start
-        low, high = np.searchsorted(listed, [first, first + whole.rows])
-        if low == high:
-            continue
-        batch = whole.take(listed[low:high] - first)
-        tokens.append(count_batch(batch, config, counts))
-        rows.append(listed[low:high])
-        sketches.append(kernels.minhash(column_of(batch), config))
-        digests.extend(digest_batch(batch))
-    width = kernels.SKETCH_BINS * np.dtype(np.uint32).itemsize
-    flat = np.concatenate(sketches).tobytes() if sketches else b""
+    described = {name: _Described(table.column("row").to_numpy(), config) for name, table in shared.items()}
+    for batch in reader.batches():
+        for rows in described.values():
+            rows.add(batch, reader.first_row + batch.start)
     return pa.table(
-        {
-            "count": _one_list(pa.array(counts)),
-            "row": _one_list(pa.array(np.concatenate(rows) if rows else np.empty(0, np.int64))),
-            "tokens": _one_list(pa.array(np.concatenate(tokens) if tokens else np.empty(0, np.int64))),
-            "sketch": _one_list(
-                pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(digests), [None, pa.py_buffer(flat)])
-            ),
-            "digest": _one_list(pa.array(digests, pa.binary(DIGEST_BYTES))),
-        }
+        {f"{name}.{column}": _one_list(v) for name, rows in described.items() for column, v in rows.columns()}
     )
+
+
+class _Described:
+    """What :func:`describe_rows` gathers for one list of rows."""
+
+    def __init__(self, listed: Ints, config: kernels.NgramConfig) -> None:
+        self._listed = listed
+        self._config = config
+        self._counts = np.zeros(config.buckets, np.int64)
+        self._tokens: list[Ints] = []
+        self._sketches: list[npt.NDArray[np.uint32]] = []
+        self._digests: list[bytes] = []
+
+    def add(self, batch: RoleBatch, first_row: int) -> None:
+        low, high = np.searchsorted(self._listed, [first_row, first_row + batch.rows])
+        if low == high:
+            return
+        taken = batch.take(self._listed[low:high] - first_row)
+        self._tokens.append(count_batch(taken, self._config, self._counts))
+        self._sketches.append(kernels.minhash(column_of(taken), self._config))
+        self._digests.extend(digest_batch(taken))
+
+    def columns(self) -> Iterator[tuple[str, pa.Array]]:
+        yield "count", pa.array(self._counts)
+        yield "tokens", pa.array(np.concatenate(self._tokens) if self._tokens else np.empty(0, np.int64))
+        flat = pa.py_buffer(np.concatenate(self._sketches).tobytes() if self._sketches else b"")
+        width = kernels.SKETCH_BINS * np.dtype(np.uint32).itemsize
+        yield "sketch", pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(self._digests), [None, flat])
+        yield "digest", pa.array(self._digests, pa.binary(DIGEST_BYTES))
 
 
 @unit_task(revision=1, roles=("text",), numbered=True)
