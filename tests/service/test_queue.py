@@ -59,6 +59,14 @@ def test_a_heartbeat_keeps_the_job(store: Store, submit: Submit) -> None:
     assert store.jobs.version(claim.job.id) == version + 1
 
 
+def test_a_short_job_shows_its_progress_too(store: Store, submit: Submit) -> None:
+    job_id = submit().job_id
+    store.queue.succeed(claimed(store).lease, progress={"fraction": 1.0}, logs=[LogLine(0, "info", "done", {})])
+    events = store.events.list(job_id)
+    assert [event.kind for event in events[2:]] == [EventKind.PROGRESS, EventKind.LOG, EventKind.STATE]
+    assert [event.seq for event in events] == [1, 2, 3, 4, 5]
+
+
 def test_an_expired_lease_is_another_workers(store: Store, submit: Submit) -> None:
     job_id = submit().job_id
     urgent = claimed(store, lease=EXPIRED)

@@ -72,17 +72,9 @@ class Queue:
             if held is None:
                 return Control.LOST
             now = self._database.now(connection)
-            values: dict[str, Any] = {"lease_until": now + lease_seconds}
-            changed = progress is not None and dict(progress) != held.progress
-            told = changed and now - (held.progress_event_at or 0.0) >= PROGRESS_EVENT_SECONDS
-            if changed:
-                values |= {"progress": progress, "version": jobs.c.version + 1}
-            if told:
-                values |= {"progress_event_at": now, "last_seq": jobs.c.last_seq + 1}
-            connection.execute(sa.update(jobs).where(jobs.c.id == lease.job_id).values(**values))
-            if told and progress is not None:
-                event = Event(held.last_seq + 1, now, EventKind.PROGRESS, progress)
-                write_event(connection, lease.job_id, event)
+            extended = sa.update(jobs).where(jobs.c.id == lease.job_id).values(lease_until=now + lease_seconds)
+            connection.execute(extended)
+            _show_progress(connection, lease.job_id, held, progress, now)
             write_logs(connection, lease.job_id, logs)
             return Control.CANCEL if held.state == JobState.CANCELLING else Control.CONTINUE
 
@@ -95,12 +87,12 @@ class Queue:
             held = _hold(connection, lease)
             if held is None:
                 return None
-            write_logs(connection, lease.job_id, logs)
             now = self._database.now(connection)
-            values: dict[str, Any] = {} if progress is None else {"progress": progress}
+            _show_progress(connection, lease.job_id, held, progress, now)
+            write_logs(connection, lease.job_id, logs)
             if held.state == JobState.CANCELLING:
-                return _finish(connection, lease.job_id, JobState.CANCELLED, now, **values)
-            return _finish(connection, lease.job_id, JobState.SUCCEEDED, now, error=None, **values)
+                return _finish(connection, lease.job_id, JobState.CANCELLED, now)
+            return _finish(connection, lease.job_id, JobState.SUCCEEDED, now, error=None)
 
     def fail(self, lease: Lease, problem: Json, *, retry: bool, logs: Sequence[LogLine] = ()) -> JobState | None:
         """End the attempt: queued again when `retry` and attempts are left, else failed.
@@ -253,6 +245,19 @@ def _hold(connection: Connection, lease: Lease) -> AnyRow | None:
         )
         .with_for_update()
     ).first()
+
+
+def _show_progress(connection: Connection, job_id: str, held: AnyRow, progress: Json | None, now: float) -> None:
+    """Store progress that is new; as an event, too, unless the last one was just now."""
+    if progress is None or dict(progress) == held.progress:
+        return
+    values: dict[str, Any] = {"progress": progress, "version": jobs.c.version + 1}
+    told = now - (held.progress_event_at or 0.0) >= PROGRESS_EVENT_SECONDS
+    if told:
+        values |= {"progress_event_at": now, "last_seq": jobs.c.last_seq + 1}
+    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values))
+    if told:
+        write_event(connection, job_id, Event(held.last_seq + 1, now, EventKind.PROGRESS, progress))
 
 
 def _finish(connection: Connection, job_id: str, state: JobState, now: float, **values: Any) -> JobState:
