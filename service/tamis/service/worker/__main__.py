@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="jobs at a time")
     parser.add_argument("--parent", type=int, help="stop in good order when this process, the parent, dies")
     arguments = parser.parse_args(argv)
+    if arguments.jobs < 1:
+        parser.error("--jobs must be at least 1")
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
