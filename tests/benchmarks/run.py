@@ -111,8 +111,8 @@ def dsir(arguments: argparse.Namespace) -> None:
             ]
         )
         fitted = megabytes + target_megabytes
-        columns = ("", "hash", "input", "threads", "fit MB/s", "weights MB/s", "whole MB/s")
-        columns += ("fit ×", "weights ×", "whole ×", "whole wall s", "peak RSS MB")
+        columns = ["", "hash", "input", "threads", "fit MB/s", "weights MB/s", "whole MB/s"]
+        columns += ["fit ×", "weights ×", "whole ×", "whole wall s", "peak RSS MB"]
         print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
 
         def row(leg: dict[str, Any], *, name: str, form: str, hash: str, threads: str, wall: str) -> None:

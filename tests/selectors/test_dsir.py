@@ -69,7 +69,8 @@ def test_scores_are_sums_of_log_ratios(tmp_path: Path, environment: MakeEnvironm
 
     pool = pa.concat_tables([pq.read_table(path) for path in sorted((tmp_path / "data").glob("pool-*"))])
     bags = np.stack([bag(text) for text in pool["text"].to_pylist()])
-    target = sum(bag(text) for text in pq.read_table(tmp_path / "data" / "target.parquet")["text"].to_pylist())
+    wanted = pq.read_table(tmp_path / "data" / "target.parquet")["text"].to_pylist()
+    target = np.stack([bag(text) for text in wanted]).sum(axis=0)
     ratio = np.log(target / target.sum() + 1e-8) - np.log(bags.sum(axis=0) / bags.sum() + 1e-8)
     expected = (bags @ ratio)[selection["row"].to_numpy()]
     np.testing.assert_allclose(selection["score"].to_numpy(), expected, rtol=1e-9)
@@ -413,3 +414,19 @@ def test_random_takes_no_target(tmp_path: Path, environment: MakeEnvironment) ->
     _, selection, _ = run(job, tmp_path / "out", environment())
     assert selection.num_rows == 100
     assert domains(job, selection)["sea"] < 60
+
+
+def test_a_random_draw_that_can_not_meet_a_size_budget_is_told(tmp_path: Path, environment: MakeEnvironment) -> None:
+    job = write(tmp_path / "data")
+    pool = pq.read_table(tmp_path / "data" / "pool-0.parquet")
+    sizes = [1 if name == "sea" else 1000 for name in pool["domain"].to_pylist()]
+    pq.write_table(pool.set_column(3, "tokens", pa.array(sizes, pa.int64())), tmp_path / "data" / "pool-0.parquet")
+    job["dataset"]["shards"] = [str(tmp_path / "data" / "pool-0.parquet")]
+    told = []
+    for seed in range(4):  # most of the rows that a random draw takes first are larger than the whole budget
+        manifest, selection, report = run(
+            job | {"budget": {"size": 50}, "seed": seed}, tmp_path / f"out-{seed}", environment()
+        )
+        assert manifest.totals.size == 50 == selection.num_rows
+        told += [warning["code"] for warning in report["warnings"]]
+    assert "random-draw-by-rows" in told

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tamis.selectors.decide import Choice, RankedUnit, choose, choose_in_turns
+from tamis.selectors.decide import Choice, Ranked, RankedUnit, choose, choose_in_turns
 from tamis.selectors.dsir import REASONS, Dsir, DsirParams, LogWeights
 from tamis.selectors.engines.local import LocalEngine
 from tamis.selectors.jobs import Environment, open_job
@@ -84,7 +83,7 @@ class Case:
         """Resample with the noise given, as the selector does with its own."""
         layout = self.run.layout()
 
-        def ranked(target: int) -> Callable[[int], RankedUnit]:
+        def ranked(target: int) -> Ranked:
             def rank(unit: int) -> RankedUnit:
                 log_weights, reasons = self.weights.unit(unit, target)
                 part = slice(int(layout.starts[unit]), int(layout.starts[unit + 1]))

@@ -5,7 +5,6 @@ without. An entry is 32 bytes, the n-gram's (27 at most), its length and its buc
 takes the place of what was there. 2**15 entries, a mebibyte, were the fastest of 2**13 to 2**16 within the noise.
 """
 
-# ruff: noqa: PLR0917
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 import numpy as np

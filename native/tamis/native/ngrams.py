@@ -3,7 +3,6 @@
 An n-gram belongs to the token it ends at; n-grams of a document are ordered by that token, shorter ones first.
 """
 
-# ruff: noqa: PLR0917
 # mypy: disable-error-code="no-untyped-def"
 
 import numpy as np

@@ -5,7 +5,6 @@ joined by single spaces, its n-grams hashed, and the result handed to a sink. Ev
 it compiles once whatever is asked.
 """
 
-# ruff: noqa: PLR0917
 # mypy: disable-error-code="no-untyped-def"
 
 from typing import NamedTuple

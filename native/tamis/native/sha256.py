@@ -4,7 +4,6 @@ Lane i of every vector belongs to message i. The constants are computed from the
 roots of primes), not copied.
 """
 
-# ruff: noqa: PLR0917
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 from typing import Any, NamedTuple

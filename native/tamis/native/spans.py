@@ -6,7 +6,6 @@ masks. Starts and ends of tokens are then bits of the masks (the method of simdj
 number of UTF-8 bytes) or that is not valid UTF-8 ends the block early and is handled alone.
 """
 
-# ruff: noqa: PLR0917
 # mypy: disable-error-code="no-untyped-def"
 
 from typing import NamedTuple

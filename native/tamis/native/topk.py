@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel, piece
 
-# ruff: noqa: PLR0917
 # mypy: disable-error-code="no-untyped-def"
 
 Chunk = tuple[int, NDArray[np.float64], NDArray[np.int32] | None, NDArray[np.int64] | None]

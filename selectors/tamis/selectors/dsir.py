@@ -185,6 +185,7 @@ class Dsir:
     )
     cost: ClassVar[str] = "Two passes over the text and one over the rows measured for the report; 17 bytes a row."
     Params: ClassVar[type[DsirParams]] = DsirParams
+    scores_are_log_weights: ClassVar[bool] = True
 
     def __init__(self, params: DsirParams) -> None:
         self.params = params

@@ -95,6 +95,7 @@ class Heuristic:
     citation: ClassVar[str] = "Heuristic classification as in Brown et al. 2020 and Xie et al. 2023 (arXiv:2302.03169)."
     cost: ClassVar[str] = "Two passes over the text and a logistic regression on at most 40,000 rows; 17 bytes a row."
     Params: ClassVar[type[HeuristicParams]] = HeuristicParams
+    scores_are_log_weights: ClassVar[bool] = False
 
     def __init__(self, params: HeuristicParams) -> None:
         self.params = params

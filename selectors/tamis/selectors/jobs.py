@@ -289,7 +289,7 @@ def _write(out: Path, opened: Opened, run: Run, decision: Decision, report: Mapp
         target_digests=[target.digest for target in run.targets],
     )
     shards = _shards(run.candidates)
-    footer = {
+    footer: dict[str, JsonValue] = {
         "fingerprint": provenance.fingerprint,
         "dataset": {"digest": provenance.dataset_digest, "shards": [shard.model_dump() for shard in shards]},
         "selector": {"name": provenance.selector, "revision": provenance.revision, "params": provenance.params},

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from tamis.selectors.outcome import ResultManifest
 from tamis.selectors.run import Observer
 from tamis.selectors.spec import Budget, JobSpec, Manifest, SelectorSpec, Target
 
-DatasetLike = Manifest | Mapping[str, Any] | str | Path | Sequence[str] | pa.Table
+DatasetLike: TypeAlias = Manifest | Mapping[str, Any] | str | Path | Sequence[str] | pa.Table
 """A manifest; one path or glob, or several; or a table in memory."""
 
 

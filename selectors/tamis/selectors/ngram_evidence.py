@@ -118,7 +118,9 @@ def _gather(tables: Mapped, name: str, buckets: int) -> Described:
         column = {key: tables[unit].column(f"{name}.{key}").combine_chunks().flatten() for key in FIELDS}
         tokens = column["tokens"].to_numpy()
         counted += Counted(column["count"].to_numpy(), len(tokens), int(tokens.sum()))
-        sketches.append(np.frombuffer(b"".join(column["sketch"].to_pylist()), np.uint32).reshape(len(tokens), -1))
+        # The width from the type: a unit may hold rows of one list and none of another.
+        width = column["sketch"].type.byte_width // np.dtype(np.uint32).itemsize
+        sketches.append(np.frombuffer(b"".join(column["sketch"].to_pylist()), np.uint32).reshape(len(tokens), width))
         digests.extend(column["digest"].to_pylist())
     return Described(counted, np.concatenate(sketches), digests)
 

@@ -63,7 +63,8 @@ def tables_version(tokenizer: str) -> str:
 
 def config_of(features: Mapping[str, Any]) -> kernels.NgramConfig:
     """Return the kernels' configuration for :meth:`NgramParams.features`."""
-    tokenizer = "wordpunct" if features["tokenizer"] == "ids" else features["tokenizer"]
+    # Token ids are hashed as they are: the kernels' tokenizer does not matter then.
+    tokenizer: kernels.Tokenizer = "wordpunct" if features["tokenizer"] == "ids" else features["tokenizer"]
     return kernels.ngram_config(
         ngrams=features["ngrams"], buckets=features["buckets"], hash=features["hash"], tokenizer=tokenizer
     )
@@ -116,7 +117,7 @@ def score_chunks(batch: RoleBatch, config: kernels.NgramConfig, table: Floats, w
 def digest_batch(batch: RoleBatch) -> Iterator[bytes]:
     """Yield a digest of every document's bytes: equal documents, equal digests."""
     offsets, values = batch.tokens() if batch.is_token_ids else batch.text_buffers()
-    view = memoryview(np.ascontiguousarray(values)).cast("B")
+    view = np.ascontiguousarray(values).data.cast("B")
     width = values.itemsize
     for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
         yield hashlib.blake2b(view[start * width : stop * width], digest_size=DIGEST_BYTES).digest()

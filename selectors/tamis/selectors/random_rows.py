@@ -45,6 +45,7 @@ class RandomRows:
     citation: ClassVar[str] = "None needed."
     cost: ClassVar[str] = "Reads no data but the columns of strata and sizes; 8 bytes a row."
     Params: ClassVar[type[RandomParams]] = RandomParams
+    scores_are_log_weights: ClassVar[bool] = False
 
     def __init__(self, params: RandomParams) -> None:
         self.params = params

@@ -10,8 +10,10 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from tamis.native import rng
-from tamis.selectors.decide import Choice, Ranked, RankedUnit
+from tamis.selectors.decide import Choice, Ranked, RankedUnit, choose
+from tamis.selectors.errors import Infeasible
 from tamis.selectors.outcome import Notice
+from tamis.selectors.spec import Budget
 
 if TYPE_CHECKING:
     from tamis.selectors.run import Run
@@ -54,12 +56,10 @@ def make_report(run: Run, selector: Selector, decision: Decision) -> dict[str, J
     -------
     dict
         JSON: ``asked_and_got``, ``strata``, ``composition`` by group, ``scores`` (histograms with the threshold),
-        ``effective_sample_size``, the selector's own ``evidence``, and ``warnings``.
+        ``effective_sample_size`` (of log weights), the selector's own ``evidence``, and ``warnings``.
     """
-    random = run.choose(
-        UniformDraw(decision.rankings[0], run.layout().starts, run.stream("report.random")), decision.reason_names
-    )
     choice = decision.choice
+    random, drawn = _random_draw(run, decision)
     evidence = selector.evidence(run, decision, random)
     scores, sample_size = _scores(run, decision)
     report: dict[str, JsonValue] = {
@@ -69,12 +69,28 @@ def make_report(run: Run, selector: Selector, decision: Decision) -> dict[str, J
         "strata": [outcome.model_dump(mode="json") for outcome in choice.outcomes],
         "composition": _composition(run, choice, random),
         "scores": scores,
-        "effective_sample_size": sample_size,
+        "effective_sample_size": sample_size if selector.scores_are_log_weights else None,
         "evidence": evidence,
     }
-    notices = [*decision.notices, *choice.warnings, *_notices(choice, evidence)]
+    notices = [*decision.notices, *choice.warnings, *_notices(choice, evidence), *drawn]
     report["warnings"] = [notice.model_dump(mode="json") for notice in notices]
     return report
+
+
+def _random_draw(run: Run, decision: Decision) -> tuple[Choice, list[Notice]]:
+    """Draw rows at random under the job's budget and bounds, or, where no draw meets them, as many rows without bounds.
+
+    A size budget can fit the selection and not the draw: its first row may already be larger than what is left.
+    """
+    layout = run.layout()
+    ranked = UniformDraw(decision.rankings[0], layout.starts, run.stream("report.random"))
+    try:
+        return run.choose(ranked, decision.reason_names), []
+    except Infeasible as error:
+        rows = Budget(rows=len(decision.choice.rows))
+        draw = choose(ranked, layout, rows, excluded=run.excluded, reason_names=decision.reason_names)
+        detail = f"The random draw beside the selection has as many rows, but not its budget and bounds: {error.detail}"
+        return draw, [Notice(code="random-draw-by-rows", detail=detail)]
 
 
 def _composition(run: Run, choice: Choice, random: Choice) -> JsonValue:
@@ -157,7 +173,7 @@ def _scores(run: Run, decision: Decision) -> tuple[JsonValue, JsonValue]:
         weight_sum += float(weights.sum())
         square_sum += float((weights * weights).sum())
     chosen = np.histogram(np.clip(decision.choice.scores, low, high), edges)[0]
-    scores: JsonValue = {
+    scores: dict[str, Any] = {
         "edges": edges.tolist(),
         "raw": raw.tolist(),
         "selected": chosen.tolist(),

@@ -72,6 +72,7 @@ class Selector(Protocol):
     citation: ClassVar[str]
     cost: ClassVar[str]
     Params: ClassVar[type[BaseModel]]
+    scores_are_log_weights: ClassVar[bool]  # whether exp(score) weighs a row: an effective sample size means something
 
     params: Any
 

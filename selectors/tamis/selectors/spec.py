@@ -138,7 +138,7 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class Quota(Shape):
-    """Bounds of one stratum: absolute (in the budget's unit) and as shares of the budget reached."""
+    """Bounds of one stratum: absolute (in the budget's unit) and as shares of the budget asked."""
 
     min: Count | None = None
     max: Count | None = None
