@@ -29,6 +29,13 @@ def demo_data() -> Path:
     return ROOT / "tests" / "data" / "demo"
 
 
+@pytest.fixture(scope="session")
+def kernel_cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled kernels, kept from one test run to the next where pytest keeps a cache."""
+    cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)
+    return tmp_path_factory.mktemp("kernels") if cache is None else cache.mkdir("tamis-kernels")
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> Callable[..., Environment]:
     """Make an environment with a cache of its own: ``environment(threads=2)``."""

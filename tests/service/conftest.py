@@ -132,13 +132,6 @@ class Worker:
         self._popen.wait(PATIENCE)
 
 
-@pytest.fixture(scope="session")
-def kernel_cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled kernels, kept from one test run to the next where pytest keeps a cache."""
-    cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)
-    return tmp_path_factory.mktemp("kernels") if cache is None else cache.mkdir("tamis-kernels")
-
-
 @pytest.fixture
 def home(tmp_path: Path, kernel_cache: Path) -> Path:
     """A TAMIS_HOME."""
