@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEMO = [sys.executable, "-m", "tamis.service.demo"]
 SHARE_IN_POOL = {"speeches": 500 / 12_000, "python": 450 / 12_000, "wikipedia": 600 / 12_000}
 
@@ -67,6 +69,12 @@ def test_selects_the_target_domain(target: str, home: Path, tmp_path: Path) -> N
     assert share > 0.9
     assert share > 18 * SHARE_IN_POOL[target]
     assert f"{share:.1%}" in shown.stdout
+
+    if target == "speeches":  # what the README shows is what one sees
+        said = [line.rstrip() for line in shown.stdout.splitlines()]
+        block = re.search(r"^```\n(domain .*?)\n```$", README, re.MULTILINE | re.DOTALL)
+        assert block is not None
+        assert [line for line in block[1].splitlines() if line not in said] == []
 
     report = json.loads((tmp_path / "report.json").read_text())
     told = {group["group"]: group["selected"] for group in report["composition"]["groups"]}

@@ -256,8 +256,8 @@ def demo(
             )
         out.mkdir(parents=True, exist_ok=True)
         (out / "request.json").write_text(json.dumps(job_request(DATA, target, rows), indent=2) + "\n")
-        title = f"[bold]{TARGETS[target].title}[/]"
-        console.print(f"\nOf 12,000 documents from 12 domains, Tamis selects the {rows} most like {title}.\n")
+        console.print("\n  pool    12,000 documents of 12 domains, which Tamis does not see")
+        console.print(f"  target  [bold]{TARGETS[target].title}[/]\n  budget  {rows} documents\n", highlight=False)
         start = time.monotonic()
         with running_service(home, DATA) as url:
             _select_and_show(console, url, target, out, home)
