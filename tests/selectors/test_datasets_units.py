@@ -143,7 +143,7 @@ def expected(content: list[Json]) -> list[Json]:
     st.sampled_from(["zstd", "snappy", "none"]),
     st.booleans(),
 )
-def test_parquet(  # noqa: PLR0917 -- drawn, not called
+def test_parquet(
     content: list[Json],
     text: pa.DataType,
     vector: pa.DataType,
@@ -171,7 +171,7 @@ def test_parquet(  # noqa: PLR0917 -- drawn, not called
     st.sampled_from(["zstd", "lz4", None]),
     st.booleans(),
 )
-def test_arrow(  # noqa: PLR0917 -- drawn, not called
+def test_arrow(
     content: list[Json],
     text: pa.DataType,
     vector: pa.DataType,
@@ -373,6 +373,15 @@ def test_a_line_longer_than_chunk_and_unit(tmp_path: Path) -> None:
             dataset = open_dataset([path])
             assert [row["text"] for row in read_back(dataset, ("text",))] == ["a", long, "b", long, "c"]
             assert suffix or len(dataset.units) == 13
+
+
+def test_a_gzip_member_for_every_line(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": "x" * number, "size": number or None}).encode() + b"\n" for number in range(100)]
+    (tmp_path / "a.jsonl.gz").write_bytes(b"".join(gzip.compress(line) for line in lines))
+    dataset = open_dataset([tmp_path / "a.jsonl.gz"], score="size")
+    assert dataset.columns["score"].type == pa.float64()
+    [batch] = dataset.read(dataset.units[0], ["text"])  # one batch: the members are put together
+    assert batch.column("text").to_pylist() == ["x" * number for number in range(100)]
 
 
 def test_repeated_long_texts_stay_bounded(tmp_path: Path) -> None:

@@ -206,8 +206,8 @@ def read(storage: Storage, shard: Shard, unit: Unit, names: Sequence[str]) -> It
     offset = int(shard.inspected.piece_rows[: unit.start].sum())
     number = unit.start
 
-    def locate(row: int) -> dict[str, Any]:
-        return {"record_batch": number, "row": offset + row}
+    def locate(row: int | None) -> dict[str, Any]:
+        return {"record_batch": number} if row is None else {"record_batch": number, "row": offset + row}
 
     try:
         batches = _batches(storage.open(shard.file), shard, unit, options)

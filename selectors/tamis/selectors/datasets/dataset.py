@@ -105,7 +105,7 @@ class Dataset:
         """Uncompressed bytes of the role columns (Parquet), or of whole files where the format tells no more."""
         names = self.columns.columns_read(self.columns.roles)
         return sum(
-            sum(shard.inspected.column_bytes[name] for name in names)
+            sum(int(shard.inspected.column_bytes[name].sum()) for name in names)
             if shard.format == "parquet"
             else shard.inspected.bytes
             for shard in self.shards

@@ -7,6 +7,7 @@ dereferences a null pointer on a block whose values are all ``null`` (seen with 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -156,7 +157,7 @@ def _grow(want: int, uri: str, *, place: str) -> int:
 def _compressed_chunks(source: pa.NativeFile, codec: str, uri: str, block: int) -> Iterator[pa.Buffer]:
     stream = pa.CompressedInputStream(source, codec)
     parts: list[bytes] = []
-    while data := stream.read(block):
+    while data := _fill(stream, block):
         cut = data.rfind(b"\n") + 1
         if cut:
             yield pa.py_buffer(b"".join((*parts, data[:cut])))
@@ -167,6 +168,15 @@ def _compressed_chunks(source: pa.NativeFile, codec: str, uri: str, block: int) 
             _grow(MAX_LINE_BYTES, uri, place="a line")
     if parts:
         yield pa.py_buffer(b"".join(parts))
+
+
+def _fill(stream: pa.NativeFile, size: int) -> bytes:
+    """Read `size` bytes, fewer at the end only: a stream of many members gives no more than one of them at a time."""
+    parts: list[bytes] = []
+    while size > 0 and (data := stream.read(size)):
+        parts.append(data)
+        size -= len(data)
+    return b"".join(parts)
 
 
 def _chunks(storage: Storage, shard: Shard, unit: Unit) -> Iterator[_Lines]:
@@ -219,10 +229,7 @@ def _look(source: pa.NativeFile, file: StoredFile) -> tuple[str, Compression, pa
     digest = content_digest(source, file.size, f"jsonl:{compression}")
     source.seek(0)
     try:
-        if compression == "none":
-            head = _head(source, file)
-        else:
-            head = next(_compressed_chunks(source, compression, file.uri, HEAD_BYTES), None)
+        head = _head(source, file) if compression == "none" else _compressed_head(source, compression, file.uri)
     except OSError as error:
         raise DataError(f"{file.uri} can't be decompressed: {error}.", shard=file.uri) from error
     return digest, compression, head
@@ -235,6 +242,12 @@ def _head(source: pa.NativeFile, file: StoredFile) -> pa.Buffer | None:
         _grow(MAX_LINE_BYTES, file.uri, place="one of the first lines")
     source.seek(0)
     return source.read_buffer(stop) if stop else None
+
+
+def _compressed_head(source: pa.NativeFile, codec: str, uri: str) -> pa.Buffer | None:
+    # Two chunks, as the last line of a small file may come as a chunk of its own.
+    taken = list(itertools.islice(_compressed_chunks(source, codec, uri, HEAD_BYTES), 2))
+    return pa.py_buffer(b"".join(map(bytes, taken))) if taken else None
 
 
 def _infer(lines: _Lines, uri: str) -> pa.Schema | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ class Inspected:
     piece_bytes: Ints = field(default_factory=lambda: np.empty(0, np.int64))  # uncompressed
     compression: Compression = "none"
     streaming: bool = False  # Arrow: the streaming format, which has no footer
-    column_bytes: Mapping[str, int] = field(default_factory=dict)  # Parquet: uncompressed, of the columns asked for
+    column_bytes: Mapping[str, Ints] = field(default_factory=dict)  # Parquet: of a column asked for, in each row group
     starts: Ints = field(default_factory=lambda: np.empty(0, np.int64))  # streaming: the byte where each batch starts
 
 
@@ -166,7 +166,7 @@ def canonical_digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def check_text(batch: pa.RecordBatch, uri: str, locate: Any) -> None:
+def check_text(batch: pa.RecordBatch, uri: str, locate: Callable[[int | None], dict[str, Any]]) -> None:
     """Check what Arrow does not check as it reads: UTF-8, and offsets and indices that stay inside their buffers.
 
     Parameters
@@ -175,7 +175,7 @@ def check_text(batch: pa.RecordBatch, uri: str, locate: Any) -> None:
     uri : str
         The shard's.
     locate : callable
-        From a row of `batch` to the place of it (``row``, ``row_group``, ``line``), for the error.
+        From a row of `batch`, None for no one row, to the place of it (``row``, ``row_group``), for the error.
 
     Raises
     ------
@@ -196,17 +196,29 @@ def check_text(batch: pa.RecordBatch, uri: str, locate: Any) -> None:
             ) from error
 
 
-def _first_invalid(column: pa.Array) -> int:
-    if pa.types.is_dictionary(column.type):
-        bad = pc.equal(column.indices, _first_invalid(column.dictionary)).fill_null(False)
-        return max(0, int(pc.index(bad, True).as_py()))
+def _valid(array: pa.Array, *, full: bool = True) -> bool:
+    try:
+        array.validate(full=full)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _first_invalid(column: pa.Array) -> int | None:
+    """Return the first row that is not valid; None when the structure as a whole is not."""
+    if not _valid(column, full=False):
+        return None
+    if pa.types.is_dictionary(column.type) and not _valid(column.dictionary):
+        code = _first_invalid(column.dictionary)
+        if code is None:
+            return None
+        row = int(pc.index(pc.equal(column.indices, code).fill_null(False), True).as_py())
+        return row if row >= 0 else None  # a value that no row has
     low, high = 0, len(column)  # the first invalid row lies in [low, high)
     while high - low > 1:
         middle = (low + high) // 2
-        try:
-            column.slice(low, middle - low).validate(full=True)
-        except pa.ArrowInvalid:
-            high = middle
-        else:
+        if _valid(column.slice(low, middle - low)):
             low = middle
+        else:
+            high = middle
     return low
