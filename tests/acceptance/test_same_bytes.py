@@ -21,7 +21,7 @@ import pytest
 from tamis.selectors import select
 from tamis.service.client import Client
 
-COPIES = 8
+COPIES = 4
 """Of the demo's pool: enough work for a kill to land in."""
 
 
@@ -55,13 +55,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, kernel_cache: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def client(home: Path) -> Iterator[Client]:
-    service = subprocess.Popen(
-        [sys.executable, "-m", "tamis.service.cli", "serve", "--port", "0"],
-        env={**os.environ, "TAMIS_HOME": str(home)},
-        stdout=subprocess.PIPE,
-        stderr=(home / "service.log").open("wb"),
-        text=True,
-    )
+    with (home / "service.log").open("wb") as log:
+        service = subprocess.Popen(
+            [sys.executable, "-m", "tamis.service.cli", "serve", "--port", "0"],
+            env={**os.environ, "TAMIS_HOME": str(home)},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
     assert service.stdout is not None
     try:
         url = re.search(r"http://\S+", service.stdout.readline())

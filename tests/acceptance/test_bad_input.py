@@ -1,0 +1,253 @@
+"""Bad input gets a clear answer, at once where metadata tells and as a failed job where only reading can."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+Job = dict[str, Any]
+Spoil = Callable[[dict[str, Any], Path], None]
+TEXTS = ["ship wave sail", "flour oven salt", "", None, "tide and rope"] * 40
+
+
+@pytest.fixture(scope="module")
+def http(tmp_path_factory: pytest.TempPathFactory, kernel_cache: Path) -> Iterator[httpx.Client]:
+    home = tmp_path_factory.mktemp("home")
+    (home / "cache").symlink_to(kernel_cache)
+    with (home / "service.log").open("wb") as log:
+        service = subprocess.Popen(
+            [sys.executable, "-m", "tamis.service.cli", "serve", "--port", "0"],
+            env={**os.environ, "TAMIS_HOME": str(home)},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    assert service.stdout is not None
+    try:
+        url = re.search(r"http://\S+", service.stdout.readline())
+        assert url is not None, (home / "service.log").read_text()
+        with httpx.Client(base_url=url.group(), timeout=60, trust_env=False) as client:
+            yield client
+    finally:
+        service.send_signal(signal.SIGTERM)
+        service.wait(60)
+        service.stdout.close()
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    pq.write_table(pa.table({"text": TEXTS, "n": range(200)}), tmp_path / "pool.parquet", row_group_size=50)
+    pq.write_table(pa.table({"text": ["ship sail tide rope"] * 20}), tmp_path / "target.parquet")
+    return {
+        "dataset": {"shards": [str(tmp_path / "pool.parquet")]},
+        "target": {"datasets": [{"shards": [str(tmp_path / "target.parquet")]}]},
+        "selector": {"name": "dsir"},
+        "budget": {"rows": 20},
+    }
+
+
+def missing_file(job: Job, folder: Path) -> None:
+    job["dataset"]["shards"].append(str(folder / "nothing.parquet"))
+
+
+def empty_glob(job: Job, folder: Path) -> None:
+    job["dataset"]["shards"] = [str(folder / "nothing-*.parquet")]
+
+
+def wrong_column(job: Job, folder: Path) -> None:
+    job["dataset"]["columns"] = {"text": "content"}
+
+
+def text_of_integers(job: Job, folder: Path) -> None:
+    job["dataset"]["columns"] = {"text": "n"}
+
+
+def shard_without_the_column(job: Job, folder: Path) -> None:
+    pq.write_table(pa.table({"body": ["x"]}), folder / "other.parquet")
+    job["dataset"]["shards"].append(str(folder / "other.parquet"))
+
+
+def same_shard_twice(job: Job, folder: Path) -> None:
+    job["dataset"]["shards"] *= 2
+
+
+def no_rows_at_all(job: Job, folder: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), folder / "pool.parquet")
+
+
+def empty_target(job: Job, folder: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), folder / "target.parquet")
+
+
+def no_target(job: Job, folder: Path) -> None:
+    del job["target"]
+
+
+def budget_of_nothing(job: Job, folder: Path) -> None:
+    job["budget"] = {"rows": 0}
+
+
+def budget_of_more_than_there_is(job: Job, folder: Path) -> None:
+    job["budget"] = {"rows": 201}
+
+
+def two_budgets(job: Job, folder: Path) -> None:
+    job["budget"] = {"rows": 2, "fraction": 0.5}
+
+
+def truncated_parquet(job: Job, folder: Path) -> None:
+    path = folder / "pool.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def not_a_parquet(job: Job, folder: Path) -> None:
+    (folder / "pool.parquet").write_text("text\nnot a parquet\n")
+
+
+def unknown_selector(job: Job, folder: Path) -> None:
+    job["selector"] = {"name": "dsri"}
+
+
+def unknown_field(job: Job, folder: Path) -> None:
+    job["budgets"] = {"rows": 2}
+
+
+def quota_over_budget(job: Job, folder: Path) -> None:
+    job["dataset"]["columns"] = {"group": "text"}
+    job["strata"] = {"by": "group", "quotas": {"ship wave sail": {"min": 21}}}
+
+
+REFUSED: list[tuple[Callable[[Job, Path], None], str, str]] = [
+    (missing_file, "/dataset/shards/1", r"no file .*nothing\.parquet"),
+    (empty_glob, "/dataset/shards/0", "matches no file"),
+    (wrong_column, "/dataset/columns/text", r"no column 'content'.*text, n"),
+    (text_of_integers, "/dataset/columns/text", "'n' holds int64"),
+    (shard_without_the_column, "/dataset/columns/text", r"other\.parquet has no column 'text'"),
+    (same_shard_twice, "/dataset/shards/1", "twice|again|already"),
+    (no_rows_at_all, "/dataset/shards", "no rows"),
+    (empty_target, "/target/datasets/0/shards", "no rows"),
+    (no_target, "/target", "needs a target"),
+    (budget_of_nothing, "/budget/rows", "greater than or equal to 1"),
+    (budget_of_more_than_there_is, "/budget/rows", "201 rows, but the dataset has 200"),
+    (two_budgets, "/budget", "exactly one"),
+    (truncated_parquet, "/dataset/shards/0", "truncated|damaged"),
+    (not_a_parquet, "/dataset/shards/0", "not a Parquet file"),
+    (unknown_selector, "/selector/name", "dsir"),
+    (unknown_field, "/budgets", "Extra inputs"),
+    (quota_over_budget, "/strata/quotas", "21"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "pointer", "detail"), REFUSED, ids=[case[0].__name__ for case in REFUSED])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/plan"])
+def test_what_metadata_tells_is_refused_before_the_work(
+    *,
+    http: httpx.Client,
+    job: Job,
+    tmp_path: Path,
+    spoil: Callable[[Job, Path], None],
+    pointer: str,
+    detail: str,
+    path: str,
+) -> None:
+    spoil(job, tmp_path)
+    answer = http.post(path, json=job)
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    said = [(error["pointer"], error["detail"]) for error in problem.get("errors", [])]
+    assert any(where.startswith(pointer) for where, _ in said), problem
+    assert re.search(detail, problem["detail"] + " ".join(text for _, text in said)), problem
+
+
+def broken_page(job: Job, folder: Path) -> None:
+    path = folder / "pool.parquet"
+    content = bytearray(path.read_bytes())
+    content[60:400] = b"\xff" * 340
+    path.write_bytes(content)
+
+
+def more_rows_than_are_eligible(job: Job, folder: Path) -> None:
+    job["budget"] = {"rows": 150}
+
+
+def invalid_utf8(job: Job, folder: Path) -> None:
+    lines = [b'{"text": "ship"}\n'] * 10 + [b'{"text": "\xff\xfe"}\n'] + [b'{"text": "tide"}\n'] * 10
+    (folder / "pool.jsonl").write_bytes(b"".join(lines))
+    job["dataset"]["shards"] = [str(folder / "pool.jsonl")]
+    job["budget"] = {"rows": 2}
+
+
+def text_of_integers_later_on(job: Job, folder: Path) -> None:
+    lines = ['{"text": "ship"}\n'] * 100_000 + ['{"text": 7}\n']
+    (folder / "pool.jsonl").write_text("".join(lines))
+    job["dataset"]["shards"] = [str(folder / "pool.jsonl")]
+
+
+def invalid_utf8_in_parquet(job: Job, folder: Path) -> None:
+    texts = pa.array([b"ship", b"\xff\xfe", b"tide"], pa.binary())
+    pq.write_table(pa.table({"text": texts.view(pa.string())}), folder / "pool.parquet")
+    job["budget"] = {"rows": 1}
+
+
+def wrong_sha256(job: Job, folder: Path) -> None:
+    job["dataset"]["shards"] = [{"uri": str(folder / "pool.parquet"), "sha256": "0" * 64}]
+
+
+def target_without_a_token(job: Job, folder: Path) -> None:
+    pq.write_table(pa.table({"text": ["", " "]}), folder / "target.parquet")
+
+
+FAILED: list[tuple[Callable[[Job, Path], None], str, str]] = [
+    (broken_page, "bad-data", r"pool\.parquet"),
+    (more_rows_than_are_eligible, "infeasible", "150 rows, but only 120 rows are eligible.*80 too-few-tokens"),
+    (invalid_utf8, "bad-data", "UTF-8"),
+    (text_of_integers_later_on, "bad-data", "text"),
+    (invalid_utf8_in_parquet, "bad-data", "UTF-8"),
+    (wrong_sha256, "inputs-changed|bad-data|invalid-request", "sha256"),
+    (target_without_a_token, "invalid-request", "no n-grams"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "code", "detail"), FAILED, ids=[case[0].__name__ for case in FAILED])
+def test_what_only_reading_tells_ends_the_job_with_the_place(
+    *, http: httpx.Client, job: Job, tmp_path: Path, spoil: Callable[[Job, Path], None], code: str, detail: str
+) -> None:
+    spoil(job, tmp_path)
+    answer = http.post("/v1/jobs", json=job)
+    if answer.status_code == 202:
+        ended = http.get(answer.headers["location"], headers={"Prefer": "wait=50"}).json()
+        assert ended["state"] == "failed", ended
+        assert ended["attempts"] == 1, "what can't get better is not tried again"
+        problem = ended["error"]
+    else:
+        assert answer.status_code in (412, 422), answer.text
+        problem = answer.json()
+    assert re.search(code, problem["type"]), problem
+    assert re.search(detail, problem["detail"]), problem
+    if code == "bad-data":
+        assert "shard" in problem, problem
+
+
+def test_nulls_and_empty_shards_are_no_error(http: httpx.Client, job: Job, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array([], pa.string()), "n": pa.array([], pa.int64())}), tmp_path / "a.parquet")
+    job["dataset"]["shards"].insert(0, str(tmp_path / "a.parquet"))
+    answer = http.post("/v1/jobs", json=job)
+    ended = http.get(answer.headers["location"], headers={"Prefer": "wait=50"}).json()
+    assert ended["state"] == "succeeded", ended
+    result = http.get(ended["links"]["result"]).json()
+    assert result["totals"]["candidates"] == 200
+    assert result["totals"]["eligible"] == 120
+    explained = http.get(f"/v1/jobs/{ended['id']}/explain", params={"row": 3}).json()
+    assert explained["reason"] == "too-few-tokens"
