@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,8 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from tamis.selectors import select
+from tamis.selectors.selector import info
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,6 +42,37 @@ def test_make_targets_exist() -> None:
 def test_files_that_the_readme_names_exist() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_parameters_and_defaults_are_dsirs() -> None:
+    table = README.partition("| parameter | default |")[2].partition("\n\n")[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", table, re.MULTILINE))
+    fields = info("dsir").params_schema["properties"]
+    assert isinstance(fields, dict)
+    assert told
+    for name, default in told.items():
+        field = fields[name]
+        assert isinstance(field, dict)
+        try:
+            assert json.loads(default.strip("`")) == field["default"], name
+        except json.JSONDecodeError:
+            assert default.strip("`") == field["default"], name
+
+
+def test_columns_are_those_of_a_selection(tmp_path: Path) -> None:
+    pool = pa.table({"text": ["a b c", "b c d", "x y z"], "id": [7, 8, 9], "group": ["g", "g", "h"]})
+    columns = {"text": "text", "id": "id", "group": "group"}
+    pq.write_table(pool, tmp_path / "pool.parquet")
+    selection = select(
+        {"shards": [str(tmp_path / "pool.parquet")], "columns": columns},
+        pool.slice(0, 1),
+        budget=2,
+        strata={"by": "group"},
+        out=tmp_path / "out",
+    )
+    table = README.partition("| column | type |")[2].partition("\n\n")[0]
+    told = [name for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)]
+    assert told == selection.table().column_names
 
 
 def script(port: int) -> str:
