@@ -14,6 +14,7 @@ import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from tamis.selectors.errors import Conflict
 from tamis.selectors.outcome import Plan
@@ -25,6 +26,15 @@ from tamis.service.api.resources import etag, job_resource
 from tamis.service.api.shapes import MAX_PAGE, JobList, JobRequest, JobResource, State
 from tamis.service.api.submission import check, reopen, resolve
 from tamis.service.store import Job, JobState, Submission
+
+
+class JobIdConvertor(StringConvertor):
+    """Any part of a path but ``plan``, an address of its own: another method there is 405, and no missing job."""
+
+    regex = "(?!plan(?:/|$))[^/]+"
+
+
+register_url_convertor("job", JobIdConvertor())
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.api")
@@ -180,7 +190,7 @@ JobDep = Annotated[Job, Depends(_job)]
 
 
 @router.get(
-    "/{job_id}",
+    "/{job_id:job}",
     response_model=JobResource,
     summary="Look at a job",
     responses=problems(
@@ -225,7 +235,7 @@ async def get_job(
 
 
 @router.post(
-    "/{job_id}/cancel",
+    "/{job_id:job}/cancel",
     status_code=202,
     summary="Cancel a job",
     responses=problems(404, 409, more={200: {"model": JobResource, "description": "It was cancelled already."}}),
@@ -238,7 +248,7 @@ def cancel(service: ServiceDep, job: JobDep, response: Response) -> JobResource:
 
 
 @router.post(
-    "/{job_id}/resume",
+    "/{job_id:job}/resume",
     status_code=202,
     summary="Resume a job",
     responses=problems(404, 409, 412, 503),
@@ -253,7 +263,7 @@ def resume(service: ServiceDep, job: JobDep) -> JobResource:
     return job_resource(service.store.jobs.resume(job.id))
 
 
-@router.delete("/{job_id}", status_code=204, summary="Delete a job", responses=problems(404, 409))
+@router.delete("/{job_id:job}", status_code=204, summary="Delete a job", responses=problems(404, 409))
 def delete(service: ServiceDep, job: JobDep) -> None:
     """Delete a finished job with its log and its result."""
     service.store.jobs.delete(job.id)

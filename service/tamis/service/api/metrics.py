@@ -101,7 +101,7 @@ class Measured:
         finally:
             seconds = time.perf_counter() - started
             method = scope["method"] if scope["method"] in METHODS else "other"
-            route = getattr(scope.get("route"), "path", UNMATCHED)
+            route = getattr(scope.get("route"), "path_format", UNMATCHED)
             self._metrics.requests.labels(method, route, str(status)).observe(seconds)
             if route not in QUIET or status >= 400:
                 log.info("request", method=method, path=scope["path"], route=route, status=status, seconds=seconds)

@@ -23,7 +23,7 @@ from tamis.service.api.resources import job_result, log_entry, timestamp
 from tamis.service.api.shapes import JobResult
 from tamis.service.store import Job, JobState
 
-router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
+router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"])
 
 LOOK_SECONDS: Final = 0.25
 """How often an event stream looks at the store."""

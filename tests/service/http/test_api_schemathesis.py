@@ -1,0 +1,35 @@
+"""Generated requests against a running service: what openapi.yaml promises is what is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+SCHEMA = schemathesis.openapi.from_path(str(Path(__file__).parents[3] / "openapi.yaml")).exclude(
+    path="/readyz"  # this service has no worker, and says so with 503
+)
+
+DECIDED_BY_MEANING = {"POST /v1/jobs", "POST /v1/jobs/plan", "POST /v1/datasets", "GET /v1/jobs", "GET /v1/datasets"}
+"""What fits the schema may be refused here: no schema says which files exist, or which cursor was given before."""
+
+EXAMPLES = 25
+"""A method and path; enough to find what is wrong, few enough to run every time."""
+
+
+@SCHEMA.parametrize()
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_generated_requests(case: schemathesis.Case, idle: httpx.Client) -> None:
+    excluded: list[Any] = [] if case.operation.label not in DECIDED_BY_MEANING else [positive_data_acceptance]
+    case.call_and_validate(base_url=str(idle.base_url), timeout=30, excluded_checks=excluded)
