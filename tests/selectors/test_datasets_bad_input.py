@@ -421,7 +421,7 @@ class TestJsonLines:
     def name(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         unit_bytes, chunk_bytes, name = request.param
         monkeypatch.setattr("tamis.selectors.datasets.shard.TARGET_UNIT_BYTES", unit_bytes)
-        monkeypatch.setattr("tamis.selectors.datasets.jsonl.CHUNK_BYTES", chunk_bytes)
+        monkeypatch.setattr("tamis.selectors.datasets.lines.CHUNK_BYTES", chunk_bytes)
         monkeypatch.setattr("tamis.selectors.datasets.jsonl.HEAD_BYTES", 200)
         return str(name)
 
@@ -518,7 +518,7 @@ class TestJsonLines:
         assert "decompressed" in failure(open_dataset(tmp_path / "a.jsonl.zst")).detail
 
     def test_a_line_without_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tamis.selectors.datasets.jsonl.MAX_LINE_BYTES", 2**20)
+        monkeypatch.setattr("tamis.selectors.datasets.lines.MAX_LINE_BYTES", 2**20)
         raw = b'{"text": "a"}\n' * 10_000 + b'{"text": "' + b"x" * 2**22 + b'"}\n'
         for name, content in (("a.jsonl", raw), ("a.jsonl.gz", gzip.compress(raw))):
             (tmp_path / name).write_bytes(content)

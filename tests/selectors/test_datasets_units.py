@@ -49,7 +49,7 @@ def cut_at(unit_bytes: int, batch_rows: int, batch_bytes: int, chunk_bytes: int)
         for module in ("batch", "parquet"):
             patch.setattr(f"tamis.selectors.datasets.{module}.MAX_BATCH_ROWS", batch_rows)
             patch.setattr(f"tamis.selectors.datasets.{module}.MAX_BATCH_BYTES", batch_bytes)
-        patch.setattr("tamis.selectors.datasets.jsonl.CHUNK_BYTES", chunk_bytes)
+        patch.setattr("tamis.selectors.datasets.lines.CHUNK_BYTES", chunk_bytes)
         patch.setattr("tamis.selectors.datasets.jsonl.HEAD_BYTES", 10**6)
         yield
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,26 +15,13 @@ import pyarrow as pa
 from tamis.selectors.datasets import arrow, jsonl, parquet
 from tamis.selectors.datasets.batch import BadRow, RoleBatch, conform, slices
 from tamis.selectors.datasets.columns import VECTOR_ROLES, RoleColumns, ShardSchema, column_names, resolve
+from tamis.selectors.datasets.manifest import check_rows, open_shards
 from tamis.selectors.datasets.shard import Shard, Unit, canonical_digest, cut
-from tamis.selectors.datasets.storage import Storage, StoredFile
-from tamis.selectors.errors import DataError, InputsChanged, Invalid, TamisError
-from tamis.selectors.spec import MAX_SHARDS, Format, Manifest, Role, ShardRef
-
-OPENING_THREADS = 8
-"""Shards looked at together at open: they wait for storage, not for a core."""
+from tamis.selectors.datasets.storage import Storage
+from tamis.selectors.errors import DataError, InputsChanged, Invalid
+from tamis.selectors.spec import Manifest, Role, ShardRef
 
 _HASH_BYTES = 8 * 2**20
-_SUFFIXES: Mapping[str, Format] = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".arrow": "arrow",
-    ".ipc": "arrow",
-    ".feather": "arrow",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-}
-_COMPRESSED = (".gz", ".zst")
 
 Ints = npt.NDArray[np.int64]
 
@@ -51,6 +36,7 @@ class Dataset:
     units: Sequence[Unit]
     columns: RoleColumns
     digest: str  # of the shards' contents, in order, and of the role columns: a copy elsewhere has the same
+    pointer: str = "/dataset"  # JSON Pointer of the manifest in the request, for errors
 
     @classmethod
     def open(
@@ -77,9 +63,8 @@ class Dataset:
         DataError
             A shard that is not what its format says, or is damaged.
         """
-        listed = _expand(manifest, storage, pointer)
         names = column_names(manifest.columns, needs, pointer)
-        shards = _inspect(manifest, storage, listed, names, pointer)
+        shards = open_shards(manifest, storage, names, pointer)
         columns = resolve(
             manifest.columns,
             needs,
@@ -90,7 +75,7 @@ class Dataset:
         for shard in shards:
             units.extend(cut(shard, len(units)))
         digest = canonical_digest([[shard.digest for shard in shards], columns.key(columns.roles)])
-        return cls(manifest, storage, shards, units, columns, digest)
+        return cls(manifest, storage, shards, units, columns, digest, pointer)
 
     # -- rows
 
@@ -155,7 +140,7 @@ class Dataset:
             totals[unit.shard] += int(count)
         shards = [replace(shard, rows=total) for shard, total in zip(self.shards, totals, strict=True)]
         for shard in shards:
-            _check_rows(shard, "/dataset")
+            check_rows(shard, self.pointer)
         units = [replace(unit, rows=int(count)) for unit, count in zip(self.units, counts, strict=True)]
         return replace(self, shards=shards, units=units)
 
@@ -281,7 +266,7 @@ class Dataset:
                 raise DataError(
                     f"{shard.file.uri} has the sha256 {digest.hexdigest()}; the manifest declares "
                     f"{shard.declared_sha256}.",
-                    pointer=f"/dataset/shards/{shard.entry}/sha256",
+                    pointer=f"{self.pointer}/shards/{shard.entry}/sha256",
                     shard=shard.file.uri,
                 )
 
@@ -303,129 +288,3 @@ def _starts(counts: Sequence[int | None]) -> Ints | None:
     if None in counts:
         return None
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(counts, np.int64))])
-
-
-# -- opening
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    entry: int  # index into the manifest's shards
-    file: StoredFile
-    declared: ShardRef | None
-
-
-def _expand(manifest: Manifest, storage: Storage, pointer: str) -> list[_Listed]:
-    listed: list[_Listed] = []
-    seen: dict[str, int] = {}
-    for entry, shard in enumerate(manifest.shards):
-        place = f"{pointer}/shards/{entry}"
-        declared = shard if isinstance(shard, ShardRef) else None
-        uri = declared.uri if declared is not None else str(shard)
-        with _Pointing(place):
-            files = storage.expand(uri)
-            if len(files) > 1 and declared is not None and (declared.rows is not None or declared.sha256 is not None):
-                raise Invalid(f"{uri} matches {len(files)} files; rows and sha256 go with one.")
-            for file in files:
-                if file.path in seen:
-                    raise Invalid(
-                        f"{file.uri} is named twice, by shards[{seen[file.path]}] and shards[{entry}]: its rows would "
-                        "count double.",
-                        shard=file.uri,
-                    )
-                seen[file.path] = entry
-                listed.append(_Listed(entry, file, declared))
-            if len(listed) > MAX_SHARDS:
-                raise Invalid(f"The manifest names more than {MAX_SHARDS} files.")
-    return listed
-
-
-class _Pointing:
-    """Adds the pointer to an error that has none."""
-
-    def __init__(self, pointer: str) -> None:
-        self._pointer = pointer
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, TamisError) and error.pointer is None:
-            error.pointer = self._pointer
-
-
-def _format(manifest: Manifest, file: StoredFile) -> Format:
-    if manifest.format is not None:
-        return manifest.format
-    name = file.uri.lower()
-    for suffix in _COMPRESSED:
-        bare = name.removesuffix(suffix)
-        if bare != name:
-            known: Mapping[str, Format] = {end: format_ for end, format_ in _SUFFIXES.items() if format_ == "jsonl"}
-            break
-    else:
-        bare, known = name, _SUFFIXES
-    for suffix, format_ in known.items():
-        if bare.endswith(suffix):
-            return format_
-    raise Invalid(
-        f"The name of {file.uri} does not tell its format: set format to parquet, arrow or jsonl, or name it "
-        f"*.parquet, *.arrow, *.jsonl, *.jsonl.gz or *.jsonl.zst.",
-        shard=file.uri,
-    )
-
-
-def _inspect(
-    manifest: Manifest, storage: Storage, listed: Sequence[_Listed], names: Collection[str], pointer: str
-) -> list[Shard]:
-    schemas: dict[bytes, pa.Schema] = {}
-    lock = threading.Lock()
-
-    def look(index: int) -> Shard:
-        item = listed[index]
-        with _Pointing(f"{pointer}/shards/{item.entry}"):
-            format_ = _format(manifest, item.file)
-            if format_ == "parquet":
-                found = parquet.inspect(storage, item.file, names)
-            else:
-                found = (arrow if format_ == "arrow" else jsonl).inspect(storage, item.file)
-            if found.schema is not None:
-                with lock:  # one object for equal schemas: a hundred thousand shards mostly share one
-                    found = replace(found, schema=schemas.setdefault(_identity(found.schema), found.schema))
-            declared = item.declared
-            shard = Shard(
-                index=index,
-                file=item.file,
-                format=format_,
-                rows=found.rows if format_ != "jsonl" or item.file.size else 0,
-                inspected=found,
-                declared_rows=declared.rows if declared is not None else None,
-                declared_sha256=declared.sha256 if declared is not None else None,
-                entry=item.entry,
-            )
-        _check_rows(shard, pointer)
-        return shard
-
-    if len(listed) == 1:
-        return [look(0)]
-    with ThreadPoolExecutor(min(OPENING_THREADS, len(listed)), "tamis-open") as pool:
-        futures = [pool.submit(look, index) for index in range(len(listed))]
-        try:
-            return [future.result() for future in futures]  # in order, so the first bad shard is the one that is told
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def _identity(schema: pa.Schema) -> bytes:
-    identity: bytes = schema.remove_metadata().serialize().to_pybytes()
-    return identity
-
-
-def _check_rows(shard: Shard, pointer: str) -> None:
-    if shard.rows is not None and shard.declared_rows is not None and shard.rows != shard.declared_rows:
-        raise Invalid(
-            f"{shard.file.uri} has {shard.rows} rows, not {shard.declared_rows} as the manifest declares.",
-            pointer=f"{pointer}/shards/{shard.entry}/rows",
-            shard=shard.file.uri,
-        )

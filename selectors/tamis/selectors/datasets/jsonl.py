@@ -10,13 +10,13 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.json as pj
 
+from tamis.selectors.datasets import lines as whole
+from tamis.selectors.datasets.lines import Lines, compressed_chunks, line_start, lines_of, plain_chunks, too_long
 from tamis.selectors.datasets.shard import (
     COMPRESSED_TEXT_RATIO,
     Compression,
@@ -28,170 +28,29 @@ from tamis.selectors.datasets.shard import (
 from tamis.selectors.datasets.storage import Storage, StoredFile
 from tamis.selectors.errors import DataError
 
-CHUNK_BYTES = 2 * 2**20
-"""Read and parsed at once; a longer line is a chunk of its own."""
-
-MAX_LINE_BYTES = 256 * 2**20
-"""A longer line is refused: what has no line ends is no JSON-lines file."""
-
 HEAD_BYTES = 64 * 2**10
 """Whole lines of this much of a shard tell its columns; at least one line."""
 
-_SCAN_BYTES = 256 * 2**10  # keeps the scan for line ends inside the cache
-_BLANKS = b" \t\r"
-_BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _GZIP = b"\x1f\x8b"
 _ZSTD = (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18")  # a frame, a skippable frame
 _NEWLINE, _OPEN, _CLOSE, _RETURN = b"\n{}\r"
 _INT64 = range(-(2**63), 2**63)
 
-Ints = npt.NDArray[np.int64]
 
-
-# -- whole lines
-
-
-class _Lines(NamedTuple):
-    """A chunk of whole lines, with their bounds."""
-
-    buffer: pa.Buffer
-    starts: Ints
-    ends: Ints  # without the line end
-    rows: Ints  # of the lines that are not blank, in order
-    bad: int | None  # the first line that is neither blank nor {…}
-
-    def text(self, line: int) -> bytes:
-        return bytes(memoryview(self.buffer)[self.starts[line] : self.ends[line]])
-
-
-def _lines(buffer: pa.Buffer, *, first: bool) -> _Lines:
-    """Find the lines of `buffer`, which ends at a line end or at the end of the file."""
-    data = np.frombuffer(buffer, np.uint8)
-    ends = _newlines(data)
-    starts = np.append(0, ends + 1)
-    if starts[-1] == len(data):
-        starts = starts[:-1]
-    else:
-        ends = np.append(ends, len(data))
-    if first and bytes(data[: len(_BOM)]) == _BOM:
-        starts[0] = len(_BOM)
-    # Nearly every line is '{…}' and done with here; the rest is looked at one by one.
-    size = ends - starts
-    last = np.where(size > 0, data[np.maximum(ends - 1, 0)], _NEWLINE)
-    last = np.where((last == _RETURN) & (size > 1), data[np.maximum(ends - 2, 0)], last)
-    plain = (size > 1) & (last == _CLOSE)
-    plain &= data[np.minimum(starts, len(data) - 1)] == _OPEN
-    bad: int | None = None
-    blank = np.zeros(len(starts), np.bool_)
-    for line in np.flatnonzero(~plain).tolist():
-        text = bytes(data[starts[line] : ends[line]]).strip(_BLANKS)
-        if not text:
-            blank[line] = True
-        elif bad is None and not (len(text) > 1 and text[0] == _OPEN and text[-1] == _CLOSE):
-            bad = line
-    return _Lines(buffer, starts, ends, np.flatnonzero(~blank), bad)
-
-
-def _newlines(data: npt.NDArray[np.uint8]) -> Ints:
-    parts = [
-        np.flatnonzero(data[start : start + _SCAN_BYTES] == _NEWLINE) + start
-        for start in range(0, len(data), _SCAN_BYTES)
-    ]
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-
-def _line_start(source: pa.NativeFile, place: int, size: int) -> int:
-    """Return where the first line starts that starts at `place` or later."""
-    if place <= 0 or place >= size:
-        return max(0, min(place, size))
-    place -= 1  # a line starts at `place` when the byte before ends one
-    while place < size:
-        source.seek(place)
-        block = source.read(min(_SCAN_BYTES, size - place))
-        found = block.find(b"\n")
-        if found >= 0:
-            return int(place + found + 1)
-        place += len(block)
-    return size
-
-
-def _plain_chunks(source: pa.NativeFile, begin: int, end: int, uri: str) -> Iterator[pa.Buffer]:
-    """Yield [begin, end), which starts and ends with whole lines, in chunks of whole lines."""
-    want = CHUNK_BYTES
-    while begin < end:
-        source.seek(begin)
-        buffer = source.read_buffer(min(want, end - begin))
-        if begin + buffer.size < end:
-            kept = _last_line_end(buffer)
-            if kept == 0:
-                want = _grow(want, uri, place=f"the line that starts at byte {begin}")
-                continue
-            buffer = buffer.slice(0, kept)
-        yield buffer
-        begin += buffer.size
-        want = CHUNK_BYTES
-
-
-def _last_line_end(buffer: pa.Buffer) -> int:
-    """Return the bytes up to and with the last line end; 0 when there is none."""
-    step, view = _SCAN_BYTES, memoryview(buffer)
-    for stop in range(buffer.size, 0, -step):
-        start = max(0, stop - step)
-        found = bytes(view[start:stop]).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-    return 0
-
-
-def _grow(want: int, uri: str, *, place: str) -> int:
-    if want >= MAX_LINE_BYTES:
-        raise DataError(
-            f"In {uri}, {place} is longer than {MAX_LINE_BYTES // 2**20} MiB. JSON lines holds one object a line: "
-            "check that the file is not one large JSON document.",
-            shard=uri,
-        )
-    return min(2 * want, MAX_LINE_BYTES)
-
-
-def _compressed_chunks(source: pa.NativeFile, codec: str, uri: str, block: int) -> Iterator[pa.Buffer]:
-    stream = pa.CompressedInputStream(source, codec)
-    parts: list[bytes] = []
-    while data := _fill(stream, block):
-        cut = data.rfind(b"\n") + 1
-        if cut:
-            yield pa.py_buffer(b"".join((*parts, data[:cut])))
-            parts = []
-        if cut < len(data):
-            parts.append(data[cut:])
-        if sum(map(len, parts)) > MAX_LINE_BYTES:
-            _grow(MAX_LINE_BYTES, uri, place="a line")
-    if parts:
-        yield pa.py_buffer(b"".join(parts))
-
-
-def _fill(stream: pa.NativeFile, size: int) -> bytes:
-    """Read `size` bytes, fewer at the end only: a stream of many members gives no more than one of them at a time."""
-    parts: list[bytes] = []
-    while size > 0 and (data := stream.read(size)):
-        parts.append(data)
-        size -= len(data)
-    return b"".join(parts)
-
-
-def _chunks(storage: Storage, shard: Shard, unit: Unit) -> Iterator[_Lines]:
+def _chunks(storage: Storage, shard: Shard, unit: Unit) -> Iterator[Lines]:
     """Yield the unit's lines: those whose first byte lies in its range."""
     source, uri = storage.open(shard.file), shard.file.uri
     if shard.compression == "none":
-        begin = _line_start(source, unit.start, shard.file.size)
-        end = _line_start(source, unit.stop, shard.file.size)
-        buffers, first = _plain_chunks(source, begin, end, uri), begin == 0
+        begin = line_start(source, unit.start, shard.file.size)
+        end = line_start(source, unit.stop, shard.file.size)
+        buffers, first = plain_chunks(source, begin, end, uri), begin == 0
     else:
-        buffers, first = _compressed_chunks(source, shard.compression, uri, CHUNK_BYTES), True
+        buffers, first = compressed_chunks(source, shard.compression, uri, whole.CHUNK_BYTES), True
     seen = 0
     try:
         for number, buffer in enumerate(buffers):
-            lines = _lines(buffer, first=first and number == 0)
+            lines = lines_of(buffer, first=first and number == 0)
             yield lines
             seen += len(lines.starts)
     except OSError as error:
@@ -215,7 +74,7 @@ def inspect(storage: Storage, file: StoredFile) -> Inspected:
     """
     with storage.open(file, mapped=False) as source:
         digest, compression, head = _look(source, file)
-    schema = None if head is None else _infer(_lines(head, first=True), file.uri)
+    schema = None if head is None else _infer(lines_of(head, first=True), file.uri)
     growth = 1 if compression == "none" else COMPRESSED_TEXT_RATIO
     return Inspected(schema=schema, digest=digest, bytes=file.size * growth, compression=compression)
 
@@ -236,21 +95,21 @@ def _look(source: pa.NativeFile, file: StoredFile) -> tuple[str, Compression, pa
 
 
 def _head(source: pa.NativeFile, file: StoredFile) -> pa.Buffer | None:
-    limit = min(file.size, HEAD_BYTES + MAX_LINE_BYTES)
-    stop = _line_start(source, min(HEAD_BYTES, limit), limit)
+    limit = min(file.size, HEAD_BYTES + whole.MAX_LINE_BYTES)
+    stop = line_start(source, min(HEAD_BYTES, limit), limit)
     if stop == limit < file.size:
-        _grow(MAX_LINE_BYTES, file.uri, place="one of the first lines")
+        raise too_long(file.uri, "one of the first lines")
     source.seek(0)
     return source.read_buffer(stop) if stop else None
 
 
 def _compressed_head(source: pa.NativeFile, codec: str, uri: str) -> pa.Buffer | None:
     # Two chunks, as the last line of a small file may come as a chunk of its own.
-    taken = list(itertools.islice(_compressed_chunks(source, codec, uri, HEAD_BYTES), 2))
+    taken = list(itertools.islice(compressed_chunks(source, codec, uri, HEAD_BYTES), 2))
     return pa.py_buffer(b"".join(map(bytes, taken))) if taken else None
 
 
-def _infer(lines: _Lines, uri: str) -> pa.Schema | None:
+def _infer(lines: Lines, uri: str) -> pa.Schema | None:
     """Return the columns of the first lines: their types where they are simple, else their first value's kind."""
     types: dict[str, pa.DataType] = {}
     for line in lines.rows.tolist():
@@ -344,7 +203,7 @@ def read(storage: Storage, shard: Shard, unit: Unit, schema: pa.Schema) -> Itera
         before += len(lines.starts)
 
 
-def _table(lines: _Lines, start: int, stop: int, schema: pa.Schema) -> pa.Table:
+def _table(lines: Lines, start: int, stop: int, schema: pa.Schema) -> pa.Table:
     """Parse rows [start, stop) of the chunk; ArrowInvalid unless each is one object that fits `schema`."""
     first = int(lines.starts[lines.rows[start]])
     last = lines.buffer.size if stop == len(lines.rows) else int(lines.ends[lines.rows[stop - 1]])
@@ -361,7 +220,7 @@ def _table(lines: _Lines, start: int, stop: int, schema: pa.Schema) -> pa.Table:
     return table
 
 
-def _first_bad(lines: _Lines, schema: pa.Schema) -> int:
+def _first_bad(lines: Lines, schema: pa.Schema) -> int:
     """Return the first line of the chunk that can't be read, by halving."""
     low, high = 0, len(lines.rows)
     while high - low > 1:
@@ -413,11 +272,11 @@ def _line_number(storage: Storage, shard: Shard, unit: Unit, line: int) -> int:
     if shard.compression != "none":
         return line + 1
     source = storage.open(shard.file)
-    begin = _line_start(source, unit.start, shard.file.size)
+    begin = line_start(source, unit.start, shard.file.size)
     earlier = 0
-    for start in range(0, begin, CHUNK_BYTES):
+    for start in range(0, begin, whole.CHUNK_BYTES):
         source.seek(start)
-        earlier += source.read(min(CHUNK_BYTES, begin - start)).count(b"\n")
+        earlier += source.read(min(whole.CHUNK_BYTES, begin - start)).count(b"\n")
     return earlier + line + 1
 
 
