@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, JsonValue, model_validator
-from scipy.special import gammaln, xlogy
 
 from tamis.native import rng
 from tamis.native import text as kernels
@@ -134,6 +133,8 @@ class LogWeights:
 
 def _poisson(count: Ints, mean: float) -> Floats:
     """Return the Poisson probabilities of `count`."""
+    from scipy.special import gammaln, xlogy  # here: a slow import that few jobs need
+
     probability: Floats = np.exp(xlogy(count, mean) - mean - gammaln(count + 1))
     return probability
 
