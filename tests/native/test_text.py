@@ -211,14 +211,14 @@ def test_token_ids_hash_as_decimals(rows: list[list[int]], ngrams: int) -> None:
         words = [str(value).encode() for value in row]
         assert ids[begin:end].tolist() == [naive.sha256_bucket(gram, 10_000) for gram in naive.grams(words, ngrams)]
     counts = np.zeros(10_000, np.int64)
-    assert text.count_ids(column, config, counts) == len(ids)
+    assert text.count_buckets(column, config, counts) == len(ids)
     assert (counts == np.bincount(ids, minlength=10_000)).all()
 
 
 def test_token_ids_score_and_repeat() -> None:
     column = text.IdColumn(np.array([0, 3, 3, 6], np.int32), np.array([1, 2, 3, 3, 2, 1], np.int32))
     config = text.ngram_config(1, 10_000)
-    scores = text.score_ids(column, config, np.arange(10_000.0))
+    scores = text.score(column, config, np.arange(10_000.0))
     assert scores[0] == scores[2] > 0 == scores[1]
     assert len(set(text.bucket_ids(column, config)[1].tolist())) == 3
 

@@ -50,22 +50,6 @@ def naive_prefix(
     return chosen
 
 
-def naive_bounded(
-    keys: NDArray[np.float64], codes: NDArray[np.int32], k: int, minimum: list[int], maximum: list[int]
-) -> set[int]:
-    order = [row for row in naive_order(keys) if codes[row] >= 0]
-    taken = [0] * len(minimum)
-    chosen: set[int] = set()
-    for bound in (minimum, maximum):
-        for row in order:
-            stratum = codes[row]
-            wanted = len(chosen) < k or bound is minimum
-            if row not in chosen and wanted and taken[stratum] < bound[stratum]:
-                taken[stratum] += 1
-                chosen.add(int(row))
-    return chosen
-
-
 def selected(chunks: topk.Chunks, cut_offs: topk.CutOffs) -> set[int]:
     rows: list[int] = []
     for start, keys, codes, _ in chunks():
@@ -104,30 +88,6 @@ def _check_prefixes(data: st.DataObject) -> None:
 
 def test_prefixes_equal_a_full_sort(radix: None) -> None:
     _check_prefixes()
-
-
-@settings(deadline=None)
-@given(st.data())
-def _check_bounds(data: st.DataObject) -> None:
-    keys = np.array(data.draw(key_lists), dtype=np.float64)
-    n_strata = data.draw(st.integers(1, 4))
-    codes = np.array(
-        data.draw(st.lists(st.integers(-1, n_strata - 1), min_size=len(keys), max_size=len(keys))), np.int32
-    )
-    bounds = [sorted(data.draw(st.tuples(st.integers(0, 6), st.integers(0, 12)))) for _ in range(n_strata)]
-    minimum, maximum = [b[0] for b in bounds], [b[1] for b in bounds]
-    eligible = [int(((codes == s) & (keys > -np.inf)).sum()) for s in range(n_strata)]
-    k = data.draw(st.integers(sum(map(min, minimum, eligible)), 40))
-    chunks = cut(7, (keys, codes, None), data.draw(st.lists(st.integers(0, 20), max_size=4)))
-
-    cut_offs = topk.select_bounded(chunks, k, np.array(minimum), np.array(maximum))
-    expected = naive_bounded(keys, codes, k, minimum, maximum)
-    assert {row - 7 for row in selected(chunks, cut_offs)} == expected
-    assert cut_offs.counts.sum() == len(expected) == min(k, sum(map(min, maximum, eligible)))
-
-
-def test_bounded_quotas_are_the_greedy_choice(radix: None) -> None:
-    _check_bounds()
 
 
 @pytest.mark.parametrize("distinct", [1, 3, 0])
@@ -189,8 +149,4 @@ def test_refusals() -> None:
         topk.select_topk(one([1.0], [0, 0]), 1)
     with pytest.raises(ValueError, match="budgets"):
         topk.select_topk(one([1.0]), -1)
-    with pytest.raises(ValueError, match="minima"):
-        topk.bounded_quotas(one([1.0, 2.0]), 0, np.array([1]), np.array([2]))
-    with pytest.raises(ValueError, match="minimum <= maximum"):
-        topk.bounded_quotas(one([1.0, 2.0]), 0, np.array([3]), np.array([2]))
     assert topk.count_nan(np.array([1.0, np.nan, np.inf])) == 1

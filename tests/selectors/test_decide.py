@@ -11,9 +11,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tamis.native.topk import select_bounded
-from tamis.selectors.budgets import NO_MAX
-from tamis.selectors.cuts import Chunk
 from tamis.selectors.decide import Choice, Layout, RankedUnit, choose, choose_in_turns
 from tamis.selectors.errors import DataError, Infeasible, Invalid, TamisError
 from tamis.selectors.spec import Budget, Quota, Strata
@@ -245,7 +242,7 @@ def test_units_do_not_matter(case: tuple[Problem, list[int]], other: list[int]) 
 
 
 @pytest.mark.parametrize("distinct", [3, 10**9])
-def test_many_rows_equal_the_kernel_with_bounds(distinct: int) -> None:
+def test_many_rows_equal_the_greedy_choice(distinct: int) -> None:
     generator = np.random.default_rng(7)
     count, names = 200_000, ["a", "b", "c"]
     keys = generator.integers(0, distinct, count).astype(np.float64)
@@ -254,12 +251,21 @@ def test_many_rows_equal_the_kernel_with_bounds(distinct: int) -> None:
     strata = Strata(quotas={"a": Quota(max_share=0.5), "c": Quota(min_share=0.05)})
     choice = choose(rows, rows.layout(names, codes.tolist()), Budget(rows=30_000), strata)
     assert len(choice.rows) == 30_000
-    limits = np.array([0, 0, 1500]), np.array([15_000, NO_MAX, NO_MAX])
-    cuts = select_bounded(lambda: iter([Chunk(0, keys, codes, None)]), 30_000, *limits)
-    assert [outcome.rows for outcome in choice.outcomes] == cuts.counts.tolist()
+    order = np.lexsort((np.arange(count), -keys))
+    # The greedy choice in plain Python: the smallest minimum first, then in order, nobody beyond a maximum.
+    taken = [0, 0, 0]
+    minimum, maximum = [0, 0, 1500], [15_000, count, count]
+    reserved = {int(row) for code in range(3) for row in order[codes[order] == code][: minimum[code]]}
+    left = 30_000 - len(reserved)
+    for row in reserved:
+        taken[codes[row]] += 1
+    for row in order.tolist():
+        if left and row not in reserved and taken[codes[row]] < maximum[codes[row]]:
+            taken[codes[row]] += 1
+            left -= 1
+    assert [outcome.rows for outcome in choice.outcomes] == taken
     for code in range(3):
-        order = np.lexsort((np.arange(count), -keys))
-        own = order[codes[order] == code][: cuts.counts[code]]
+        own = order[codes[order] == code][: taken[code]]
         assert choice.rows[choice.codes == code].tolist() == sorted(own.tolist())
 
 

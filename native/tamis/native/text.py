@@ -389,24 +389,3 @@ def chunk_offsets(column: TextColumn, words: int = 128) -> tuple[NDArray[np.int6
     offsets = np.empty(int(per_document.sum()) + 1, np.int64)
     chunks.cut_chunks(source.offsets, source.data, words, offsets)
     return offsets, np.repeat(np.arange(len(per_document)), per_document)
-
-
-def score_ids(
-    column: IdColumn,
-    config: NgramConfig,
-    table: NDArray[np.float64],
-    log_weight: NDArray[np.float64] | None = None,
-    n_tokens: NDArray[np.int64] | NDArray[np.int32] | None = None,
-) -> NDArray[np.float64]:
-    """`score` of documents given as token ids; an n-gram's string is its decimal ids joined by one space."""
-    return score(column, config, table, log_weight, n_tokens)
-
-
-def count_ids(
-    column: IdColumn,
-    config: NgramConfig,
-    counts: NDArray[np.int64],
-    n_tokens: NDArray[np.int64] | NDArray[np.int32] | None = None,
-) -> int:
-    """`count_buckets` of documents given as token ids."""
-    return count_buckets(column, config, counts, n_tokens)

@@ -18,7 +18,5 @@ def compile_all() -> None:
     rng.uniform(key, 0, 1)
     keys, codes = np.array([1.0, 0.0]), np.zeros(2, np.int32)
     topk.count_nan(keys)
-    cut_offs = topk.select_bounded(
-        lambda: iter([(0, keys, codes, None)]), 1, np.zeros(1, np.int64), np.ones(1, np.int64)
-    )
+    cut_offs = topk.select_topk(lambda: iter([(0, keys, codes, None)]), 1)
     topk.mark_selected(0, keys, codes, cut_offs)
