@@ -30,6 +30,6 @@ EXAMPLES = 25
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_generated_requests(case: schemathesis.Case, idle: httpx.Client) -> None:
+def test_generated_requests(case: schemathesis.Case[Any], idle: httpx.Client) -> None:
     excluded: list[Any] = [] if case.operation.label not in DECIDED_BY_MEANING else [positive_data_acceptance]
     case.call_and_validate(base_url=str(idle.base_url), timeout=30, excluded_checks=excluded)
