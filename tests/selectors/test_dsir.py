@@ -313,6 +313,22 @@ def test_the_target_found_among_the_candidates_is_told(tmp_path: Path, environme
     assert "target-in-candidates" in [warning["code"] for warning in report["warnings"]]
 
 
+def test_coverage_and_empty_rows_are_told(tmp_path: Path, environment: MakeEnvironment) -> None:
+    job = write(tmp_path / "data", shards=1)
+    pool = pq.read_table(tmp_path / "data" / "pool-0.parquet")
+    texts = ["" if row % 10 == 0 else text for row, text in enumerate(pool["text"].to_pylist())]
+    pq.write_table(pool.set_column(1, "text", pa.array(texts)), tmp_path / "data" / "pool-0.parquet")
+    _, _, report = run(job | {"budget": {"rows": 360}}, tmp_path / "out", environment())
+    coverage = report["evidence"]["coverage"]
+    assert coverage["selected"] == coverage["random"]  # all eligible rows, either way
+    assert coverage["selected"]["mean"] < 0.2  # a row is its own nearest
+    assert coverage["selected"]["worst"] == 1.0  # an empty row has nothing in common with any
+    warnings = {warning["code"]: warning["detail"] for warning in report["warnings"]}
+    assert warnings["empty-rows"].startswith("40 of 400 rows have no token")
+    _, _, narrow = run(job | {"budget": {"rows": 20}}, tmp_path / "narrow", environment())
+    assert narrow["evidence"]["coverage"]["selected"]["mean"] > narrow["evidence"]["coverage"]["random"]["mean"]
+
+
 def test_near_duplicates_are_counted(tmp_path: Path, environment: MakeEnvironment) -> None:
     job = write(tmp_path / "data", shards=1)
     single = pq.read_table(tmp_path / "data" / "pool-0.parquet")

@@ -401,6 +401,12 @@ class Dsir:
                 detail=f"The target has {target.ngrams:,} n-grams in {target.rows:,} rows; most of {self._m:,} buckets "
                 "are left to chance. Give more target text, fewer buckets or target_smoothing.",
             )
+        if empty := int(model.raw.lengths[0]):
+            yield Notice(
+                code="empty-rows",
+                detail=f"{empty:,} of {model.raw.rows:,} rows have no token (empty, null or blank): they weigh 0, and "
+                f"{'are not eligible' if self.params.min_tokens > 0 else 'min_tokens = 0 lets them in'}.",
+            )
         pool, wanted = model.raw.median_tokens, target.median_tokens
         ratio = max(pool, wanted) / max(1.0, min(pool, wanted))
         if self.params.normalize == "none" and self.params.chunk_words is None and ratio > LENGTH_RATIO_WARNED:

@@ -41,7 +41,7 @@ from tamis.selectors.spec import JobSpec, Manifest, TargetDataset
 
 __all__ = ["Environment", "Observer", "Opened", "execute", "explain", "open_job", "plan"]
 
-BASE_MEMORY = 150 * 2**20
+BASE_MEMORY = 240 * 2**20
 """Bytes that the interpreter, NumPy, Arrow and the compiled kernels take before any work."""
 
 BATCH_MEMORY = 40 * 2**20
@@ -234,6 +234,8 @@ def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observ
         dataset.check_declared()
     phases = [(phase.name, max(phase.cpu_seconds, 1e-3)) for phase in opened.phases()]
     out.mkdir(parents=True, exist_ok=True)
+    for leftover in out.glob(".*.tmp"):  # of a run that was killed while it wrote
+        leftover.unlink()
     work = out / "work"
     engine: Engine = LocalEngine(environment.threads)
     try:

@@ -22,7 +22,13 @@ Ints = npt.NDArray[np.int64]
 ROWS_MEASURED = 10_000
 """At most so many rows of the selection, of the random draw and of the target are looked at closely."""
 
-MEMORY = 2 * 10**8
+COVERED_ROWS = 500
+"""Rows drawn from all rows, each looked for its nearest among the selected ones."""
+
+COVERING_ROWS = 4_000
+"""At most so many rows of the selection, and of the random draw, are compared with those."""
+
+MEMORY = 5 * 10**7
 """Bytes held while measuring: sketches, digests and bucket counts of the rows measured."""
 
 SKETCH_BANDS = 8
@@ -61,7 +67,8 @@ def measure(run: Run, model: NgramModel, held: Counted | None, choice: Choice, r
     choice, random : Choice
         The selection, and a random draw under the same budget and bounds.
     """
-    selected, drawn = _describe(run, model, {"selected": choice.rows, "random": random.rows})
+    raw_rows = _raw_sample(run)
+    selected, drawn, raw = _describe(run, model, {"selected": choice.rows, "random": random.rows, "raw": raw_rows})
     target_digests = _target_digests(run)
     return {
         "distance": _distances(model, model.joined(), selected, drawn),
@@ -78,6 +85,7 @@ def measure(run: Run, model: NgramModel, held: Counted | None, choice: Choice, r
             "similarity": NEAR_DUPLICATE,
             "rows_measured": len(selected.digests),
         },
+        "coverage": _coverage(raw, selected, drawn),
         "rows_identical_to_a_target_row": {
             "selected": sum(digest in target_digests for digest in selected.digests),
             "random": sum(digest in target_digests for digest in drawn.digests),
@@ -91,6 +99,13 @@ def _sample(run: Run, rows: Ints, stream: str) -> Ints:
         return rows
     order = rng.random_bits_at(run.stream(stream), rows)
     return np.sort(rows[np.argsort(order, kind="stable")[:ROWS_MEASURED]])
+
+
+def _raw_sample(run: Run) -> Ints:
+    """Draw some of all rows, eligible or not."""
+    assert run.candidates.rows is not None
+    draw = rng.uniform(run.stream("report.raw"), 0, COVERED_ROWS) * run.candidates.rows
+    return np.unique(draw.astype(np.int64))
 
 
 def _describe(run: Run, model: NgramModel, lists: Mapping[str, Ints]) -> list[Described]:
@@ -146,6 +161,28 @@ def _distances(model: NgramModel, target: Counted, selected: Described, drawn: D
         "kl_reduction_against_random": random - chosen,
         "rows_measured": {"selected": selected.counted.rows, "random": drawn.counted.rows, "target": target.rows},
     }
+
+
+def _coverage(raw: Described, selected: Described, drawn: Described) -> dict[str, JsonValue]:
+    """How far a row of the whole is from its nearest selected row; as many rows of either side are compared."""
+    size = min(COVERING_ROWS, len(selected.sketches), len(drawn.sketches))
+    coverage: dict[str, JsonValue] = {
+        "measure": "1 - Jaccard similarity of n-grams (MinHash) to the nearest row",
+        "rows_measured": {"raw": len(raw.sketches), "selected": size, "random": size},
+    }
+    for name, side in (("selected", selected), ("random", drawn)):
+        spread = np.linspace(0, len(side.sketches) - 1, size).astype(np.int64)
+        nearest = nearest_distances(raw.sketches, side.sketches[spread])
+        coverage[name] = {"mean": float(nearest.mean()), "worst": float(nearest.max())} if len(nearest) else None
+    return coverage
+
+
+def nearest_distances(sketches: npt.NDArray[np.uint32], others: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:
+    """Return each sketch's distance to the nearest of `others`, (n,): the share of values that differ."""
+    if not len(others):
+        return np.empty(0)
+    similarity = [(others == sketch).mean(axis=1).max() for sketch in sketches]
+    return 1.0 - np.array(similarity, np.float64)
 
 
 def near_duplicate_share(sketches: npt.NDArray[Any]) -> float:

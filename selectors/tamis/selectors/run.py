@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -84,19 +84,17 @@ class _Phase:
     rows_done: int = 0
 
 
-@dataclass
 class _Watch:
     """Counts rows as tasks read them, and passes the cancellation on."""
 
-    run: Run
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, run: Run) -> None:
+        self._run = run
 
     def rows(self, count: int) -> None:
-        with self.lock:
-            self.run.advance(rows=count)
+        self._run.advance(rows=count)
 
     def cancelled(self) -> bool:
-        return self.run.observer.cancelled()
+        return self._run.observer.cancelled()
 
 
 class Run:
@@ -144,6 +142,7 @@ class Run:
         self._fraction = 0.0
         self._layout: Layout | None = None
         self._watch = _Watch(self)
+        self._lock = threading.Lock()  # progress comes from every thread that reads
 
     # -- phases and progress
 
@@ -159,26 +158,27 @@ class Run:
         self.advance()
 
     def advance(self, *, units: int = 0, rows: int = 0) -> None:
-        """Count work done in the current phase and tell the observer."""
-        phase = self._phases[self._current]
-        phase.units_done += units
-        phase.rows_done += rows
-        done = sum(earlier.weight for earlier in self._phases[: self._current])
-        part = min(1.0, phase.rows_done / phase.rows_total) if phase.rows_total else 0.0
-        whole = sum(known.weight for known in self._phases) or 1.0
-        # A phase can turn out larger than it looked; what was told is not taken back.
-        self._fraction = max(self._fraction, min(1.0, (done + part * phase.weight) / whole))
-        self.observer.progress(
-            Progress(
-                phase=phase.name,
-                phases=[known.name for known in self._phases],
-                units_done=phase.units_done,
-                units_total=phase.units_total,
-                rows_done=phase.rows_done,
-                rows_total=phase.rows_total or None,
-                fraction=self._fraction,
+        """Count work done in the current phase and tell the observer; from any thread."""
+        with self._lock:
+            phase = self._phases[self._current]
+            phase.units_done += units
+            phase.rows_done += rows
+            done = sum(earlier.weight for earlier in self._phases[: self._current])
+            part = min(1.0, phase.rows_done / phase.rows_total) if phase.rows_total else 0.0
+            whole = sum(known.weight for known in self._phases) or 1.0
+            # A phase can turn out larger than it looked; what was told is not taken back.
+            self._fraction = max(self._fraction, min(1.0, (done + part * phase.weight) / whole))
+            self.observer.progress(
+                Progress(
+                    phase=phase.name,
+                    phases=[known.name for known in self._phases],
+                    units_done=phase.units_done,
+                    units_total=phase.units_total,
+                    rows_done=phase.rows_done,
+                    rows_total=phase.rows_total or None,
+                    fraction=self._fraction,
+                )
             )
-        )
 
     def _expect(self, units: int, rows: int) -> None:
         """Make the current phase at least as large as a map that starts now."""

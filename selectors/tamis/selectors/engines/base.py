@@ -16,7 +16,7 @@ from tamis.selectors.spec import Role
 
 
 class Watch(Protocol):
-    """What a running task tells and asks while it reads."""
+    """What a running task tells and asks while it reads, from any thread."""
 
     def rows(self, count: int) -> None: ...
     def cancelled(self) -> bool: ...

@@ -15,12 +15,10 @@ class _Stoppable:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._lock = threading.Lock()
         self.stop = threading.Event()
 
     def rows(self, count: int) -> None:
-        with self._lock:
-            self._watch.rows(count)
+        self._watch.rows(count)
 
     def cancelled(self) -> bool:
         return self.stop.is_set() or self._watch.cancelled()
