@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,14 @@ def test_what_is_wrong_is_said(tamis: Tamis, job_file: Any, tmp_path: Path) -> N
     refused(tamis("submit", "broken.json"), 1, "JSON")
     (tmp_path / "list.json").write_text("[]")
     refused(tamis("submit", "list.json"), 2, "object")
+
+
+def test_help_and_version(tamis: Tamis) -> None:
+    assert tamis("--version").stdout.strip() == version("tamis")
+    shown = tamis("--help")
+    assert shown.returncode == 0
+    for command in ("serve", "worker", "select", "submit", "status", "wait", "download", "cancel", "plan", "warmup"):
+        assert command in shown.stdout
 
 
 def test_selectors(tamis: Tamis) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version as installed_version
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,6 @@ from tamis.service.client.job import SELECTION
 
 app = typer.Typer(
     name="tamis",
-    help="Data selection as a service: submit a dataset, a target and a budget; download the selected rows.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -32,6 +32,21 @@ Threads = Annotated[
     int | None, typer.Option(min=1, max=1024, help="As many as there are CPUs, or TAMIS_THREADS, when left out.")
 ]
 WaitSeconds = Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds to wait at most.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(installed_version("tamis"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Data selection as a service: submit a dataset, a target and a budget; download the selected rows."""
 
 
 @app.command()

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, Self
 from urllib.parse import quote
 
+import httpx
+
 from tamis.selectors.outcome import Plan
 from tamis.selectors.spec import JobSpec, Manifest
 from tamis.service.api.shapes import DatasetResource, JobResource, SelectorList, SelectorResource, State, Version
@@ -18,6 +20,9 @@ DEFAULT_URL: Final = "http://127.0.0.1:8321"
 """Where `tamis serve` listens."""
 
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
+CHECK_SECONDS: Final = 300.0
+"""How long the service may take to open the footers of very many shards."""
+
 PAGE: Final = 100
 
 Document = Mapping[str, Any]
@@ -31,7 +36,7 @@ class Client:
     url : str, optional
         The service's address; ``TAMIS_URL``, else the default of ``tamis serve``, when left out.
     timeout : float
-        Seconds to wait for an answer. Opening the footers of many shards takes its time.
+        Seconds to wait for an answer; at least `CHECK_SECONDS` where the service opens datasets.
 
     Notes
     -----
@@ -41,6 +46,7 @@ class Client:
 
     def __init__(self, url: str | None = None, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
         self.transport = Transport(url or os.environ.get("TAMIS_URL") or DEFAULT_URL, timeout)
+        self._check_timeout = max(timeout, CHECK_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -73,12 +79,12 @@ class Client:
             The same key and body give the same job for 24 h. A new one for every call when left out.
         """
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        response = self.transport.request("POST", "/v1/jobs", json=document(spec), headers=headers, retry=True)
+        response = self._post("/v1/jobs", spec, headers)
         return Job(self.transport, JobResource.model_validate_json(response.content))
 
     def plan(self, spec: JobSpec | Document) -> Plan:
         """Say what a job would do and need; nothing runs."""
-        response = self.transport.request("POST", "/v1/jobs/plan", json=document(spec), retry=True)
+        response = self._post("/v1/jobs/plan", spec)
         return Plan.model_validate_json(response.content, extra="ignore")
 
     def job(self, job_id: str) -> Job:
@@ -111,7 +117,7 @@ class Client:
 
     def register(self, manifest: Manifest | Document) -> DatasetResource:
         """Register a dataset, to refer to it by its id; the same dataset gives the same id."""
-        response = self.transport.request("POST", "/v1/datasets", json=document(manifest), retry=True)
+        response = self._post("/v1/datasets", manifest)
         return DatasetResource.model_validate_json(response.content)
 
     def dataset(self, dataset_id: str) -> DatasetResource:
@@ -126,6 +132,14 @@ class Client:
     def version(self) -> Version:
         """Say what is running there."""
         return Version.model_validate_json(self.transport.request("GET", "/v1/version").content)
+
+    def _post(
+        self, path: str, shape: JobSpec | Manifest | Document, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        """Send what may be sent twice: it has an idempotency key, or asks only."""
+        return self.transport.request(
+            "POST", path, json=document(shape), headers=headers, retry=True, timeout=self._check_timeout
+        )
 
 
 def document(shape: JobSpec | Manifest | Document) -> Any:
