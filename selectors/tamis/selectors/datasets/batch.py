@@ -139,9 +139,10 @@ def _offsets(array: pa.Array) -> Ints:
         size = int(array.type.list_size)
         return np.arange(array.offset, array.offset + len(array) + 1, dtype=np.int64) * size
     wide = pa.types.is_large_string(array.type) or pa.types.is_large_list(array.type)
-    offsets: Ints = np.frombuffer(array.buffers()[1], np.int64 if wide else np.int32)
-    own: Ints = offsets[array.offset : array.offset + len(array) + 1].astype(np.int64, copy=False)
-    return own
+    kind = np.int64 if wide else np.int32
+    # Counted, as a buffer may be longer than it must, by a part of an element even.
+    offsets = np.frombuffer(array.buffers()[1], kind, array.offset + len(array) + 1)[array.offset :]
+    return offsets.astype(np.int64, copy=False)
 
 
 # -- slicing
@@ -176,8 +177,8 @@ def _row_bytes(array: pa.Array) -> Ints:
         decoded: Ints = widths[indices.to_numpy(zero_copy_only=False)]
         return decoded
     if pa.types.is_string_view(type_):
-        lengths: npt.NDArray[np.int32] = np.frombuffer(array.buffers()[1], np.int32)[::4]  # of 16-byte views
-        return lengths[array.offset : array.offset + len(array)].astype(np.int64)
+        views = np.frombuffer(array.buffers()[1], np.int32, 4 * (array.offset + len(array)))
+        return views[4 * array.offset :: 4].astype(np.int64)  # 16 bytes a view, its length first
     if pa.types.is_string(type_) or pa.types.is_large_string(type_):
         return np.diff(_offsets(array))
     if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
