@@ -39,7 +39,7 @@ from tamis.selectors.selector import Decision, Job, PhaseCost, Selector
 from tamis.selectors.signals import SignalStore, content_key
 from tamis.selectors.spec import JobSpec, Manifest, TargetDataset
 
-__all__ = ["Environment", "Observer", "Opened", "execute", "explain", "open_job", "plan"]
+__all__ = ["Environment", "Observer", "Opened", "execute", "explain", "open_job", "plan", "plan_opened"]
 
 BASE_MEMORY = 240 * 2**20
 """Bytes that the interpreter, NumPy, Arrow and the compiled kernels take before any work."""
@@ -165,7 +165,12 @@ def plan(spec: JobSpec, environment: Environment) -> Plan:
     TamisError
         As :func:`open_job`, and `OutOfLimits` when the job would need more memory than its limits allow.
     """
-    opened = open_job(spec, environment)
+    return plan_opened(open_job(spec, environment), environment)
+
+
+def plan_opened(opened: Opened, environment: Environment) -> Plan:
+    """Say what an opened job would do and need; see :func:`plan`."""
+    spec = opened.spec
     phases = opened.phases()
     memory = _peak_memory(opened, environment)
     store = SignalStore(environment.cache)

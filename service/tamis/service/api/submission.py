@@ -103,7 +103,7 @@ def check(service: Service, resolved: Resolved) -> Checked:
     environment = service.environment()
     try:
         opened = jobs.open_job(resolved.spec, environment)
-        return Checked(opened.spec, jobs.plan(resolved.spec, environment))
+        return Checked(opened.spec, jobs.plan_opened(opened, environment))
     except InputsChanged as error:
         raise Conflict(f"{error.detail} Send the request again.", pointer=error.pointer, **error.where) from error
 
