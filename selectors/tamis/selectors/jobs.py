@@ -82,31 +82,39 @@ class Opened:
         return [PhaseCost("index", units, size, size / INDEX_BYTES_PER_SECOND), *self.selector.plan(self.job)]
 
     def fingerprint(self) -> str:
-        """Name the mathematical result: inputs' digests, selector, revision, parameters, seed, budget, strata."""
+        """Name the mathematical result: inputs and their part in it, selector, parameters, seed, budget, strata."""
         params = json.loads(self.selector.params.model_dump_json())
+        target = self.spec.target
         return content_key(
             "fingerprint",
             self.candidates.digest,
-            [target.digest for target in self.targets],
-            [_file_digest(reference) for reference in self._references()],
+            [[dataset.digest, share] for dataset, share in zip(self.targets, self._proportions(), strict=True)],
             [self.selector.name, self.selector.revision, params],
             self.spec.mathematics(),
+            {
+                "model": _file_digest(target.model if target is not None else None, "/target/model"),
+                "preselected": _file_digest(self.spec.preselected, "/preselected"),
+                "exclude": [_file_digest(path, f"/exclude/{index}") for index, path in enumerate(self.spec.exclude)],
+            },
         )
+
+    def _proportions(self) -> list[float | None]:
+        datasets = self.spec.target.datasets if self.spec.target is not None else None
+        return [target.proportion for target in datasets or []]
 
     def notices(self) -> list[Notice]:
         """Say what is worth knowing before the job runs."""
         return list(self.selector.notices(self.job))
 
-    def _references(self) -> list[str]:
-        model = self.spec.target.model if self.spec.target is not None else None
-        return [reference for reference in (model, self.spec.preselected, *self.spec.exclude) if reference is not None]
 
-
-def _file_digest(path: str) -> str:
+def _file_digest(path: str | None, pointer: str) -> str | None:
+    if path is None:
+        return None
     try:
         return file_sha256(Path(path))
-    except OSError as error:
-        raise Invalid(f"The file {path} of an earlier job can't be read: {error.strerror}.", pointer="/") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Invalid(f"The file {path} of an earlier job can't be read: {reason}.", pointer=pointer) from error
 
 
 def open_job(spec: JobSpec, environment: Environment) -> Opened:

@@ -206,5 +206,5 @@ class JobSpec(Shape):
     labels: dict[Name, Label] = Field(default_factory=dict, max_length=64)
 
     def mathematics(self) -> dict[str, Any]:
-        """The fields that decide the result (no limits, output, labels), as JSON values: what a fingerprint covers."""
-        return self.model_dump(mode="json", include={"budget", "strata", "seed", "selector"}, exclude_none=True)
+        """Budget, strata and seed as JSON values; inputs and selector decide too, no limits, output or labels do."""
+        return self.model_dump(mode="json", include={"budget", "strata", "seed"}, exclude_none=True)

@@ -1,0 +1,60 @@
+"""What the fingerprint and the names of signals cover, and what a folder with an earlier result gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tamis.selectors.errors import Invalid
+from tamis.selectors.jobs import Environment, execute, open_job
+from tamis.selectors.spec import JobSpec
+
+from .corpus import table, write
+
+MakeEnvironment = Callable[..., Environment]
+
+
+def fingerprint(job: dict[str, Any], environment: Environment) -> str:
+    return open_job(JobSpec.model_validate(job), environment).fingerprint()
+
+
+def test_other_proportions_are_another_result(tmp_path: Path, environment: MakeEnvironment) -> None:
+    job = write(tmp_path / "data")
+    pq.write_table(table(60, 98, ["kitchen"]), tmp_path / "data" / "kitchen.parquet")
+
+    def mixed(*shares: float | None) -> dict[str, Any]:
+        names = ("target", "kitchen")
+        return job | {
+            "target": {
+                "datasets": [
+                    {"shards": [str(tmp_path / "data" / f"{name}.parquet")], "proportion": share}
+                    for name, share in zip(names, shares, strict=True)
+                ]
+            }
+        }
+
+    found = [fingerprint(mixed(*shares), environment()) for shares in ((None, None), (0.5, 0.5), (0.95, 0.05))]
+    assert len(set(found)) == 3
+    first = execute(JobSpec.model_validate(mixed(0.95, 0.05)), tmp_path / "out", environment())
+    second = execute(JobSpec.model_validate(mixed(0.05, 0.95)), tmp_path / "out", environment())
+    assert first.files[0].sha256 != second.files[0].sha256
+
+
+def test_a_selection_to_keep_is_not_one_to_keep_away_from(tmp_path: Path, environment: MakeEnvironment) -> None:
+    job = write(tmp_path / "data")
+    execute(JobSpec.model_validate(job | {"budget": {"rows": 30}}), tmp_path / "earlier", environment())
+    earlier = str(tmp_path / "earlier" / "selection.parquet")
+    kept, away = job | {"preselected": earlier}, job | {"exclude": [earlier]}
+    assert fingerprint(kept, environment()) != fingerprint(away, environment())
+
+
+def test_a_missing_earlier_selection_is_named_with_its_field(tmp_path: Path, environment: MakeEnvironment) -> None:
+    job = write(tmp_path / "data")
+    for path in (str(tmp_path / "none"), "a\0b"):
+        with pytest.raises(Invalid) as refused:
+            fingerprint(job | {"exclude": [path]}, environment())
+        assert refused.value.pointer == "/exclude/0"
