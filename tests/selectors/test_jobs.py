@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,22 @@ def test_a_missing_earlier_selection_is_named_with_its_field(tmp_path: Path, env
         with pytest.raises(Invalid) as refused:
             fingerprint(job | {"exclude": [path]}, environment())
         assert refused.value.pointer == "/exclude/0"
+
+
+def test_a_shard_that_reads_otherwise_next_to_another_has_signals_of_its_own(
+    tmp_path: Path, environment: MakeEnvironment
+) -> None:
+    job = write(tmp_path / "data")
+    for name, number in (("a", 10**17), ("b", 1.5)):
+        lines = [json.dumps({"text": f"ship wave {row}", "n": number + row}) for row in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+
+    def run(out: str, cache: str, *names: str) -> bytes:
+        shards = [str(tmp_path / f"{name}.jsonl") for name in names]
+        dataset = {"shards": shards, "columns": {"text": {"template": "{text} {n}"}}}
+        spec = JobSpec.model_validate(job | {"dataset": dataset, "budget": {"rows": 20}})
+        execute(spec, tmp_path / out, environment(cache=cache))
+        return (tmp_path / out / "selection.parquet").read_bytes()
+
+    run("alone", "used", "a")
+    assert run("both", "used", "a", "b") == run("fresh", "empty", "a", "b")

@@ -205,6 +205,19 @@ class Dataset:
                 yield RoleBatch(start, part.num_rows, arrays)
                 start += part.num_rows
 
+    def reading(self, unit: Unit, roles: Collection[Role]) -> dict[str, Any]:
+        """Return, as JSON values, everything but the file's bytes that decides what :meth:`read` yields.
+
+        A JSON-lines shard is read in the types that all shards of the dataset agree on: next to others it may read as
+        something else than alone.
+        """
+        key = self.columns.key(roles)
+        shard = self.shards[unit.shard]
+        if shard.format != "jsonl":
+            return key
+        asked = self.columns.json_schema(self.columns.columns_read(roles), shard.schema)
+        return key | {"json": {field.name: str(field.type) for field in asked}}
+
     def _physical(self, shard: Shard, unit: Unit, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         if shard.format == "parquet":
             return parquet.read(self.storage, shard, unit, names)

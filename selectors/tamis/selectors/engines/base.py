@@ -113,7 +113,7 @@ class Call:
             task.revision,
             unit.digest,
             self.dataset.shards[unit.shard].file.version,
-            self.dataset.columns.key(task.roles),
+            self.dataset.reading(unit, task.roles),
             dict(self.params),
             dict(self.shared),
             _first_row(self.dataset, self.unit) if task.numbered else None,
