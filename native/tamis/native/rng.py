@@ -33,8 +33,8 @@ _STEP = 2.0**-_FRACTION_BITS
 
 _BITS_OF_SQRT_HALF = np.float64(0.5**0.5).view(np.uint64)
 # ln 2 in two parts: the first has 21 trailing zero bits, so that its product with an exponent is exact.
-_LN2_HIGH = float.fromhex("0x1.62e42feep-1")
-_LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
+LN2_HIGH = float.fromhex("0x1.62e42feep-1")
+LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
 _MANTISSA = np.uint64((1 << 52) - 1)
 
 
@@ -112,7 +112,7 @@ def natural_log(x):
     series = series * z + 1.0 / 3.0
     # ln(1 + f) = f - s (f - 2 z series): the large term is exact, so that rounding touches small ones only.
     tail = s * (f - 2.0 * z * series)
-    return exponent * _LN2_HIGH - ((tail - exponent * _LN2_LOW) - f)
+    return exponent * LN2_HIGH - ((tail - exponent * LN2_LOW) - f)
 
 
 @kernel

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tamis.native import rng, text, topk
+from tamis.native import elementary, rng, text, topk
 
 
 def compile_all() -> None:
@@ -16,6 +16,8 @@ def compile_all() -> None:
     rng.gumbel(key, 0, 1)
     rng.gumbel_at(key, np.zeros(1, np.int64))
     rng.uniform(key, 0, 1)
+    elementary.logarithms(np.ones(1))
+    elementary.exponentials(np.zeros(1))
     keys, codes = np.array([1.0, 0.0]), np.zeros(2, np.int32)
     topk.count_nan(keys)
     cut_offs = topk.select_topk(lambda: iter([(0, keys, codes, None)]), 1)

@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from tamis.native import rng
 from tamis.native import text as kernels
+from tamis.native.elementary import exponentials, logarithms
 from tamis.selectors import ngram_evidence
 from tamis.selectors.datasets import Dataset
 from tamis.selectors.decide import Choice, RankedUnit
@@ -127,7 +128,7 @@ class LogWeights:
     def _length_correction(self, tokens: Ints, target: int) -> Floats:
         wanted = _poisson(tokens, self.model.lengths_of(target).mean_tokens) + POISSON_FLOOR
         raw = _poisson(tokens, self.model.raw.mean_tokens) + POISSON_FLOOR
-        correction: Floats = np.log(wanted) - np.log(raw)
+        correction: Floats = logarithms(wanted) - logarithms(raw)
         return correction
 
 
@@ -135,8 +136,7 @@ def _poisson(count: Ints, mean: float) -> Floats:
     """Return the Poisson probabilities of `count`."""
     from scipy.special import gammaln, xlogy  # here: a slow import that few jobs need
 
-    probability: Floats = np.exp(xlogy(count, mean) - mean - gammaln(count + 1))
-    return probability
+    return exponentials(xlogy(count, mean) - mean - gammaln(count + 1))
 
 
 def _good_quality(stats: pa.Table) -> npt.NDArray[np.bool_]:
@@ -178,7 +178,7 @@ class Dsir:
     """Importance resampling on hashed n-grams."""
 
     name: ClassVar[str] = "dsir"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     summary: ClassVar[str] = "Resamples text rows so that their n-grams are distributed as the target's."
     citation: ClassVar[str] = (
         "Xie, Santurkar, Ma, Liang: Data Selection for Language Models via Importance Resampling. NeurIPS 2023, "
@@ -333,8 +333,8 @@ class Dsir:
                 share * target.distribution(smoothing) for share, target in zip(proportions, targets, strict=True)
             )
             wanted = [np.asarray(mixed)]
-        q = np.log(raw.distribution() + PROBABILITY_FLOOR)
-        return np.ascontiguousarray(np.stack([np.log(p + PROBABILITY_FLOOR) - q for p in wanted], axis=1))
+        q = logarithms(raw.distribution() + PROBABILITY_FLOOR)
+        return np.ascontiguousarray(np.stack([logarithms(p + PROBABILITY_FLOOR) - q for p in wanted], axis=1))
 
     def weigh(self, run: Run, model: NgramModel) -> LogWeights:
         """Sum the log ratios over each candidate's n-grams: its log importance weight (section 3.2, equation 1)."""
