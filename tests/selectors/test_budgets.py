@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from tamis.selectors.budgets import (
     NO_MAX,
@@ -222,3 +223,8 @@ def test_bounds_of_an_empty_stratum_list_are_refused_not_crashed() -> None:
     with pytest.raises(Infeasible):
         resolve_bounds(Strata(), TEN, [])
     assert isinstance(resolve_bounds(Strata(), TEN, ["a"]), Bounds)
+
+
+def test_a_stratum_name_that_is_no_text_is_refused() -> None:
+    with pytest.raises(ValidationError, match="surrogate"):
+        Strata.model_validate({"quotas": {"\ud800": {"min": 1}}})

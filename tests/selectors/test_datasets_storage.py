@@ -80,6 +80,7 @@ class TestExpand:
             ("file://host/a.parquet", "names no local path"),
             ("file://a.parquet", "names no local path"),
             ("a\0b", "NUL"),
+            ("\ud800", "surrogate"),
             ("file:///a%00b", "NUL"),
             ("folder", "is a folder"),
             ("pipe", "not a regular file"),

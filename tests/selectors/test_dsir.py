@@ -186,6 +186,23 @@ def test_separate_targets_are_served_by_proportion(tmp_path: Path, environment: 
     assert found["kitchen"] >= 26
 
 
+@pytest.mark.parametrize("separate", [True, False])
+def test_proportions_whose_sum_is_infinite_are_shares_too(
+    tmp_path: Path, environment: MakeEnvironment, separate: bool
+) -> None:
+    job = params(write(tmp_path / "data"), separate_targets=separate)
+    pq.write_table(table(300, 98, ["kitchen"]), tmp_path / "data" / "kitchen.parquet")
+    scores = []
+    for share in (1, 1e308):
+        targets = [
+            {"shards": [str(tmp_path / "data" / f"{name}.parquet")], "proportion": share}
+            for name in ("target", "kitchen")
+        ]
+        _, selection, _ = run(job | {"target": {"datasets": targets}}, tmp_path / f"{share}", environment())
+        scores.append(selection["score"])
+    assert scores[0] == scores[1]
+
+
 def test_joined_targets_mix_by_proportion(tmp_path: Path, environment: MakeEnvironment) -> None:
     job = write(tmp_path / "data")
     pq.write_table(table(30, 98, ["kitchen"]), tmp_path / "data" / "kitchen.parquet")
@@ -398,6 +415,8 @@ def test_limits_on_memory_are_told_beforehand(tmp_path: Path, environment: MakeE
         ("a parameter that does not exist", {"ngram": 2}, "/selector/params/ngram"),
         ("n of 0", {"ngrams": 0}, "/selector/params/ngrams"),
         ("an unknown tokenizer", {"tokenizer": "words"}, "/selector/params/tokenizer"),
+        ("more words than a number holds", {"chunk_words": 10**30}, "/selector/params/chunk_words"),
+        ("a pseudo-count whose sum is infinite", {"target_smoothing": 1e308}, "/selector/params/target_smoothing"),
         ("chunks and normalisation", {"chunk_words": 128, "normalize": "length"}, "/selector/params"),
     ],
 )

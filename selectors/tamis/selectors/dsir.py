@@ -68,7 +68,7 @@ class DsirParams(NgramParams):
     min_tokens: Annotated[int, Field(ge=0)] = Field(
         1, description="Rows with fewer tokens are not eligible. Reference: 100."
     )
-    target_smoothing: Annotated[float, Field(ge=0)] = Field(
+    target_smoothing: Annotated[float, Field(ge=0, le=1e12)] = Field(
         0.0, description="Pseudo-count added to every target bucket."
     )
     fit_ngrams: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
@@ -82,7 +82,7 @@ class DsirParams(NgramParams):
     separate_targets: bool = Field(
         False, description="Serve each target dataset by its proportion, in order, instead of their union."
     )
-    chunk_words: Annotated[int, Field(ge=8)] | None = Field(
+    chunk_words: Annotated[int, Field(ge=8, le=2**31)] | None = Field(
         None,
         description="Weigh chunks of so many words (the reference's experiments: 128); a row is drawn with any of its.",
     )

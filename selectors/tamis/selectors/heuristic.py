@@ -51,7 +51,9 @@ class HeuristicParams(NgramParams):
         "pareto",
         description="'top_k': the most target-like rows. 'pareto': noisy, so that less likely rows have a chance.",
     )
-    alpha: Annotated[float, Field(gt=0)] = Field(9.0, description="Shape of the Pareto (Lomax) draw. Reference: 9.")
+    alpha: Annotated[float, Field(gt=0, le=100)] = Field(
+        9.0, description="Shape of the Pareto (Lomax) draw. Reference: 9."
+    )
     regularization: Annotated[float, Field(gt=0)] = Field(100.0, description="C: inverse strength of the L2 penalty.")
     min_tokens: Annotated[int, Field(ge=0)] = Field(1, description="Rows with fewer tokens are not eligible.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -281,8 +282,10 @@ class Run:
         shares = [target.proportion for target in given or []]
         if not shares or shares[0] is None:
             return None
-        total = sum(share for share in shares if share is not None)
-        return [share / total for share in shares if share is not None]
+        known = [share for share in shares if share is not None]
+        if math.isinf(sum(known)):
+            known = [share / max(known) for share in known]
+        return [share / sum(known) for share in known]
 
     # -- rows, strata and sizes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 Role = Literal["text", "id", "embedding", "gradient", "label", "score", "logits", "group", "size"]
 Format = Literal["parquet", "arrow", "jsonl"]
@@ -154,11 +154,20 @@ class Quota(Shape):
         return self
 
 
+def _no_surrogates(quotas: dict[str, Quota]) -> dict[str, Quota]:
+    for name in quotas:
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise ValueError(f"the stratum {name!r} holds half of a surrogate pair, which no text does")
+    return quotas
+
+
 class Strata(Shape):
     """Groups of rows with bounds of their own."""
 
     by: Literal["group", "label"] = "group"
-    quotas: dict[str, Quota] = Field(default_factory=dict, description="By the value of the stratum's column, as text.")
+    quotas: Annotated[dict[str, Quota], AfterValidator(_no_surrogates)] = Field(
+        default_factory=dict, description="By the value of the stratum's column, as text."
+    )
     default: Quota | None = Field(None, description="For every stratum that has no quota of its own.")
     on_shortfall: Literal["error", "redistribute"] = Field(
         "error",

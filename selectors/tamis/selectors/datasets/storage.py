@@ -144,6 +144,10 @@ class LocalStorage:
         scheme = _SCHEME.match(uri)
         if "\0" in uri or "%00" in uri:
             raise Invalid(f"{uri!r} is not a path: it holds a NUL character.")
+        try:
+            os.fsencode(uri)
+        except UnicodeEncodeError:
+            raise Invalid(f"{uri!r} is not a path: it holds half of a surrogate pair.") from None
         if scheme is None:
             path = os.path.join(self._base, os.path.expanduser(uri) if uri.startswith("~/") else uri)  # noqa: PTH111, PTH118 -- no normalisation
             return path, path
