@@ -379,6 +379,14 @@ def test_a_size_budget_needs_sizes_that_are_not_negative() -> None:
     assert caught.value.where == {"row": 2}
 
 
+def test_sizes_whose_sum_is_no_64_bit_number_are_refused() -> None:
+    rows = Rows([1, 2, 3, 4], [1])
+    for size in (2**62, 2**63 - 1):
+        for budget in (Budget(size=3), Budget(rows=2)):
+            with pytest.raises(DataError, match="larger unit"):
+                choose(rows, rows.layout(sizes=[size] * 3 + [1]), budget)
+
+
 @pytest.mark.parametrize("key", [float("nan"), INF])
 def test_a_key_that_is_no_number_is_the_selectors_defect(key: float) -> None:
     rows = Rows([1, 2, key], [1])

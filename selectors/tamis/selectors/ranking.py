@@ -20,6 +20,9 @@ Floats = npt.NDArray[np.float64]
 ELIGIBLE = 0
 """The code, among a ranked unit's reasons, of a row that can be selected."""
 
+MAX_TOTAL_SIZE = 2**62
+"""Of all rows: sums of sizes, and of a sum and a budget, stay whole numbers of 64 bits."""
+
 REASONS = 256
 """A reason is one byte a row."""
 
@@ -196,16 +199,24 @@ class Candidates:
         Raises
         ------
         DataError
-            When a size is negative.
+            When a size is negative, or all together are too large to be counted.
         """
         strata = self.layout.strata
         candidates, eligible, available, preselected = (np.zeros(strata, np.int64) for _ in range(4))
         reasons = np.zeros(REASONS, np.int64)
+        whole = 0.0
         for unit in range(self.layout.units):
             part = self.read(unit)
             self._remaining(unit, part)
             codes, sizes = self._columns(unit)
             self._check_columns(unit, codes, sizes)
+            whole += 0.0 if sizes is None else float(sizes.sum(dtype=np.float64))
+            if whole > MAX_TOTAL_SIZE:
+                raise DataError(
+                    f"The sizes sum to more than 2**62 by row {int(self.layout.starts[unit + 1]) - 1}: give them in a "
+                    "larger unit.",
+                    row=int(self.layout.starts[unit]),
+                )
             here, away = self._mask(kept, unit), self._mask(excluded, unit)
             fit = ((part.eligible_keys() > -np.inf) & ~away) | here
             weights = sizes if self.unit == "size" else None
