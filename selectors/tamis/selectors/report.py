@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from tamis.native import rng
+from tamis.selectors.budgets import STRATA_NAMED_IN_ERRORS
 from tamis.selectors.decide import Choice, Ranked, RankedUnit, choose
 from tamis.selectors.errors import Infeasible
 from tamis.selectors.outcome import Notice
@@ -44,7 +45,7 @@ class UniformDraw:
 
     def __call__(self, unit: int) -> RankedUnit:
         """Rank a unit's eligible rows by uniform keys."""
-        eligible = self._ranked(unit).keys > -np.inf
+        eligible = self._ranked(unit).eligible_keys() > -np.inf
         draw = rng.uniform(self._key, int(self._starts[unit]), len(eligible))
         return RankedUnit(keys=np.where(eligible, draw, -np.inf), scores=draw)
 
@@ -153,7 +154,7 @@ def _scores(run: Run, decision: Decision) -> tuple[JsonValue, JsonValue]:
     peak = -np.inf
     for unit in range(len(starts) - 1):
         part = ranked(unit)
-        fit = part.scores[part.keys > -np.inf]
+        fit = part.scores[part.eligible_keys() > -np.inf]
         if len(fit):
             sample.append(fit[::step])
             peak = max(peak, float(fit.max()))
@@ -167,7 +168,7 @@ def _scores(run: Run, decision: Decision) -> tuple[JsonValue, JsonValue]:
     weight_sum = square_sum = 0.0
     for unit in range(len(starts) - 1):
         part = ranked(unit)
-        fit = part.scores[part.keys > -np.inf]
+        fit = part.scores[part.eligible_keys() > -np.inf]
         raw += np.histogram(np.clip(fit, low, high), edges)[0]
         weights = np.exp(fit - peak)
         weight_sum += float(weights.sum())
@@ -196,14 +197,7 @@ def _notices(choice: Choice, evidence: dict[str, JsonValue]) -> list[Notice]:
                 detail=f"{lost:,} of {totals.candidates:,} rows can't be selected; 'explain' tells why, row by row.",
             )
         )
-    for outcome in choice.outcomes:
-        if outcome.asked_max is not None and outcome.rows and (outcome.size or outcome.rows) >= outcome.asked_max:
-            notices.append(
-                Notice(
-                    code="quota-binding",
-                    detail=f"The maximum of stratum '{outcome.stratum}' binds: {outcome.asked_max:,}.",
-                )
-            )
+    notices.extend(_binding(choice))
     same = evidence.get("rows_identical_to_a_target_row")
     if isinstance(same, dict) and same.get("selected"):
         notices.append(
@@ -213,3 +207,19 @@ def _notices(choice: Choice, evidence: dict[str, JsonValue]) -> list[Notice]:
             )
         )
     return notices
+
+
+def _binding(choice: Choice) -> list[Notice]:
+    """Name the strata that reached their maximum, in the unit of the budget."""
+    full = [
+        outcome
+        for outcome in choice.outcomes
+        if outcome.asked_max is not None
+        and outcome.rows
+        and (outcome.size if choice.amount.unit == "size" else outcome.rows) == outcome.asked_max
+    ]
+    if len(full) <= STRATA_NAMED_IN_ERRORS:
+        details = [f"The maximum of stratum '{outcome.stratum}' binds: {outcome.asked_max:,}." for outcome in full]
+    else:
+        details = [f"The maximums of {len(full):,} strata bind, that of '{full[0].stratum}' among them."]
+    return [Notice(code="quota-binding", detail=detail) for detail in details]
