@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tamis.selectors.errors import Cancelled, Infeasible, Invalid, OutOfLimits
 from tamis.selectors.jobs import Environment, execute, plan
@@ -438,6 +439,48 @@ def test_heuristic_classification_finds_the_domain(tmp_path: Path, environment: 
         accuracy = report["evidence"]["classifier_accuracy_held_out"]
         assert accuracy is not None
         assert math.isfinite(accuracy)
+
+
+def test_every_target_trains_the_classifier_by_its_share(
+    tmp_path: Path, environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tamis.selectors.heuristic.TRAINING_ROWS", 100)
+    job = write(tmp_path / "data")
+    pq.write_table(table(300, 98, ["kitchen"]), tmp_path / "data" / "kitchen.parquet")
+
+    def kitchens(name: str, *shares: float | None) -> int:
+        targets = [
+            {"shards": [str(tmp_path / "data" / f"{target}.parquet")], "proportion": share}
+            for target, share in zip(("target", "kitchen"), shares, strict=True)
+        ]
+        _, selection, _ = run(
+            job
+            | {"target": {"datasets": targets}}
+            | {"selector": {"name": "heuristic", "params": {"buckets": 512, "sampling": "top_k"}}},
+            tmp_path / name,
+            environment(),
+        )
+        return domains(job, selection).get("kitchen", 0)
+
+    assert 20 < kitchens("both", None, None) < 80
+    assert kitchens("little", 0.99, 0.01) < 10
+    assert kitchens("most", 0.01, 0.99) > 90
+
+
+def test_the_classifier_does_not_depend_on_the_threads_of_blas(tmp_path: Path, environment: MakeEnvironment) -> None:
+    rng = np.random.default_rng(0)
+
+    def texts(rows: int) -> pa.Table:
+        words = (rng.pareto(0.4, (rows, 60)) * 10).astype(np.int64) % 90_000
+        return pa.table({"text": [" ".join(map(str, row)) for row in words.tolist()]})
+
+    pool, target = texts(1500), texts(800)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            chosen = select(pool, target, {"name": "heuristic", "params": {"buckets": 2**17}}, 100)
+            found.append(chosen.table())
+    assert found[0] == found[1]
 
 
 def test_random_takes_no_target(tmp_path: Path, environment: MakeEnvironment) -> None:

@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue
 from scipy.sparse import csr_array, vstack
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tamis.native import rng
 from tamis.native import text as kernels
@@ -88,11 +89,17 @@ class Classified:
         return RankedUnit(np.where(reasons == 0, keys, -np.inf), logits, None, reasons)
 
 
+def _training_rows(rows: Sequence[int]) -> list[int]:
+    """Return how many rows of each target train the classifier: all, or of each the same share."""
+    total = sum(rows)
+    return list(rows) if total <= TRAINING_ROWS else [max(1, count * TRAINING_ROWS // total) for count in rows]
+
+
 class Heuristic:
     """Classify target against candidates, take the most target-like rows."""
 
     name: ClassVar[str] = "heuristic"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     summary: ClassVar[str] = "Takes the rows that a linear classifier finds most like the target: DSIR's baseline."
     citation: ClassVar[str] = "Heuristic classification as in Brown et al. 2020 and Xie et al. 2023 (arXiv:2302.03169)."
     cost: ClassVar[str] = "Two passes over the text and a logistic regression on at most 40,000 rows; 17 bytes a row."
@@ -152,9 +159,12 @@ class Heuristic:
         )
 
     def _train(self, run: Run) -> tuple[LogisticRegression, float]:
-        rows = [self._sample(run, target, f"target.{index}") for index, target in enumerate(run.targets)]
+        sizes = _training_rows([target.rows or 0 for target in run.targets])
+        rows = [
+            self._sample(run, target, f"target.{index}", size)
+            for index, (target, size) in enumerate(zip(run.targets, sizes, strict=True))
+        ]
         wanted = vstack([self._features(run, t, r) for t, r in zip(run.targets, rows, strict=True)], format="csr")
-        wanted = wanted[:TRAINING_ROWS]
         raw = self._features(run, run.candidates, self._sample(run, run.candidates, "raw", wanted.shape[0]))
         features = vstack([wanted, raw], format="csr")
         is_target = np.repeat([1, 0], [wanted.shape[0], raw.shape[0]])
@@ -163,12 +173,18 @@ class Heuristic:
             raise Invalid(
                 "The target or the dataset has too few rows to train a classifier.", pointer="/target/datasets"
             )
+        weights = np.ones(len(is_target))
+        if (shares := run.target_proportions) is not None:  # each target counts by its share, whatever its rows
+            counts = [len(listed) for listed in rows]
+            parts = [share * sum(counts) / max(1, count) for share, count in zip(shares, counts, strict=True)]
+            weights[: wanted.shape[0]] = np.repeat(parts, counts)
         classifier = LogisticRegression(C=self.params.regularization, solver="lbfgs", max_iter=300)
-        classifier.fit(features[~held], is_target[~held])
-        accuracy = float(classifier.score(features[held], is_target[held])) if held.any() else float("nan")
+        with threadpool_limits(1):  # sums in BLAS depend on the number of its threads
+            classifier.fit(features[~held], is_target[~held], sample_weight=weights[~held])
+            accuracy = float(classifier.score(features[held], is_target[held])) if held.any() else float("nan")
         return classifier, accuracy
 
-    def _sample(self, run: Run, dataset: Dataset, stream: str, size: int = TRAINING_ROWS) -> Ints:
+    def _sample(self, run: Run, dataset: Dataset, stream: str, size: int) -> Ints:
         """Draw `size` rows of a dataset uniformly; all when it has no more."""
         assert dataset.rows is not None
         if dataset.rows <= size:
