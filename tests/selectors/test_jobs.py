@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors.errors import Invalid
-from tamis.selectors.jobs import Environment, execute, open_job
+from tamis.selectors.jobs import Environment, execute, open_job, plan
 from tamis.selectors.spec import JobSpec
 
 from .corpus import table, write
@@ -78,3 +78,31 @@ def test_a_shard_that_reads_otherwise_next_to_another_has_signals_of_its_own(
 
     run("alone", "used", "a")
     assert run("both", "used", "a", "b") == run("fresh", "empty", "a", "b")
+
+
+def test_a_finished_result_is_given_back_unless_other_files_are_asked_or_it_is_damaged(
+    tmp_path: Path, environment: MakeEnvironment
+) -> None:
+    spec = JobSpec.model_validate(write(tmp_path / "data"))
+    more = JobSpec.model_validate(spec.model_dump() | {"output": {"scores": "all"}})
+    out, selection = tmp_path / "out", tmp_path / "out" / "selection.parquet"
+    first = execute(spec, out, environment())
+    written = selection.stat().st_mtime_ns
+    assert execute(spec, out, environment()) == first
+    assert selection.stat().st_mtime_ns == written
+    assert "scores.parquet" in {file.name for file in execute(more, out, environment()).files}
+    assert "scores.parquet" not in {file.name for file in execute(spec, out, environment()).files}
+    whole = selection.read_bytes()
+    for damaged in (selection, out / "result.json"):
+        damaged.write_bytes(b"half")
+        assert execute(spec, out, environment()) == first
+        assert selection.read_bytes() == whole
+
+
+def test_the_rows_that_are_selected_take_memory_too(tmp_path: Path, environment: MakeEnvironment) -> None:
+    job = write(tmp_path / "data")
+    few, all_ = (
+        plan(JobSpec.model_validate(job | {"budget": {"rows": rows}}), environment()).peak_memory_bytes
+        for rows in (1, 1200)
+    )
+    assert all_ - few > 1199 * 100

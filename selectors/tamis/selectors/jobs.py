@@ -22,7 +22,7 @@ from tamis.selectors.datasets import Dataset, Storage
 from tamis.selectors.decide import NO_ROWS
 from tamis.selectors.engines.base import Engine
 from tamis.selectors.engines.local import LocalEngine
-from tamis.selectors.errors import Invalid, OutOfLimits
+from tamis.selectors.errors import Invalid, OutOfLimits, StorageError
 from tamis.selectors.explain import explain
 from tamis.selectors.files import file_sha256
 from tamis.selectors.outcome import (
@@ -43,6 +43,9 @@ __all__ = ["Environment", "Observer", "Opened", "execute", "explain", "open_job"
 
 BASE_MEMORY = 240 * 2**20
 """Bytes that the interpreter, NumPy, Arrow and the compiled kernels take before any work."""
+
+SELECTED_ROW_MEMORY = 180
+"""Bytes a selected row takes while it is ranked, merged and written. A size budget does not tell how many."""
 
 BATCH_MEMORY = 40 * 2**20
 """Bytes a thread holds: a decoded batch of text, its lowered copy and the decoder's own buffers."""
@@ -215,6 +218,8 @@ def plan_opened(opened: Opened, environment: Environment) -> Plan:
 
 def _peak_memory(opened: Opened, environment: Environment) -> int:
     memory = BASE_MEMORY + environment.threads * BATCH_MEMORY + opened.selector.memory(opened.job, environment.threads)
+    if opened.candidates.rows is not None and opened.spec.budget.size is None:
+        memory += SELECTED_ROW_MEMORY * resolve_budget(opened.spec.budget, opened.candidates.rows).value
     allowed = opened.spec.limits.memory_bytes
     if allowed is not None and memory > allowed:
         raise OutOfLimits(
@@ -238,9 +243,8 @@ def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observ
     """
     watcher = observer or Unobserved()
     opened = open_job(spec, environment)
-    done = results.read_result(out)
-    if done is not None and done.provenance.fingerprint == opened.fingerprint():
-        results.verify_result(out, done)
+    done = _finished(out, opened, watcher)
+    if done is not None:
         return done
     _peak_memory(opened, environment)
     for dataset in (opened.candidates, *opened.targets):
@@ -275,6 +279,21 @@ def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observ
         engine.close()
     shutil.rmtree(work, ignore_errors=True)
     return manifest
+
+
+def _finished(out: Path, opened: Opened, watcher: Observer) -> ResultManifest | None:
+    """Return the manifest of this job's result in `out`; None when there is none, or it is damaged."""
+    try:
+        done = results.read_result(out)
+        if done is None or done.provenance.fingerprint != opened.fingerprint():
+            return None
+        if (opened.spec.output.scores == "all") != any(file.name == results.SCORES for file in done.files):
+            return None
+        results.verify_result(out, done)
+    except StorageError as error:
+        watcher.log("warning", f"the result that is there is made again: {error.detail}")
+        return None
+    return done
 
 
 def _earlier_rows(reference: str | None, opened: Opened, pointer: str, *, in_rank_order: bool) -> npt.NDArray[np.int64]:
