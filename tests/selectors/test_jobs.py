@@ -106,3 +106,14 @@ def test_the_rows_that_are_selected_take_memory_too(tmp_path: Path, environment:
         for rows in (1, 1200)
     )
     assert all_ - few > 1199 * 100
+
+
+def test_ids_are_no_strata(tmp_path: Path, environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tamis.selectors.run.MAX_NAMES", 50)
+    job = write(tmp_path / "data")
+    job["dataset"]["columns"]["group"] = "id"
+    with pytest.raises(Invalid, match="not of ids") as refused:
+        execute(JobSpec.model_validate(job | {"strata": {"default": {"max": 1}}}), tmp_path / "strata", environment())
+    assert refused.value.pointer == "/dataset/columns/group"
+    warned = execute(JobSpec.model_validate(job), tmp_path / "report", environment()).warnings
+    assert "no-composition" in [warning.code for warning in warned]

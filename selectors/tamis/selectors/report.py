@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from tamis.native import rng
 from tamis.selectors.budgets import STRATA_NAMED_IN_ERRORS
 from tamis.selectors.decide import Choice, Ranked, RankedUnit, choose
-from tamis.selectors.errors import Infeasible
+from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.outcome import Notice
 from tamis.selectors.spec import Budget
 
@@ -63,17 +63,18 @@ def make_report(run: Run, selector: Selector, decision: Decision) -> dict[str, J
     random, drawn = _random_draw(run, decision)
     evidence = selector.evidence(run, decision, random)
     scores, sample_size = _scores(run, decision)
+    composition, uncounted = _composed(run, choice, random)
     report: dict[str, JsonValue] = {
         "schema_version": SCHEMA_VERSION,
         "selector": selector.name,
         "asked_and_got": choice.totals.model_dump(mode="json"),
         "strata": [outcome.model_dump(mode="json") for outcome in choice.outcomes],
-        "composition": _composition(run, choice, random),
+        "composition": composition,
         "scores": scores,
         "effective_sample_size": sample_size if selector.scores_are_log_weights else None,
         "evidence": evidence,
     }
-    notices = [*decision.notices, *choice.warnings, *_notices(choice, evidence), *drawn]
+    notices = [*decision.notices, *choice.warnings, *_notices(choice, evidence), *drawn, *uncounted]
     report["warnings"] = [notice.model_dump(mode="json") for notice in notices]
     return report
 
@@ -92,6 +93,14 @@ def _random_draw(run: Run, decision: Decision) -> tuple[Choice, list[Notice]]:
         draw = choose(ranked, layout, rows, excluded=run.excluded, reason_names=decision.reason_names)
         detail = f"The random draw beside the selection has as many rows, but not its budget and bounds: {error.detail}"
         return draw, [Notice(code="random-draw-by-rows", detail=detail)]
+
+
+def _composed(run: Run, choice: Choice, random: Choice) -> tuple[JsonValue, list[Notice]]:
+    """Return the composition, or a word on why there is none: a group column of ids must not fail the job."""
+    try:
+        return _composition(run, choice, random), []
+    except Invalid as error:
+        return None, [Notice(code="no-composition", detail=error.detail)]
 
 
 def _composition(run: Run, choice: Choice, random: Choice) -> JsonValue:

@@ -17,10 +17,13 @@ from tamis.native import rng
 from tamis.selectors.datasets import Dataset
 from tamis.selectors.decide import NO_ROWS, Choice, Layout, Ranked, Rows, choose, choose_in_turns
 from tamis.selectors.engines.base import Call, Engine, Task, UnitReader, unit_task
-from tamis.selectors.errors import Cancelled
+from tamis.selectors.errors import Cancelled, Invalid
 from tamis.selectors.outcome import Progress
 from tamis.selectors.signals import SignalStore, content_key, metadata_of, with_metadata
 from tamis.selectors.spec import JobSpec, Role
+
+MAX_NAMES = 100_000
+"""Strata, or groups, that a dataset may have: more are ids rather than groups, and take kilobytes each."""
 
 NULL_STRATUM = "null"
 """The stratum of rows whose group or label is null."""
@@ -325,11 +328,23 @@ class Run:
     def names(
         self, dataset: Dataset, role: Literal["group", "label"]
     ) -> tuple[list[str], Sequence[np.ndarray[Any, Any]]]:
-        """Return the distinct values of `role` as text, sorted, and each unit's int32 codes into them."""
+        """Return the distinct values of `role` as text, sorted, and each unit's int32 codes into them.
+
+        Raises
+        ------
+        Invalid
+            When there are more than :data:`MAX_NAMES`.
+        """
         tables = self.map(read_groups if role == "group" else read_labels, dataset)
         found: set[str] = set()
         for unit in range(len(tables)):
             found.update(tables[unit].column("group").combine_chunks().dictionary.to_pylist())
+            if len(found) > MAX_NAMES:
+                raise Invalid(
+                    f"The {role} column holds more than {MAX_NAMES:,} different values: "
+                    "name a column of categories, not of ids.",
+                    pointer=f"{dataset.pointer}/columns/{role}",
+                )
         names = sorted(found)
         return names, _StratumCodes(tables, {name: code for code, name in enumerate(names)})
 
