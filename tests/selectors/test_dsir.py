@@ -187,6 +187,34 @@ def test_separate_targets_are_served_by_proportion(tmp_path: Path, environment: 
     assert found["kitchen"] >= 26
 
 
+def test_a_fitted_model_keeps_its_targets_shares(tmp_path: Path, environment: MakeEnvironment) -> None:
+    job = params(write(tmp_path / "data"), separate_targets=True)
+    pq.write_table(table(300, 98, ["kitchen"]), tmp_path / "data" / "kitchen.parquet")
+    targets = [
+        {"shards": [str(tmp_path / "data" / f"{name}.parquet")], "proportion": share}
+        for name, share in (("target", 0.9), ("kitchen", 0.1))
+    ]
+    _, first, _ = run(job | {"target": {"datasets": targets}}, tmp_path / "first", environment())
+    model = {"model": str(tmp_path / "first" / "model.arrow")}
+    _, second, _ = run(job | {"target": model}, tmp_path / "second", environment())
+    assert first["target"].to_pylist().count(0) == 90
+    assert first == second
+
+
+def test_a_damaged_model_is_refused(tmp_path: Path, environment: MakeEnvironment) -> None:
+    job = write(tmp_path / "data")
+    run(job, tmp_path / "first", environment())
+    with pa.OSFile(str(tmp_path / "first" / "model.arrow")) as source:
+        whole = pa.ipc.open_file(source).read_all()
+    listed = whole.replace_schema_metadata({"tamis": "[]"})
+    for damaged in (whole.slice(0, 10), whole.slice(0, 0), whole.drop_columns(["raw_count"]), listed):
+        with pa.ipc.new_file(tmp_path / "damaged.arrow", damaged.schema) as writer:
+            writer.write_table(damaged)
+        with pytest.raises(Invalid, match="damaged") as refused:
+            run(job | {"target": {"model": str(tmp_path / "damaged.arrow")}}, tmp_path / "second", environment())
+        assert refused.value.pointer == "/target/model"
+
+
 @pytest.mark.parametrize("separate", [True, False])
 def test_proportions_whose_sum_is_infinite_are_shares_too(
     tmp_path: Path, environment: MakeEnvironment, separate: bool

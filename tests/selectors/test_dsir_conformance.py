@@ -94,7 +94,7 @@ class Case:
 
         if not self.case["separate_targets"]:
             return choose(ranked(0), layout, Budget(rows=rows), reason_names=REASONS)
-        parts = Dsir(self.params)._parts(self.run, self.model, rows)
+        parts = Dsir(self.params)._parts(self.model, rows)
         return choose_in_turns([ranked(0), ranked(1)], lambda _: parts, layout, Budget(rows=rows), reason_names=REASONS)
 
 

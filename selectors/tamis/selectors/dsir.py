@@ -292,6 +292,7 @@ class Dsir:
             targets=tuple(counted),
             names=tuple(run.target_names),
             log_ratios=self._log_ratios(raw, counted, run.target_proportions),
+            proportions=None if run.target_proportions is None else tuple(run.target_proportions),
         )
 
     @property
@@ -368,7 +369,7 @@ class Dsir:
             choice = run.choose(rounds[0], REASONS)
             columns = {}
         else:
-            choice = run.choose_in_turns(rounds, REASONS, lambda rows: self._parts(run, model, rows))
+            choice = run.choose_in_turns(rounds, REASONS, lambda rows: self._parts(model, rows))
             columns = {"target": pa.array(choice.turns, pa.int32(), mask=choice.preselected)}
         return Decision(
             choice=choice,
@@ -380,9 +381,9 @@ class Dsir:
             notices=list(self._notices(model)),
         )
 
-    def _parts(self, run: Run, model: NgramModel, rows: int) -> list[int]:
+    def _parts(self, model: NgramModel, rows: int) -> list[int]:
         """Return each target's part of `rows`: its share, rounded down, the last one taking the rest (reference)."""
-        given = run.target_proportions
+        given = model.proportions
         shares = given if given is not None else [float(target.ngrams) for target in model.targets]
         parts = [int(rows * share / sum(shares)) for share in shares[:-1]]
         return [*parts, rows - sum(parts)]

@@ -105,6 +105,7 @@ class NgramModel:
     targets: tuple[Counted, ...]
     names: tuple[str, ...]
     log_ratios: Floats
+    proportions: tuple[float, ...] | None = None  # the targets' shares, where the request that fitted it gave them
 
     def joined(self) -> Counted:
         """Return all targets' counts added up."""
@@ -137,12 +138,22 @@ class NgramModel:
                 "features": dict(self.features),
                 "names": list(self.names),
                 "bags": bags,
+                "proportions": self.proportions,
             },
         )
 
     @classmethod
     def from_table(cls, table: pa.Table) -> NgramModel:
         """Rebuild a model; raises `Invalid` when `table` is none."""
+        try:
+            return cls._rebuilt(table)
+        except (AttributeError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise Invalid(
+                "This file is a damaged n-gram model: take the model.arrow of a finished job.", pointer="/target/model"
+            ) from error
+
+    @classmethod
+    def _rebuilt(cls, table: pa.Table) -> NgramModel:
         entry = metadata_of(table)
         if entry.get("kind") != MODEL_KIND or entry.get("version") != 1:
             raise Invalid("This file is not an n-gram model that this version can read.", pointer="/target/model")
@@ -156,7 +167,11 @@ class NgramModel:
         ]
         ratios = [name for name in table.column_names if name.startswith("log_ratio_")]
         log_ratios = np.ascontiguousarray(np.stack([table.column(name).to_numpy() for name in ratios], axis=1))
-        return cls(entry["features"], bags[0], tuple(bags[1:]), tuple(entry["names"]), log_ratios)
+        if len(table) != entry["features"]["buckets"]:
+            raise ValueError(f"{len(table)} rows for {entry['features']['buckets']} buckets")
+        shares = entry.get("proportions")
+        proportions = None if shares is None else tuple(shares)
+        return cls(entry["features"], bags[0], tuple(bags[1:]), tuple(entry["names"]), log_ratios, proportions)
 
 
 def read_model(path: str | os.PathLike[str]) -> NgramModel:
