@@ -291,6 +291,23 @@ def test_holdout_measures_on_rows_the_fit_did_not_see(tmp_path: Path, environmen
     assert held["kl_reduction_against_random"] > 0
 
 
+def test_a_holdout_that_leaves_no_target_is_named(tmp_path: Path) -> None:
+    pool, target = table(50, 1), table(1, 2)
+    refused = []
+    for seed in range(8):  # the one row is held out under about half of the seeds
+        try:
+            select(pool, target, {"name": "dsir", "params": {"buckets": 64, "holdout": 0.5}}, 5, seed)
+        except Invalid as error:
+            refused.append(error.detail)
+    assert refused
+    assert all("lower selector.params.holdout" in detail for detail in refused)
+
+
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(Invalid, match="threads is 0"):
+        select(table(5, 1), None, "random", 1, threads=0)
+
+
 def test_a_limited_fit_reads_fewer_units_whatever_the_threads(tmp_path: Path, environment: MakeEnvironment) -> None:
     job = params(write(tmp_path / "data", shards=20), fit_ngrams=3000)
     run(job, tmp_path / "one", environment(1, "one"))

@@ -280,8 +280,9 @@ class Dsir:
         counted = [self._count_target(run, target, "fit") for target in run.targets]
         for index, target in enumerate(counted):
             if target.ngrams == 0:
+                left = " left by the holdout (lower selector.params.holdout)" if self.params.holdout > 0 else ""
                 raise Invalid(
-                    f"Target {index} has no n-grams: {target.rows} rows, none with a token.",
+                    f"Target {index} has no n-grams: {target.rows} rows{left}, none with a token.",
                     pointer=f"/target/datasets/{index}",
                 )
         if raw.ngrams == 0:

@@ -99,6 +99,8 @@ def select(
     TamisError
         With what is wrong, where, and what to do.
     """
+    if threads is not None and threads < 1:
+        raise Invalid(f"threads is {threads}; give 1 or more, or leave it out.")
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tamis-"))
     tables = folder / "input"
     document: dict[str, Any] = {
