@@ -65,7 +65,7 @@ def submit(store: Store) -> Submit:
             "request": {"asked": "this"},
             "spec": spec,
             "selector": "fake",
-            "fingerprint": "f" * 64,
+            "fingerprint": None,
             "labels": {},
             "render": lambda job: {"id": job.id, "state": job.state},
         }

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tamis.selectors.jobs import Environment, execute
+from tamis.selectors.jobs import Environment, execute, open_job
 from tamis.selectors.spec import JobSpec
 from tamis.service.store import Job, JobState, Store
 from tamis.service.worker.job_process import EXECUTE
@@ -114,6 +114,31 @@ def test_bad_data_fails_with_its_place(
     assert job.state is JobState.FAILED and job.error is not None
     assert (job.error["code"], job.attempts) == ("bad-data", 1)
     assert job.error["shard"].endswith("broken.parquet") and "row_group" in job.error
+
+
+def test_inputs_that_changed_while_the_job_waited(
+    *,
+    submit: Submit,
+    worker: StartWorker,
+    ended: Ended,
+    spec: dict[str, Any],
+    demo_data: Path,
+    environment: Callable[..., Environment],
+    tmp_path: Path,
+) -> None:
+    """A job never gives another result than the one it was accepted for."""
+    shard = tmp_path / "pool.parquet"
+    spec["dataset"] = {"shards": [str(shard)], "columns": {"text": "text"}}
+    shard.write_bytes((demo_data / "pool" / "part-0.parquet").read_bytes())
+    accepted = open_job(JobSpec.model_validate(spec), environment(threads=1)).fingerprint()
+    changed = submit(spec=spec, fingerprint=accepted).job_id
+    shard.write_bytes((demo_data / "pool" / "part-1.parquet").read_bytes())
+    worker(runner=EXECUTE)
+    job = ended(changed)
+    assert job.state is JobState.FAILED and job.error is not None
+    assert (job.error["code"], job.attempts) == ("inputs-changed", 1)
+    shard.write_bytes((demo_data / "pool" / "part-0.parquet").read_bytes())
+    assert ended(submit(spec=spec, fingerprint=accepted).job_id).state is JobState.SUCCEEDED
 
 
 def test_cancel_stops_real_work(

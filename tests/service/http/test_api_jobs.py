@@ -48,6 +48,7 @@ def test_submit_poll_download(http: httpx.Client, request_of: Request, over: Any
     assert len(ships) == 40
     result = http.get(job["links"]["result"]).json()
     assert result["totals"]["rows"] == 40
+    assert [column["name"] for column in result["schema"]] == table.column_names
     assert result["provenance"]["fingerprint"] == job["fingerprint"]
 
 
@@ -65,6 +66,22 @@ def test_plan_answers_without_storing(idle: httpx.Client, request_of: Request) -
     assert (plan["rows"], plan["shards"], plan["budget_rows"]) == (600, 2, 40)
     assert plan["peak_memory_bytes"] > 0
     assert len(idle.get("/v1/jobs").json()["items"]) == before
+
+
+def test_plan_gives_the_resolved_request(http: httpx.Client, data: Path, request_of: Request, done: Any) -> None:
+    registered = http.post("/v1/datasets", json=request_of()["dataset"]).json()["id"]
+    asked = request_of(dataset=registered, preselected=done["id"])
+    planned = http.post("/v1/jobs/plan", json=asked).json()
+    request = planned["request"]
+    assert request["dataset"]["format"] == "parquet"
+    assert [shard.removeprefix("file://") for shard in request["dataset"]["shards"]] == [
+        f"{data}/pool-0.parquet",
+        f"{data}/pool-1.parquet",
+    ]
+    assert request["preselected"] == done["id"]  # an id, and no path of the service's own
+    assert http.post("/v1/jobs/plan", json=request).json()["fingerprint"] == planned["fingerprint"]
+    model = http.post("/v1/jobs/plan", json=request_of(target={"model": done["id"]})).json()
+    assert model["request"]["target"]["model"] == done["id"]
 
 
 def test_a_queued_job_says_why_it_waits(idle: httpx.Client, request_of: Request) -> None:
@@ -287,6 +304,8 @@ def test_resume_refuses_changed_inputs(idle: httpx.Client, data: Path, request_o
         path = idle.post("/v1/jobs", json=request_of(dataset={"shards": [str(shard)]})).headers["Location"]
         idle.post(f"{path}/cancel")
         shutil.copy(data / "target.parquet", shard)
+        problem(idle.post(f"{path}/resume"), 412, "inputs-changed")
+        shard.write_bytes(b"no Parquet at all")
         problem(idle.post(f"{path}/resume"), 412, "inputs-changed")
         shutil.copy(data / "pool-0.parquet", shard)
         assert idle.post(f"{path}/resume").status_code == 202

@@ -94,7 +94,7 @@ def test_every_reference_leads_somewhere() -> None:
     text = json.dumps(DOCUMENT)
     names = {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}
     assert names <= set(DOCUMENT["components"]["schemas"])
-    assert {"JobRequest", "JobResource", "Problem", "Plan", "JobResult"} <= names
+    assert {"JobRequest", "JobResource", "Problem", "JobPlan", "JobResult"} <= names
     assert "HTTPValidationError" not in text
 
 

@@ -17,14 +17,13 @@ from fastapi.responses import JSONResponse
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from tamis.selectors.errors import Conflict
-from tamis.selectors.outcome import Plan
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import OWNER, Service, ServiceDep
 from tamis.service.api.files import matches_etag
 from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, problems
 from tamis.service.api.resources import etag, job_resource
-from tamis.service.api.shapes import MAX_PAGE, JobList, JobRequest, JobResource, State
-from tamis.service.api.submission import check, reopen, resolve
+from tamis.service.api.shapes import MAX_PAGE, JobList, JobPlan, JobRequest, JobResource, State
+from tamis.service.api.submission import check, check_resumable, plan_of, resolve
 from tamis.service.store import Job, JobState, Submission
 
 
@@ -137,9 +136,9 @@ def _in_flight(service: Service, key: str) -> Iterator[None]:
     responses=problems(400, 403, 404, 409, 413, 415, 422),
     openapi_extra=request_body(JobRequest),
 )
-def plan(service: ServiceDep, body: JobBody) -> Plan:
+def plan(service: ServiceDep, body: JobBody) -> JobPlan:
     """Make the same checks as a submission and say what the job would need; nothing runs and nothing is stored."""
-    return check(service, resolve(service, body.shape)).plan
+    return plan_of(service, body.shape)
 
 
 @router.get("", summary="List jobs", responses=problems(400))
@@ -259,7 +258,7 @@ def resume(service: ServiceDep, job: JobDep) -> JobResource:
         raise Draining
     if job.state not in {JobState.FAILED, JobState.CANCELLED}:
         raise Conflict(f"The job is {job.state}: only a failed or cancelled job can be resumed.")
-    reopen(service, job)
+    check_resumable(service, job)
     return job_resource(service.store.jobs.resume(job.id))
 
 

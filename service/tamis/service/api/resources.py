@@ -81,7 +81,7 @@ def etag(job: Job) -> str:
 def job_result(job: Job, manifest: ResultManifest) -> JobResult:
     """Show a result."""
     files = [FileLink(**file.model_dump(), url=file_url(job.id, file.name)) for file in manifest.files]
-    return JobResult(**{**dict(manifest), "files": files}, id=job.id, links=job_links(job))
+    return JobResult(**{**dict(manifest), "files": files, "schema": manifest.columns}, id=job.id, links=job_links(job))
 
 
 def file_url(job_id: str, name: str) -> str:

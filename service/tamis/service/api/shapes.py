@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from tamis.selectors.outcome import Progress, ResultFile, ResultManifest
+from tamis.selectors.outcome import ColumnInfo, Plan, Progress, ResultFile, ResultManifest
 from tamis.selectors.spec import DatasetId, JobId, JobSpec, Manifest, Shape, Target
 
 State = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
@@ -34,6 +34,16 @@ class JobRequest(JobSpec):
     )
     exclude: list[JobId] = Field(
         default_factory=list, max_length=64, description="Earlier jobs whose selections to keep away from."
+    )
+
+
+class JobPlan(Plan):
+    """What a job would do, and what it needs, before it runs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    request: JobRequest = Field(
+        description="As it would run: globs expanded, formats set, registered datasets in full."
     )
 
 
@@ -123,9 +133,10 @@ class FileLink(ResultFile):
 class JobResult(ResultManifest):
     """The result: files, what was asked and got, and where it comes from."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", serialize_by_alias=True)
 
     id: str
+    selection_schema: list[ColumnInfo] = Field(alias="schema", description="Columns of selection.parquet.")
     files: list[FileLink]  # type: ignore[assignment] # narrower than the manifest's, never changed
     links: JobLinks
 
@@ -204,6 +215,7 @@ __all__ = [
     "JobError",
     "JobLinks",
     "JobList",
+    "JobPlan",
     "JobProgress",
     "JobRequest",
     "JobResource",

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tamis.selectors.errors import Conflict, Forbidden, InputsChanged, Invalid, NotFound, TamisError
+from tamis.selectors.errors import Conflict, DataError, Forbidden, InputsChanged, Invalid, NotFound, TamisError
 from tamis.selectors.outcome import Plan
 from tamis.selectors.spec import JobSpec, Manifest, TargetDataset, TargetRef
 from tamis.service.api.context import OWNER, Service
-from tamis.service.api.shapes import JobRequest
+from tamis.service.api.shapes import JobPlan, JobRequest
+from tamis.service.inputs import check_inputs
 from tamis.service.store import Job, JobState
-
-if TYPE_CHECKING:
-    from tamis.selectors.jobs import Opened
 
 SELECTION = "selection.parquet"
 MODEL = "model.arrow"
@@ -90,6 +88,16 @@ def resolve(service: Service, request: JobRequest) -> Resolved:
     return Resolved(spec, tuple(dict.fromkeys(uses)))
 
 
+def plan_of(service: Service, request: JobRequest) -> JobPlan:
+    """Check a request as a submission does, and say what the job would need. Raises as `resolve` and `check` do."""
+    checked = check(service, resolve(service, request))
+    named = request.model_dump(mode="json", include={"preselected", "exclude"})
+    resolved = checked.spec.model_dump(mode="json") | named  # ids of jobs, not the paths of their files
+    if request.target is not None and request.target.model is not None:
+        resolved["target"] = request.target.model_dump(mode="json")
+    return JobPlan(**dict(checked.plan), request=JobRequest.model_validate(resolved))
+
+
 def check(service: Service, resolved: Resolved) -> Checked:
     """Open the datasets (footers and headers only), check the request against them and plan the job.
 
@@ -108,24 +116,20 @@ def check(service: Service, resolved: Resolved) -> Checked:
         raise Conflict(f"{error.detail} Send the request again.", pointer=error.pointer, **error.where) from error
 
 
-def reopen(service: Service, job: Job) -> Opened:
-    """Open the datasets of a stored job once more.
+def check_resumable(service: Service, job: Job) -> None:
+    """Check that a stored job would still give the result it was accepted for.
 
     Raises
     ------
     InputsChanged
         They are not what they were when it was accepted.
     """
-    from tamis.selectors import jobs
-
     try:
-        opened = jobs.open_job(JobSpec.model_validate(dict(job.spec)), service.environment())
-        fingerprint = opened.fingerprint()
-    except (Invalid, NotFound, Forbidden, InputsChanged) as error:
+        check_inputs(JobSpec.model_validate(dict(job.spec)), job.fingerprint or "", service.environment())
+    except InputsChanged:
+        raise
+    except (Invalid, NotFound, Forbidden, DataError) as error:
         raise InputsChanged(f"The job's inputs can't be used any more: {error.detail}", **error.where) from error
-    if fingerprint != job.fingerprint:
-        raise InputsChanged("The job's inputs changed since it was accepted: submit it as a new job.")
-    return opened
 
 
 @contextmanager

@@ -10,9 +10,16 @@ from urllib.parse import quote
 
 import httpx
 
-from tamis.selectors.outcome import Plan
 from tamis.selectors.spec import JobSpec, Manifest
-from tamis.service.api.shapes import DatasetResource, JobResource, SelectorList, SelectorResource, State, Version
+from tamis.service.api.shapes import (
+    DatasetResource,
+    JobPlan,
+    JobResource,
+    SelectorList,
+    SelectorResource,
+    State,
+    Version,
+)
 from tamis.service.client.job import Job
 from tamis.service.client.transport import Transport
 
@@ -82,10 +89,10 @@ class Client:
         response = self._post("/v1/jobs", spec, headers)
         return Job(self.transport, JobResource.model_validate_json(response.content))
 
-    def plan(self, spec: JobSpec | Document) -> Plan:
+    def plan(self, spec: JobSpec | Document) -> JobPlan:
         """Say what a job would do and need; nothing runs."""
         response = self._post("/v1/jobs/plan", spec)
-        return Plan.model_validate_json(response.content, extra="ignore")
+        return JobPlan.model_validate_json(response.content, extra="ignore")
 
     def job(self, job_id: str) -> Job:
         """Look a job up."""

@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from tamis.selectors.errors import Cancelled, StorageError, TamisError
 from tamis.service.entry import die_with_parent, prepare_process
+from tamis.service.inputs import check_inputs
 from tamis.service.problem import problem_of
 from tamis.service.settings import Settings
 from tamis.service.worker.messages import Lines, Message, Order, Outcome, encode
@@ -173,6 +174,8 @@ def _run(order: Order, runner: Runner, settings: Settings, channel: Channel) -> 
         )
         out = Path(order["out"])
         with _alone(out, observer):
+            if order["fingerprint"] is not None:
+                check_inputs(spec, order["fingerprint"], environment)
             runner(spec, out, environment, observer)
     except Cancelled:
         outcome["state"] = "cancelled"

@@ -22,6 +22,7 @@ class Order(TypedDict):
     kind: Literal["order"]
     job_id: str
     spec: dict[str, Any]  # a resolved `JobSpec`
+    fingerprint: str | None  # of the result that it was accepted for
     out: str  # the folder of its result
     threads: int
 

@@ -143,6 +143,7 @@ class Supervisor:
             kind="order",
             job_id=claim.job.id,
             spec=dict(claim.job.spec),
+            fingerprint=claim.job.fingerprint,
             out=str(self._settings.job_dir(claim.job.id)),
             threads=max(1, self._settings.threads // self._slots),
         )
