@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import fastapi
 import httpx
 import pytest
 import yaml
 
+from tamis.selectors.spec import Manifest
+from tamis.service.api import bodies
+from tamis.service.api.context import Limits
+from tamis.service.api.documents import validate
 from tamis.service.api.problems import Problem
 
 Request = Callable[..., dict[str, Any]]
@@ -291,3 +299,22 @@ def test_half_a_request_does_no_harm(http: httpx.Client) -> None:
         with socket.create_connection((http.base_url.host, http.base_url.port or 80)) as connection:
             connection.sendall(sent)
     assert http.get("/healthz").status_code == 200
+
+
+def test_bodies_are_checked_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The members of a large body take seconds: other requests are answered meanwhile."""
+    checked_in: list[int] = []
+
+    def spy(shape: type[Manifest], document: Any) -> Manifest:
+        checked_in.append(threading.get_ident())
+        return validate(shape, document)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b'{"shards": ["/a.parquet"]}', "more_body": False}
+
+    monkeypatch.setattr(bodies, "validate", spy)
+    app = SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(limits=Limits())))
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")], "app": app}
+    body = asyncio.run(bodies.json_body(Manifest)(fastapi.Request(scope, receive)))
+    assert body.shape.shards == ["/a.parquet"]
+    assert len(checked_in) == 1 and checked_in[0] != threading.get_ident()

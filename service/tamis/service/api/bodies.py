@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any, Generic, TypeVar
 
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from tamis.service.api.documents import parse, validate
@@ -30,16 +31,22 @@ class Body(Generic[Shape]):
     sha256: str  # of the canonical form: sorted keys, no white space
 
 
-def json_body(shape: type[Shape]) -> Callable[[Request], Awaitable[Body[Shape]]]:
+def json_body(shape: type[Shape]) -> Callable[[Request], Coroutine[Any, Any, Body[Shape]]]:
     """Make the dependency that reads a body of `shape`. Its schema is declared with `request_body`."""
 
     async def read(request: Request) -> Body[Shape]:
         _check_media_type(request.headers.get("content-type"))
-        document = parse(await _read(request, request.app.state.service.limits.max_body_bytes))
-        canonical = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-        return Body(validate(shape, document), document, hashlib.sha256(canonical).hexdigest())
+        content = await _read(request, request.app.state.service.limits.max_body_bytes)
+        # In a thread: the members of a large body take seconds, and nobody else should wait for them.
+        return await run_in_threadpool(_checked, shape, content)
 
     return read
+
+
+def _checked(shape: type[Shape], content: bytes) -> Body[Shape]:
+    document = parse(content)
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    return Body(validate(shape, document), document, hashlib.sha256(canonical).hexdigest())
 
 
 def request_body(shape: type[BaseModel]) -> dict[str, Any]:
