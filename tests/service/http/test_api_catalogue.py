@@ -90,6 +90,14 @@ def test_health(http: httpx.Client, idle: httpx.Client) -> None:
     assert [item["pointer"] for item in refused.json()["errors"]] == ["/worker"]
 
 
+def test_a_probe_that_fails_leaves_one_line(serve: Any) -> None:
+    served = serve("--no-worker")
+    with served.http() as http:
+        assert http.get("/readyz").status_code == 503
+    log = served.log.read_text()
+    assert "no worker is running" in log and "Traceback" not in log
+
+
 def test_readiness_sees_the_store(serve: Any) -> None:
     broken = serve("--no-worker")
     with contextlib.closing(sqlite3.connect(broken.home / "tamis.sqlite3")) as database:

@@ -166,7 +166,10 @@ def register(app: FastAPI) -> None:
 
 async def _on_tamis_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, TamisError)
-    if error.status >= 500:
+    if isinstance(error, NotReady | Draining):
+        # No fault of the code's, and a probe asks every few seconds: a line, and no traceback.
+        log.warning(error.detail, code=error.code, path=request.url.path)
+    elif error.status >= 500:
         log.error(error.detail, code=error.code, path=request.url.path, exc_info=error)
     return problem_response(error, request)
 
