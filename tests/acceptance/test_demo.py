@@ -36,18 +36,21 @@ def nothing_is_left_behind(home: Path) -> Iterator[None]:
     deadline = time.monotonic() + 10
     while processes_of(home) and time.monotonic() < deadline:
         time.sleep(0.1)  # a killed child may still be on its way out
-    assert processes_of(home) == []
+    left = processes_of(home)
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert list(left.values()) == []
 
 
-def processes_of(home: Path) -> list[str]:
-    """Return the command lines of the processes that run with this TAMIS_HOME."""
-    found = []
+def processes_of(home: Path) -> dict[int, str]:
+    """Return the processes that run with this TAMIS_HOME, with their command lines."""
+    found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 environment = (folder / "environ").read_bytes().split(b"\0")
                 if f"TAMIS_HOME={home}".encode() in environment:
-                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue  # it has ended, or belongs to another user
     return found
@@ -117,8 +120,13 @@ def test_a_signal_stops_the_service_too(signum: signal.Signals, home: Path, tmp_
             if "The service is ready" in line:  # the job runs from now on
                 break
         demo.send_signal(signum)
+        try:
+            status = demo.wait(60)
+        except subprocess.TimeoutExpired:
+            demo.kill()
+            status = demo.wait()
         rest = demo.stdout.read()
-    assert demo.wait(60) == 130, rest
+    assert status == 130, rest
     assert "Stopped" in rest
 
 

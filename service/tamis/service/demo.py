@@ -247,8 +247,10 @@ def demo(
     """Select documents like a target's from a mixed pool of real text, with a running service."""
     console = Console()
     out, home = out.absolute(), home.absolute()
-    # A stop from outside ends the demo as Ctrl-C does: through the `finally` that stops the service.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Whoever stops the demo stops it through the `finally` that stops the service. SIGINT too: a shell's background job
+    # starts with it ignored.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _interrupt)
     try:
         if not DATA.is_dir():
             raise DemoFailed(
