@@ -24,7 +24,15 @@ from tamis.selectors.decide import Choice, RankedUnit
 from tamis.selectors.engines.base import Call
 from tamis.selectors.errors import Invalid
 from tamis.selectors.ngram_model import Counted, NgramModel, read_model
-from tamis.selectors.ngrams import NgramParams, config_of, count_ngrams, count_part, measure_quality, sum_table
+from tamis.selectors.ngrams import (
+    NgramParams,
+    config_of,
+    count_ngrams,
+    count_part,
+    measure_quality,
+    sum_table,
+    tables_version,
+)
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Mapped, Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
@@ -196,6 +204,10 @@ class Dsir:
         return Needs(roles=("text",), target=True)
 
     # -- plan
+
+    def basis(self) -> str:
+        """Return the version of the tokenizer's character tables."""
+        return tables_version(self.params.tokenizer)
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Two passes over the candidates' text, one over the target's, and the evidence."""

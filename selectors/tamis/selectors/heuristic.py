@@ -26,7 +26,7 @@ from tamis.selectors.decide import Choice, RankedUnit
 from tamis.selectors.errors import Invalid
 from tamis.selectors.ngram_evidence import MEMORY, measure
 from tamis.selectors.ngram_model import Counted, NgramModel
-from tamis.selectors.ngrams import NgramParams, config_of, count_ngrams, list_features, sum_table
+from tamis.selectors.ngrams import NgramParams, config_of, count_ngrams, list_features, sum_table, tables_version
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Mapped, Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
@@ -112,6 +112,10 @@ class Heuristic:
     def needs(self) -> Needs:
         """Text, and a target to be like."""
         return Needs(roles=("text",), target=True)
+
+    def basis(self) -> str:
+        """Return the version of the tokenizer's character tables."""
+        return tables_version(self.params.tokenizer)
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """One pass to count and train, one to classify, and the evidence."""

@@ -92,7 +92,7 @@ class Opened:
             "fingerprint",
             self.candidates.digest,
             [[dataset.digest, share] for dataset, share in zip(self.targets, self._proportions(), strict=True)],
-            [self.selector.name, self.selector.revision, params],
+            [self.selector.name, self.selector.revision, self.selector.basis(), params],
             self.spec.mathematics(),
             {
                 "model": _file_digest(target.model if target is not None else None, "/target/model"),

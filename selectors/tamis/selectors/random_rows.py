@@ -54,6 +54,10 @@ class RandomRows:
         """Read nothing."""
         return Needs(roles=(), target=False)
 
+    def basis(self) -> str:
+        """Stand on nothing."""
+        return ""
+
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """One decision over the row numbers."""
         return [PhaseCost("draw", 0, 0, 1e-7 * (job.candidates.rows or 0)), PhaseCost("report", 0, 0, 1e-3)]

@@ -82,6 +82,10 @@ class Selector(Protocol):
         """Roles and target under these parameters."""
         ...
 
+    def basis(self) -> str:
+        """Return the version of what the result stands on beside revision and parameters (character tables), or ''."""
+        ...
+
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Name the phases in order, with what each costs; raise `Invalid` for what can't work."""
         ...
