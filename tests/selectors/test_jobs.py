@@ -117,3 +117,33 @@ def test_ids_are_no_strata(tmp_path: Path, environment: MakeEnvironment, monkeyp
     assert refused.value.pointer == "/dataset/columns/group"
     warned = execute(JobSpec.model_validate(job), tmp_path / "report", environment()).warnings
     assert "no-composition" in [warning.code for warning in warned]
+
+
+def test_an_earlier_selection_of_another_selector_can_be_excluded(tmp_path: Path, environment: MakeEnvironment) -> None:
+    job = write(tmp_path / "data")
+    drawn = {key: value for key, value in job.items() if key != "target"} | {"selector": {"name": "random"}}
+    drawn["dataset"] = {"shards": job["dataset"]["shards"]}  # other roles: the rows are the same
+    execute(JobSpec.model_validate(drawn), tmp_path / "random", environment())
+    earlier = str(tmp_path / "random" / "selection.parquet")
+    execute(JobSpec.model_validate(job | {"exclude": [earlier]}), tmp_path / "out", environment())
+    taken = pq.read_table(tmp_path / "random" / "selection.parquet")["row"].to_pylist()
+    rest = pq.read_table(tmp_path / "out" / "selection.parquet")["row"].to_pylist()
+    assert len(rest) == 100
+    assert not set(taken) & set(rest)
+
+
+def test_earlier_selections_that_leave_no_room_are_refused_beforehand(
+    tmp_path: Path, environment: MakeEnvironment
+) -> None:
+    job = write(tmp_path / "data")
+    execute(JobSpec.model_validate(job | {"budget": {"rows": 700}}), tmp_path / "first", environment())
+    earlier = str(tmp_path / "first" / "selection.parquet")
+    for change, pointer, words in (
+        ({"preselected": earlier, "budget": {"rows": 699}}, "/preselected", "700 already"),
+        ({"exclude": [earlier], "budget": {"rows": 501}}, "/budget/rows", "700 are excluded"),
+        ({"preselected": earlier, "exclude": [earlier], "budget": {"rows": 500}}, "/preselected", "700 already"),
+        ({"preselected": earlier, "exclude": [earlier], "budget": {"rows": 1200}}, "/budget/rows", "are excluded"),
+    ):
+        with pytest.raises(Invalid, match=words) as refused:
+            plan(JobSpec.model_validate(job | change), environment())
+        assert refused.value.pointer == pointer

@@ -82,7 +82,6 @@ def test_unknown_jobs(store: Store, job_id: str) -> None:
     calls: list[Callable[[], object]] = [
         lambda: store.jobs.get(job_id),
         lambda: store.jobs.version(job_id),
-        lambda: store.jobs.wait_for_change(job_id, 1, 5),
         lambda: store.jobs.request_cancel(job_id),
         lambda: store.jobs.resume(job_id),
         lambda: store.jobs.delete(job_id),
@@ -218,33 +217,6 @@ def test_a_cursor_of_ones_own_making(store: Store, cursor: str) -> None:
         store.jobs.list(cursor=cursor)
     with pytest.raises(BadCursor):
         store.datasets.list(cursor=cursor)
-
-
-# Wait
-
-
-def test_wait_returns_at_once_when_the_version_is_another(store: Store, submit: Submit) -> None:
-    job_id = submit().job_id
-    assert store.jobs.wait_for_change(job_id, 0, 60).version == 1
-
-
-def test_wait_returns_the_same_after_the_timeout(store: Store, submit: Submit) -> None:
-    job_id = submit().job_id
-    assert store.jobs.wait_for_change(job_id, 1, 0.05).version == 1
-
-
-def test_wait_sees_a_change(store: Store, submit: Submit) -> None:
-    job_id = submit().job_id
-    threading.Timer(0.2, store.jobs.request_cancel, [job_id]).start()
-    assert store.jobs.wait_for_change(job_id, 1, 60).state is JobState.CANCELLED
-
-
-def test_wait_sees_the_deletion(store: Store, submit: Submit) -> None:
-    job_id = submit().job_id
-    store.jobs.request_cancel(job_id)
-    threading.Timer(0.2, store.jobs.delete, [job_id]).start()
-    with pytest.raises(NotFound):
-        store.jobs.wait_for_change(job_id, store.jobs.version(job_id), 60)
 
 
 # Cancel, resume, delete: every state

@@ -17,12 +17,12 @@ from pydantic import JsonValue
 
 from tamis.selectors import result as results
 from tamis.selectors import selector as selectors
-from tamis.selectors.budgets import check_request, feasibility, resolve_budget
+from tamis.selectors.budgets import Amount, check_request, feasibility, resolve_budget
 from tamis.selectors.datasets import Dataset, Storage
 from tamis.selectors.decide import NO_ROWS
 from tamis.selectors.engines.base import Engine
 from tamis.selectors.engines.local import LocalEngine
-from tamis.selectors.errors import Invalid, OutOfLimits, StorageError
+from tamis.selectors.errors import Infeasible, Invalid, OutOfLimits, StorageError
 from tamis.selectors.explain import explain
 from tamis.selectors.files import file_sha256
 from tamis.selectors.outcome import (
@@ -105,6 +105,24 @@ class Opened:
         datasets = self.spec.target.datasets if self.spec.target is not None else None
         return [target.proportion for target in datasets or []]
 
+    def preselected_rows(self) -> npt.NDArray[np.int64]:
+        """Return the rows of the earlier selection that is kept, in their own order."""
+        if self.spec.preselected is None:
+            return NO_ROWS
+        return self._earlier_rows(self.spec.preselected, "/preselected", in_rank_order=True)
+
+    def excluded_rows(self) -> npt.NDArray[np.int64]:
+        """Return the rows of the earlier selections to keep away from, ascending."""
+        parts = [
+            self._earlier_rows(path, f"/exclude/{index}", in_rank_order=False)
+            for index, path in enumerate(self.spec.exclude)
+        ]
+        return np.unique(np.concatenate(parts)) if parts else NO_ROWS
+
+    def _earlier_rows(self, path: str, pointer: str, *, in_rank_order: bool) -> npt.NDArray[np.int64]:
+        shards = [shard.digest for shard in self.candidates.shards]
+        return results.load_rows(Path(path), shards, pointer=pointer, in_rank_order=in_rank_order)
+
     def notices(self) -> list[Notice]:
         """Say what is worth knowing before the job runs."""
         return list(self.selector.notices(self.job))
@@ -158,8 +176,27 @@ def open_job(spec: JobSpec, environment: Environment) -> Opened:
     opened = Opened(spec.model_copy(update=update), chosen, candidates, targets)
     chosen.plan(opened.job)
     if candidates.rows is not None:
-        check_request(spec.strata, resolve_budget(spec.budget, candidates.rows))
+        amount = resolve_budget(spec.budget, candidates.rows)
+        check_request(spec.strata, amount)
+        _check_earlier(opened, amount, candidates.rows)
     return opened
+
+
+def _check_earlier(opened: Opened, amount: Amount, rows: int) -> None:
+    """Refuse earlier selections that leave no room for the budget, or are none of this dataset."""
+    kept, banned = opened.preselected_rows(), opened.excluded_rows()
+    if amount.unit == "rows" and len(kept) > amount.value:
+        raise Infeasible(
+            f"The budget asks {amount}, but the preselected rows, which are kept, are {len(kept)} already: "
+            "ask more, or preselect less.",
+            pointer="/preselected",
+        )
+    if amount.unit == "rows" and rows - len(banned) < amount.value:
+        raise Infeasible(
+            f"The budget asks {amount}, but of {rows} rows {len(banned)} are excluded.", pointer=amount.pointer
+        )
+    if both := len(np.intersect1d(kept, banned)):
+        raise Invalid(f"{both} rows are to be kept by 'preselected' and kept away by 'exclude'.", pointer="/exclude")
 
 
 def _manifest(dataset: Manifest | str, pointer: str) -> Manifest:
@@ -265,8 +302,8 @@ def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observ
             scratch=SignalStore(work),
             engine=engine,
             observer=watcher,
-            preselected=_earlier_rows(spec.preselected, opened, "/preselected", in_rank_order=True),
-            excluded=_all_earlier_rows(spec.exclude, opened),
+            preselected=opened.preselected_rows(),
+            excluded=opened.excluded_rows(),
         )
         run.count_rows()
         decision = opened.selector.select(run)
@@ -294,20 +331,6 @@ def _finished(out: Path, opened: Opened, watcher: Observer) -> ResultManifest | 
         watcher.log("warning", f"the result that is there is made again: {error.detail}")
         return None
     return done
-
-
-def _earlier_rows(reference: str | None, opened: Opened, pointer: str, *, in_rank_order: bool) -> npt.NDArray[np.int64]:
-    if reference is None:
-        return NO_ROWS
-    return results.load_rows(Path(reference), opened.candidates.digest, pointer=pointer, in_rank_order=in_rank_order)
-
-
-def _all_earlier_rows(references: Sequence[str], opened: Opened) -> npt.NDArray[np.int64]:
-    parts = [
-        _earlier_rows(reference, opened, f"/exclude/{index}", in_rank_order=False)
-        for index, reference in enumerate(references)
-    ]
-    return np.unique(np.concatenate(parts)) if parts else NO_ROWS
 
 
 def _write(out: Path, opened: Opened, run: Run, decision: Decision, report: Mapping[str, JsonValue]) -> ResultManifest:

@@ -263,15 +263,15 @@ def _footer(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
     return footer
 
 
-def load_rows(path: Path, dataset_digest: str, *, pointer: str, in_rank_order: bool) -> npt.NDArray[np.int64]:
-    """Return the row numbers of an earlier selection of the same dataset.
+def load_rows(path: Path, shard_digests: Sequence[str], *, pointer: str, in_rank_order: bool) -> npt.NDArray[np.int64]:
+    """Return the row numbers of an earlier selection of the same shards, by whatever selector and roles.
 
     Parameters
     ----------
     path : Path
         Its selection.parquet.
-    dataset_digest : str
-        Of the dataset that the rows will be looked for in.
+    shard_digests : sequence of str
+        Of the shards that the rows will be looked for in, in order.
     pointer : str
         JSON Pointer to the field of the request that names the selection.
     in_rank_order : bool
@@ -284,17 +284,18 @@ def load_rows(path: Path, dataset_digest: str, *, pointer: str, in_rank_order: b
     """
     try:
         with pq.ParquetFile(path) as file:
-            digest = _footer(file, path).get("dataset", {}).get("digest")
+            shards = [shard["digest"] for shard in _footer(file, path)["dataset"]["shards"]]
             table = file.read(columns=["row", "rank"])
     except DataError as error:
         raise Invalid(error.detail, pointer=pointer) from error
+    except (KeyError, TypeError) as error:
+        raise Invalid(f"The footer of the earlier selection {path} names no shards.", pointer=pointer) from error
     except (pa.ArrowException, OSError) as error:
         raise Invalid(f"The earlier selection {path} can't be read: {error}.", pointer=pointer) from error
-    if digest != dataset_digest:
+    if shards != list(shard_digests):
         raise Invalid(
-            f"The earlier selection {path} was made from another dataset (digest {str(digest)[:12]}…, this one has "
-            f"{dataset_digest[:12]}…): its row numbers mean nothing here. Shards, their order, format and role columns "
-            "must be the same.",
+            f"The earlier selection {path} was made from other data: its row numbers mean nothing here. The shards, "
+            "their contents and their order must be the same.",
             pointer=pointer,
         )
     rows: npt.NDArray[np.int64] = table.column("row").to_numpy()

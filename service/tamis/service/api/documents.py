@@ -21,6 +21,9 @@ MAX_ERRORS: Final = 100
 
 ERRORS_IN_DETAIL: Final = 5
 
+MAX_VALUES: Final = 1_000_000
+"""Values in one document: 100,000 shards make a third of them. Validating more would hold up everyone else."""
+
 OTHER_TYPE: Final = frozenset({"string_type", "model_type", "dict_type", "list_type"})
 OTHER_FIELDS: Final = frozenset({"missing", "extra_forbidden"})
 FAR: Final = 1000
@@ -42,7 +45,7 @@ def parse(content: bytes) -> Any:
     MalformedJson
         It is no JSON.
     Invalid
-        It holds a NUL character or a number that overflows, which nothing behind this point could store.
+        It holds a NUL character, a number that overflows, or more values than any request needs.
     """
     try:
         document = pydantic_core.from_json(content, allow_inf_nan=False)
@@ -54,8 +57,12 @@ def parse(content: bytes) -> Any:
 
 def _check_values(document: Any) -> None:
     pending: list[tuple[str, Any]] = [("", document)]
+    seen = 0
     while pending:
         pointer, value = pending.pop()
+        seen += 1
+        if seen + len(pending) > MAX_VALUES:
+            raise Invalid(f"The document holds more than {MAX_VALUES:,} values: use globs for shards.", pointer=pointer)
         if isinstance(value, str) and "\0" in value:
             raise Invalid("The text holds a NUL character (\\u0000): remove it.", pointer=pointer)
         if isinstance(value, float) and not math.isfinite(value):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
@@ -36,10 +35,6 @@ DEFAULT_PAGE: Final = 50
 
 MAX_ATTEMPTS: Final = 3
 """Attempts before a job whose worker keeps dying fails; `resume` grants as many again."""
-
-
-POLL_SECONDS: Final = 0.15
-"""How often a waiting caller looks."""
 
 
 class Jobs:
@@ -194,19 +189,6 @@ class Jobs:
             page = rows[:limit]
             items = to_jobs(connection, page, _waiting_reasons(connection, page, self._database.now(connection)))
         return JobPage(items, cursors.encode(page[-1].id) if len(rows) > limit else None)
-
-    def wait_for_change(self, job_id: str, version: int, timeout: float) -> Job:
-        """Wait until the job's version is another than `version`, or `timeout` seconds; blocks the thread.
-
-        Returns the job as it is then. Raises NotFound, also when it is deleted meanwhile.
-        """
-        deadline = time.monotonic() + timeout
-        while self.version(job_id) == version:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            time.sleep(min(left, POLL_SECONDS))
-        return self.get(job_id)
 
     def request_cancel(self, job_id: str) -> Cancellation:
         """Cancel: a queued job at once, a running one through its worker. Raises NotFound; Conflict when finished."""

@@ -60,7 +60,3 @@ class Lines:
             line = bytes(self._rest[:length])
             del self._rest[: length + (length == end)]
             yield line
-
-    def rest(self) -> bytes:
-        """Give what came after the last line end."""
-        return bytes(self._rest)
