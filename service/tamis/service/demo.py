@@ -44,6 +44,10 @@ LOG_LINES_SHOWN = 15
 BAR_WIDTH = 24
 EXIT_INTERRUPTED = 130
 
+WORTH_TELLING_TIMES = 1.5
+WORTH_TELLING_SHARE = 0.01
+"""Less than that, and the selection is no better than a random draw."""
+
 
 class Domain(StrEnum):
     """A target: the domain of the pool that the selection should find."""
@@ -192,10 +196,22 @@ def _findings(report: dict[str, Any], target: Domain) -> Table:
     distance = report["evidence"]["distance_held_out"]
     random, selected, gain = (distance[key] for key in ("random", "selected", "kl_reduction_against_random"))
     table = Table.grid(padding=(0, 2))
-    table.add_row("precision", f"{found:.1%}, where a random draw has {expected:.1%}:")
-    table.add_row("", Text(f"{found / expected:.0f} times better than random", style="bold green"))
+    better, nearer = found / expected, gain / random
+    good = "bold green"
+    table.add_row("precision", f"{found:.1%}, where {expected:.1%} are expected of a random draw:")
+    table.add_row(
+        "",
+        Text(f"{better:.0f} times better than random", style=good)
+        if better >= WORTH_TELLING_TIMES
+        else Text("no better than random", style="yellow"),
+    )
     table.add_row("KL divergence", f"{selected:.2f} nats from unseen text of the target, random {random:.2f}:")
-    table.add_row("", Text(f"{gain:.2f} nats nearer to the target ({gain / random:.0%})", style="bold green"))
+    table.add_row(
+        "",
+        Text(f"{gain:.2f} nats nearer to the target ({nearer:.0%})", style=good)
+        if nearer >= WORTH_TELLING_SHARE
+        else Text("no nearer to the target", style="yellow"),
+    )
     for warning in report["warnings"]:
         table.add_row("warning", Text(warning["detail"], style="yellow"))
     return table
@@ -209,24 +225,28 @@ def _results(out: Path) -> Table:
     return table
 
 
-def _do_it_yourself(out: Path, home: Path, job_id: str) -> str:
-    tamis = shlex.quote(_shown(Path(sys.executable).with_name("tamis")))
+def _do_it_yourself(out: Path, home: Path, job_id: str, kept_at: str | None) -> str:
+    """Say how to do the same by hand, with the service that is kept running or one to be started."""
+    tamis, python = (shlex.quote(_shown(Path(sys.executable).with_name(name))) for name in ("tamis", "python"))
     request, selection = _shown(out / "request.json"), _shown(out / "selection.parquet")
-    jobs = f"{DEFAULT_URL}/v1/jobs"
+    start = (
+        "" if kept_at else f"  TAMIS_HOME={shlex.quote(_shown(home))} {tamis} serve &    # wait for 'Tamis is ready'\n"
+    )
+    jobs = f"{kept_at or DEFAULT_URL}/v1/jobs"
+    client = f"Client({kept_at!r})" if kept_at else "Client()"
     return f"""\
 The same by hand; the demo's job is kept, a new one gets an id of its own:
 
-  TAMIS_HOME={shlex.quote(_shown(home))} {tamis} serve &
-  curl {jobs} -H 'Content-Type: application/json' -d @{shlex.quote(request)}
-  curl {jobs}/{job_id} -H 'Prefer: wait=30'
-  curl {jobs}/{job_id}/selection.parquet -o {shlex.quote(selection)}
+{start}  curl -f {jobs} -H 'Content-Type: application/json' -d @{shlex.quote(request)}
+  curl -f {jobs}/{job_id} -H 'Prefer: wait=30'
+  curl -f {jobs}/{job_id}/selection.parquet -o {shlex.quote(selection)}
 
-or from Python:
+or from Python ({python}):
 
   import json
   from tamis.service.client import Client
 
-  with Client() as client:
+  with {client} as client:
       job = client.submit(json.load(open({request!r})))
       job.wait(progress=True).download({selection!r})
       print(job.report()["evidence"]["distance"])"""
@@ -261,8 +281,11 @@ def demo(
         console.print("\n  pool    12,000 documents of 12 domains, which Tamis does not see")
         console.print(f"  target  [bold]{TARGETS[target].title}[/]\n  budget  {rows} documents\n", highlight=False)
         start = time.monotonic()
+        compiled = any((home / "cache").glob("numba-*/*"))
         with running_service(home, DATA) as url:
-            _select_and_show(console, url, target, out, home)
+            if not compiled:
+                console.print("  The kernels are compiled first, this once: a quarter of a minute.")
+            _select_and_show(console, url, target, out, home, keep=keep)
             if keep:
                 console.print(f"\nThe service is still at {url}. Ctrl-C stops it.")
                 signal.pause()
@@ -281,16 +304,18 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _select_and_show(console: Console, url: str, target: Domain, out: Path, home: Path) -> None:
+def _select_and_show(console: Console, url: str, target: Domain, out: Path, home: Path, *, keep: bool) -> None:
     console.print(f"  The service is ready at {url}.")
     submitted = time.monotonic()
     with Client(url) as client:
         job = _run_job(console, client, out)
     report = json.loads((out / "report.json").read_text())
-    console.print(f"  {job.id} took {time.monotonic() - submitted:.1f} s (a first run compiles the kernels).\n")
+    console.print(f"  {job.id} took {time.monotonic() - submitted:.1f} s.\n")
     console.print(composition_table(report, target), "", _findings(report, target), "", _results(out), "", sep="\n")
     # Unwrapped and unmarked: it is there to be copied.
-    console.print(_do_it_yourself(out, home, job.id), soft_wrap=True, markup=False, highlight=False)
+    console.print(
+        _do_it_yourself(out, home, job.id, url if keep else None), soft_wrap=True, markup=False, highlight=False
+    )
 
 
 if __name__ == "__main__":
