@@ -94,12 +94,12 @@ def test_the_python_lines_it_shows_are_python(home: Path, tmp_path: Path) -> Non
         cwd=tmp_path,
     )
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    lines = shown.stdout.partition("or from Python:\n\n")[2].partition("\nDone")[0]
+    lines = re.split(r"or from Python \(.*\):\n\n", shown.stdout)[-1].partition("\nDone")[0]
     code = "\n".join(line[2:].rstrip() for line in lines.splitlines())
     compile(code, "shown", "exec")
     assert "demo-out/request.json" in code
     assert (
-        "curl http://127.0.0.1:8321/v1/jobs -H 'Content-Type: application/json' -d @demo-out/request.json"
+        "curl -f http://127.0.0.1:8321/v1/jobs -H 'Content-Type: application/json' -d @demo-out/request.json"
         in shown.stdout
     )
 
