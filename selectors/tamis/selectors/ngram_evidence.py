@@ -22,10 +22,10 @@ Ints = npt.NDArray[np.int64]
 ROWS_MEASURED = 10_000
 """At most so many rows of the selection, of the random draw and of the target are looked at closely."""
 
-COVERED_ROWS = 500
+COVERED_ROWS = 300
 """Rows drawn from all rows, each looked for its nearest among the selected ones."""
 
-COVERING_ROWS = 4_000
+COVERING_ROWS = 2_000
 """At most so many rows of the selection, and of the random draw, are compared with those."""
 
 MEMORY = 5 * 10**7
@@ -181,8 +181,8 @@ def nearest_distances(sketches: npt.NDArray[np.uint32], others: npt.NDArray[np.u
     """Return each sketch's distance to the nearest of `others`, (n,): the share of values that differ."""
     if not len(others):
         return np.empty(0)
-    similarity = [(others == sketch).mean(axis=1).max() for sketch in sketches]
-    return 1.0 - np.array(similarity, np.float64)
+    alike = [int(np.count_nonzero(others == sketch, axis=1).max()) for sketch in sketches]
+    return 1.0 - np.array(alike, np.float64) / others.shape[1]
 
 
 def near_duplicate_share(sketches: npt.NDArray[Any]) -> float:
