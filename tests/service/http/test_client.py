@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import pickle
+import random
 import socket
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors.spec import Budget, JobSpec, Manifest, SelectorSpec
@@ -121,6 +124,38 @@ def test_submit_wait_download(client: Client, request_of: Request, tmp_path: Pat
     with pytest.raises(ProblemError) as caught:
         job.refresh()
     assert (caught.value.status, caught.value.code) == (404, "not-found")
+
+
+@pytest.fixture(scope="session")
+def long_shards(data: Path) -> str:
+    """Texts that take the service some seconds: 80 shards of 200 rows of 20 kB."""
+    folder = data / "long"
+    folder.mkdir()
+    words = "harbour sail anchor keel mast tide crew deck rope wind flour yeast oven dough crust salt".split()
+    text = " ".join(random.Random(11).choices(words, k=4000))
+    for shard in range(80):
+        starts = [(shard * 200 + row) * 6 for row in range(200)]
+        texts = [f"{shard} " + text[start:] + text[:start] for start in starts]
+        path = folder / f"long-{shard}.parquet"
+        pq.write_table(pa.table({"text": texts}), path, compression="zstd", use_dictionary=False)
+    return f"{folder}/long-*.parquet"
+
+
+def test_progress_is_shown_while_the_job_runs(client: Client, request_of: Request, long_shards: str) -> None:
+    seen: list[tuple[str, float]] = []
+
+    def show(job: Job) -> None:
+        if job.state == "running" and job.progress is not None:
+            seen.append((job.progress.phase, job.progress.fraction))
+
+    dataset = {"shards": [long_shards], "columns": {"text": "text"}}
+    selector = {"name": "dsir", "params": {"buckets": 1000, "ngrams": 4}}
+    job = client.submit(request_of(dataset=dataset, selector=selector))
+    job.wait(timeout=120, progress=show)
+    fractions = [fraction for _, fraction in seen]
+    assert len(set(fractions)) > 1, seen
+    assert fractions == sorted(fractions)
+    assert all(phase for phase, _ in seen)
 
 
 def test_a_spec_is_as_good_as_a_mapping(idle_client: Client, data: Path) -> None:

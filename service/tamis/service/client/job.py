@@ -97,12 +97,15 @@ class Job:
         while True:
             left = LONG_POLL_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
             wait = int(min(left, LONG_POLL_SECONDS))
-            headers = {"Prefer": f"wait={wait}"} | ({"If-None-Match": etag} if etag else {})
+            headers = {"Prefer": f"wait={wait}"}
+            if callable(progress):
+                # Without an ETag the service answers at the job's end only: ask how it is, then for every change.
+                headers = headers | {"If-None-Match": etag} if etag else {}
             response = self._transport.request("GET", self._path(), headers=headers, timeout=wait + LONG_POLL_SECONDS)
             if response.status_code != httpx.codes.NOT_MODIFIED:
-                etag = response.headers.get("ETag")
                 self._take(response)
                 if callable(progress):
+                    etag = response.headers["ETag"]
                     progress(self)
             if self.terminal:
                 return self._checked() if check else self
