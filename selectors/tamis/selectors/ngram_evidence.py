@@ -182,7 +182,8 @@ def nearest_distances(sketches: npt.NDArray[np.uint32], others: npt.NDArray[np.u
     if not len(others):
         return np.empty(0)
     alike = [int(np.count_nonzero(others == sketch, axis=1).max()) for sketch in sketches]
-    return 1.0 - np.array(alike, np.float64) / others.shape[1]
+    distances: npt.NDArray[np.float64] = 1.0 - np.array(alike, np.float64) / others.shape[1]
+    return distances
 
 
 def near_duplicate_share(sketches: npt.NDArray[Any]) -> float:

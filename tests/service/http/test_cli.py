@@ -98,6 +98,15 @@ def test_relative_paths_are_the_callers(tamis: Tamis, job_file: Any, data: Path)
     assert json.loads(planned.stdout)["rows"] == 600
 
 
+def test_a_listed_job_is_one_line(tamis: Tamis, job_file: Any) -> None:
+    labels = {f"label-{number}": "x" * 60 for number in range(8)}
+    job_id = tamis("submit", job_file(labels=labels, budget={"rows": 7})).stdout.strip()
+    listed = tamis("jobs", "--label", "label-0=" + "x" * 60, env={"COLUMNS": "80"}).stderr.splitlines()
+    assert len(listed) == 2
+    assert listed[1].startswith(f"{job_id} ")
+    assert all(f"{key}={value}" in listed[1] for key, value in labels.items())
+
+
 def test_a_failed_job_is_1(tamis: Tamis, failed: Any, job_file: Any) -> None:
     refused(tamis("wait", failed["id"]), 1, failed["error"]["detail"][:40])
     waited = tamis("submit", job_file(limits={"seconds": 1e-6}), "--wait")
