@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 console: Final = Console(stderr=True, highlight=False)
 
+UNLIMITED_WIDTH: Final = 10_000
+"""Of a pipe or a file: nothing breaks a line there, so that one row is one line."""
+
+if not console.is_terminal:
+    console.width = UNLIMITED_WIDTH
+
 NEXT_STEPS: Final = {
     "not-found": "`tamis jobs` lists the jobs there are.",
     "unknown-selector": "`tamis selectors` lists what there is.",
@@ -84,7 +90,8 @@ def show_job(job: JobResource) -> None:
 def show_jobs(jobs: list[JobResource]) -> None:
     """Show jobs as a table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("job", "state", "selector", "created", "labels"):
+    table.add_column("job", no_wrap=True)  # to be copied whole
+    for title in ("state", "selector", "created", "labels"):
         table.add_column(title, overflow="fold")
     for job in jobs:
         labels = ", ".join(f"{key}={value}" for key, value in job.labels.items())
