@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,33 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from .conftest import Service
+
 Job = dict[str, Any]
 Spoil = Callable[[dict[str, Any], Path], None]
 TEXTS = ["ship wave sail", "flour oven salt", "", None, "tide and rope"] * 40
 
 
 @pytest.fixture(scope="module")
-def http(tmp_path_factory: pytest.TempPathFactory, kernel_cache: Path) -> Iterator[httpx.Client]:
-    home = tmp_path_factory.mktemp("home")
-    (home / "cache").symlink_to(kernel_cache)
-    with (home / "service.log").open("wb") as log:
-        service = subprocess.Popen(
-            [sys.executable, "-m", "tamis.service.cli", "serve", "--port", "0"],
-            env={**os.environ, "TAMIS_HOME": str(home)},
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    assert service.stdout is not None
-    try:
-        url = re.search(r"http://\S+", service.stdout.readline())
-        assert url is not None, (home / "service.log").read_text()
-        with httpx.Client(base_url=url.group(), timeout=60, trust_env=False) as client:
-            yield client
-    finally:
-        service.send_signal(signal.SIGTERM)
-        service.wait(60)
-        service.stdout.close()
+def http(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as client:
+        yield client
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,6 +19,8 @@ import pytest
 
 from tamis.selectors import select
 from tamis.service.client import Client
+
+from .conftest import Service
 
 COPIES = 4
 """Of the demo's pool: enough work for a kill to land in."""
@@ -47,32 +48,14 @@ def expected(job: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> s
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, kernel_cache: Path) -> Path:
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "cache").symlink_to(kernel_cache)
-    return folder
+def home(service: Service) -> Path:
+    return service.home
 
 
 @pytest.fixture(scope="module")
-def client(home: Path) -> Iterator[Client]:
-    with (home / "service.log").open("wb") as log:
-        service = subprocess.Popen(
-            [sys.executable, "-m", "tamis.service.cli", "serve", "--port", "0"],
-            env={**os.environ, "TAMIS_HOME": str(home)},
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    assert service.stdout is not None
-    try:
-        url = re.search(r"http://\S+", service.stdout.readline())
-        assert url is not None, (home / "service.log").read_text()
-        with Client(url.group()) as connected:
-            yield connected
-    finally:
-        service.send_signal(signal.SIGTERM)
-        service.wait(60)
-        service.stdout.close()
+def client(service: Service) -> Iterator[Client]:
+    with Client(service.url) as connected:
+        yield connected
 
 
 def sha256(path: Path) -> str:
