@@ -119,9 +119,12 @@ def test_permanent_failures(
     assert job.error is not None and job.error["code"] == code and detail in job.error["detail"]
     assert {"type", "title", "status", "detail", "code"} <= set(job.error)
     assert "Traceback" not in str(job.error)
-    assert any("Traceback" in line.data.get("traceback", "") for line in store.events.logs(job_id))
+    logged = [line.data for line in store.events.logs(job_id) if line.data["level"] == "error"]
     if act == "raise":
         assert (job.error["shard"], job.error["row_group"]) == ("a.parquet", 3)
+        assert logged == [{"level": "error", "message": detail, "code": code}]
+    else:
+        assert "Traceback" in logged[0]["traceback"]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,9 @@ PROGRESS_SECONDS: Final = 0.2
 
 LOCK_POLL_SECONDS: Final = 0.2
 
+SERVER_ERROR: Final = 500
+"""From this HTTP status on an error is not the request's, nor the data's."""
+
 READ_BYTES: Final = 2**16
 
 OOM_SCORE: Final = 500
@@ -180,8 +183,11 @@ def _run(order: Order, runner: Runner, settings: Settings, channel: Channel) -> 
     except Cancelled:
         outcome["state"] = "cancelled"
     except Exception as error:
-        observer.log("error", _short(error), traceback=traceback.format_exc())
         known = _as_tamis_error(error)
+        if known is error and known.status < SERVER_ERROR:
+            observer.log("error", known.detail, code=known.code)  # it says all: where in Tamis it arose helps nobody
+        else:
+            observer.log("error", _short(error), traceback=traceback.format_exc())
         outcome |= {"state": "failed", "problem": problem_of(known), "retry": known.retryable}
     outcome["progress"] = observer.last
     return outcome
