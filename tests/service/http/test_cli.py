@@ -117,6 +117,10 @@ def test_a_failed_job_is_1(tamis: Tamis, failed: Any, job_file: Any) -> None:
 
 def test_what_is_wrong_is_said(tamis: Tamis, job_file: Any, tmp_path: Path) -> None:
     refused(tamis("submit", job_file(budget={"rows": "x"})), 1, "/budget/rows")
+    for command in ("submit", "plan"):
+        done = tamis(command, job_file(budget={"rows": 601}))
+        refused(done, 1, "asks 601 rows", "/budget/rows")
+        assert "stratum" not in done.stderr
     refused(tamis("submit", job_file(selector={"name": "dsr"})), 1, "dsr", "/selector/name", "tamis selectors")
     refused(tamis("plan", job_file(dataset={"shards": ["none.parquet"]})), 1, "none.parquet", "/dataset/shards/0")
     refused(tamis("submit", str(tmp_path / "none.json")), 2, "none.json")

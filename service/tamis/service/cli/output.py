@@ -28,7 +28,6 @@ if not console.is_terminal:
 NEXT_STEPS: Final = {
     "not-found": "`tamis jobs` lists the jobs there are.",
     "unknown-selector": "`tamis selectors` lists what there is.",
-    "infeasible": "`tamis plan` says what each stratum can give.",
     "inputs-changed": "Submit the job again: it takes the files as they are now.",
     "not-ready": "Look at the service's log.",
     "worker-lost": "Look at the worker's log, then `tamis resume` the job.",
