@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,6 +97,19 @@ def test_relative_paths_are_the_callers(tamis: Tamis, job_file: Any, data: Path)
     planned = tamis("plan", path, "--json", cwd=data)
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["rows"] == 600
+
+
+def test_a_plan_is_said_in_words(tamis: Tamis, job_file: Any, data: Path) -> None:
+    small = {
+        "dataset": {"shards": [f"{data}/pool-0.parquet"]},
+        "target": None,
+        "selector": {"name": "random"},
+        "budget": {"rows": 1},
+    }
+    said = tamis("plan", job_file(**small)).stderr
+    for words in ("300 in 1 shard\n", " 1 row\n", "1 unit of work, 0 already done\n", "under a second: draw, report\n"):
+        assert words in re.sub(r" +\n", "\n", said)
+    assert "600 in 2 shards" in tamis("plan", job_file()).stderr
 
 
 def test_a_listed_job_is_one_line(tamis: Tamis, job_file: Any) -> None:

@@ -104,17 +104,22 @@ def show_plan(plan: Plan) -> None:
     table = Table.grid(padding=(0, 2))
     rows = "only a run can tell" if plan.rows is None else f"{plan.rows:,}"
     table.add_row("selector", f"{plan.selector}, revision {plan.revision}")
-    table.add_row("rows", f"{rows} in {plan.shards:,} shards")
+    table.add_row("rows", f"{rows} in {_count(plan.shards, 'shard')}")
     if plan.budget_rows is not None:
-        table.add_row("budget", f"{plan.budget_rows:,} rows")
-    table.add_row("units", f"{plan.units:,}, of which {plan.cached_units:,} are done already")
+        table.add_row("budget", _count(plan.budget_rows, "row"))
+    table.add_row("to do", f"{_count(plan.units, 'unit')} of work, {plan.cached_units:,} already done")
     table.add_row("to read", f"{plan.bytes_to_read / 2**20:,.1f} MiB")
     table.add_row("memory", f"{plan.peak_memory_bytes / 2**20:,.0f} MiB at the peak")
-    table.add_row("CPU", f"{plan.cpu_seconds:,.1f} s: " + ", ".join(phase.name for phase in plan.phases))
+    seconds = f"{plan.cpu_seconds:,.0f} s" if plan.cpu_seconds >= 1 else "under a second"
+    table.add_row("CPU", f"{seconds}: " + ", ".join(phase.name for phase in plan.phases))
     table.add_row("fingerprint", plan.fingerprint)
     for notice in plan.warnings:
         table.add_row(Text("warning", style="yellow"), Text(notice.detail))
     console.print(table)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def show_selectors(selectors: list[SelectorResource]) -> None:

@@ -317,5 +317,5 @@ def _waiting_reason(row: AnyRow, now: float) -> str:
         return f"attempt {row.attempts} failed ({failure}); the next starts in {row.not_before - now:.0f} s"
     ahead = row.place - 1
     if ahead == 0:
-        return "it is next; every worker is busy or about to take it"
+        return "it is next: waits for a worker that is free and warmed up"
     return f"{ahead} job{'s are' if ahead > 1 else ' is'} ahead of it in the queue"
