@@ -18,6 +18,7 @@ from tamis.selectors.spec import JobSpec
 from tamis.service.api.documents import validate
 from tamis.service.api.shapes import JobProgress
 from tamis.service.cli.output import console
+from tamis.service.client.job import SELECTION
 from tamis.service.client.progress import PhaseBar, phase_bar
 from tamis.service.entry import prepare_process
 from tamis.service.settings import Settings
@@ -83,7 +84,8 @@ def run_here(document: dict[str, Any], out: Path, threads: int | None) -> Result
             raise typer.Exit(INTERRUPTED) from None
     for notice in manifest.warnings:
         console.print(f"warning: {notice.detail}", markup=False)
-    console.print(f"{manifest.totals.rows:,} of {manifest.totals.candidates:,} rows selected: {out}", markup=False)
+    totals = manifest.totals
+    console.print(f"{totals.rows:,} of {totals.candidates:,} rows selected: {out / SELECTION}", markup=False)
     return manifest
 
 

@@ -21,7 +21,7 @@ def progress_bar(console: Console | None = None) -> Iterator[Callable[[JobResour
 
 @contextmanager
 def phase_bar(console: Console | None = None) -> Iterator[PhaseBar]:
-    """Draw a bar while the block runs, for a job with or without a service."""
+    """Draw a bar while the block runs, for a job with or without a service; off a terminal nothing is drawn."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -30,7 +30,9 @@ def phase_bar(console: Console | None = None) -> Iterator[PhaseBar]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
-    with Progress(*columns, console=console or Console(stderr=True), transient=True) as progress:
+    console = console or Console(stderr=True)
+    # Where there is nothing to draw on, rich would leave an empty line.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         yield PhaseBar(progress)
 
 
