@@ -209,6 +209,12 @@ def test_a_cancelled_job_is_an_exception(idle_client: Client, request_of: Reques
         job.wait(timeout=60)
 
 
+def test_an_address_without_a_scheme_is_http(service: Any) -> None:
+    with Client(f"localhost:{service.url.rpartition(':')[2]}") as client:
+        assert client.is_local
+        assert client.version().api == "v1"
+
+
 def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -41,7 +41,8 @@ class Client:
     Parameters
     ----------
     url : str, optional
-        The service's address; ``TAMIS_URL``, else the default of ``tamis serve``, when left out.
+        The service's address, ``http://`` where it names no scheme; ``TAMIS_URL``, else the default of ``tamis serve``,
+        when left out.
     timeout : float
         Seconds to wait for an answer; at least `CHECK_SECONDS` where the service opens datasets.
 

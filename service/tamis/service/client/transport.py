@@ -25,7 +25,7 @@ class Transport:
     """One connection pool to one service."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        self.url = url.rstrip("/")
+        self.url = (url if "://" in url else f"http://{url}").rstrip("/")
         self.is_local = _is_loopback(self.url)
         self._http = httpx.Client(
             base_url=self.url,
