@@ -238,5 +238,6 @@ def test_a_killed_service_takes_its_worker_along(serve: Any) -> None:
 
 def test_logs_are_json_lines(service: Any, http: Any, done: Any) -> None:
     lines = [json.loads(line) for line in service.log.read_text().splitlines()]
+    assert not [line for line in lines if line.get("logger", "").startswith("alembic")]
     requests = [line for line in lines if line["event"] == "request"]
     assert {"method", "path", "route", "status", "seconds", "timestamp", "level"} <= set(requests[0])

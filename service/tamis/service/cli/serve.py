@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -59,6 +60,7 @@ def run_service(host: str, port: int, *, jobs: int) -> None:
     # For the kernels' cache and the thread pools: the worker inherits the environment that this sets.
     prepare_process(settings)
     configure_logs()
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every look at the schema
     app = create_app(settings, limits)
     app.state.service.store.migrate()  # here, where a database that can't be used is told in one line
     worker = _Worker(jobs) if jobs else None
