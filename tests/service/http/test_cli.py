@@ -144,6 +144,7 @@ def test_what_is_wrong_is_said(tamis: Tamis, job_file: Any, tmp_path: Path) -> N
     refused(tamis("jobs", "--label", "x"), 2)
     refused(tamis("status", "job_x", env={"TAMIS_URL": "http://127.0.0.1:9"}), 1, "tamis serve", "TAMIS_URL")
     refused(tamis("status", "job_x", env={"TAMIS_URL": "nonsense"}), 1)
+    refused(tamis("status", "job_x", "--url", "localhost:abc"), 1, "http://localhost:abc is no address", "Invalid port")
     (tmp_path / "broken.json").write_text('{"dataset": ')
     refused(tamis("submit", "broken.json"), 1, "JSON")
     (tmp_path / "list.json").write_text("[]")

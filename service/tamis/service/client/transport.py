@@ -140,5 +140,8 @@ def checked(response: httpx.Response) -> httpx.Response:
 
 
 def _is_loopback(url: str) -> bool:
-    host = httpx.URL(url).host
+    try:
+        host = httpx.URL(url).host
+    except httpx.InvalidURL as error:
+        raise ServiceUnreachable(f"{url} is no address: {error}. Give one like http://127.0.0.1:8321.") from error
     return host in {"localhost", "::1"} or host.startswith("127.")
