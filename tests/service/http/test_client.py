@@ -128,12 +128,12 @@ def test_submit_wait_download(client: Client, request_of: Request, tmp_path: Pat
 
 @pytest.fixture(scope="session")
 def long_shards(data: Path) -> str:
-    """Texts that take the service some seconds: 80 shards of 200 rows of 20 kB."""
+    """Texts that take the service some seconds: 160 shards of 200 rows of 20 kB."""
     folder = data / "long"
     folder.mkdir()
     words = ["harbour", "sail", "anchor", "keel", "flour", "yeast", "oven", "dough"]
     text = " ".join(random.Random(11).choices(words, k=4000))
-    for shard in range(80):
+    for shard in range(160):
         starts = [(shard * 200 + row) * 6 for row in range(200)]
         texts = [f"{shard} " + text[start:] + text[:start] for start in starts]
         path = folder / f"long-{shard}.parquet"
@@ -142,20 +142,21 @@ def long_shards(data: Path) -> str:
 
 
 def test_progress_is_shown_while_the_job_runs(client: Client, request_of: Request, long_shards: str) -> None:
-    seen: list[tuple[str, float]] = []
+    seen: list[tuple[str, str, float]] = []
 
     def show(job: Job) -> None:
-        if job.state == "running" and job.progress is not None:
-            seen.append((job.progress.phase, job.progress.fraction))
+        if job.progress is not None:
+            seen.append((job.state, job.progress.phase, job.progress.fraction))
 
     dataset = {"shards": [long_shards], "columns": {"text": "text"}}
     selector = {"name": "dsir", "params": {"buckets": 1000, "ngrams": 4}}
     job = client.submit(request_of(dataset=dataset, selector=selector))
     job.wait(timeout=120, progress=show)
-    fractions = [fraction for _, fraction in seen]
-    assert len(set(fractions)) > 1, seen
+    fractions = [fraction for _, _, fraction in seen]
     assert fractions == sorted(fractions)
-    assert all(phase for phase, _ in seen)
+    assert [phase for state, phase, fraction in seen if state == "running" and 0 < fraction < 1], seen
+    assert seen[-1][0] == "succeeded"
+    assert fractions[-1] == 1
 
 
 def test_a_spec_is_as_good_as_a_mapping(idle_client: Client, data: Path) -> None:
