@@ -553,3 +553,11 @@ def test_a_random_draw_that_can_not_meet_a_size_budget_is_told(tmp_path: Path, e
         assert manifest.totals.size == 50 == selection.num_rows
         told += [warning["code"] for warning in report["warnings"]]
     assert "random-draw-by-rows" in told
+
+
+@pytest.mark.parametrize("name", ["dsir", "heuristic"])
+def test_text_is_not_taken_for_token_ids(tmp_path: Path, environment: MakeEnvironment, name: str) -> None:
+    job = write(tmp_path / "data") | {"selector": {"name": name, "params": {"tokenizer": "ids"}}}
+    with pytest.raises(Invalid, match="holds text") as refused:
+        plan(JobSpec.model_validate(job), environment())
+    assert refused.value.pointer == "/dataset/columns/text"

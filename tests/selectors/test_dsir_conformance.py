@@ -55,7 +55,7 @@ class Case:
         opened = open_job(spec, environment)
         store = SignalStore(environment.cache)
         engine = LocalEngine(environment.threads)
-        phases = [(phase.name, 1.0) for phase in opened.phases()]
+        phases = [(phase.name, 1.0) for phase in opened.phases]
         self.run = Run(
             opened.spec,
             opened.candidates,

@@ -20,7 +20,7 @@ MakeEnvironment = Callable[..., Environment]
 
 
 def fingerprint(job: dict[str, Any], environment: Environment) -> str:
-    return open_job(JobSpec.model_validate(job), environment).fingerprint()
+    return open_job(JobSpec.model_validate(job), environment).fingerprint
 
 
 def test_other_proportions_are_another_result(tmp_path: Path, environment: MakeEnvironment) -> None:

@@ -130,7 +130,7 @@ def test_inputs_that_changed_while_the_job_waited(
     shard = tmp_path / "pool.parquet"
     spec["dataset"] = {"shards": [str(shard)], "columns": {"text": "text"}}
     shard.write_bytes((demo_data / "pool" / "part-0.parquet").read_bytes())
-    accepted = open_job(JobSpec.model_validate(spec), environment(threads=1)).fingerprint()
+    accepted = open_job(JobSpec.model_validate(spec), environment(threads=1)).fingerprint
     changed = submit(spec=spec, fingerprint=accepted).job_id
     shard.write_bytes((demo_data / "pool" / "part-1.parquet").read_bytes())
     worker(runner=EXECUTE)

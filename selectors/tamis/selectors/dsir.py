@@ -26,6 +26,7 @@ from tamis.selectors.errors import Invalid
 from tamis.selectors.ngram_model import Counted, NgramModel, read_model
 from tamis.selectors.ngrams import (
     NgramParams,
+    check_tokenizer,
     config_of,
     count_ngrams,
     count_part,
@@ -249,13 +250,7 @@ class Dsir:
         return tables + ngram_evidence.MEMORY + 20 * (job.candidates.rows or 0)
 
     def _check(self, job: Job) -> None:
-        for pointer, dataset in _pointed(job):
-            if dataset.columns.is_token_ids != (self.params.tokenizer == "ids"):
-                held, wanted = ("token ids", "'ids'") if dataset.columns.is_token_ids else ("text", "a text tokenizer")
-                raise Invalid(
-                    f"The text column holds {held}: set selector.params.tokenizer to {wanted}, or name another column.",
-                    pointer=f"{pointer}/columns/text",
-                )
+        check_tokenizer(self.params, job)
         if job.spec.target is not None and job.spec.target.model is not None:
             self._check_model(read_model(job.spec.target.model))
 
@@ -437,9 +432,3 @@ class Dsir:
             held = sum((self._count_target(run, target, "held") for target in run.targets), Counted.empty(self._m))
         assert decision.model is not None
         return ngram_evidence.measure(run, NgramModel.from_table(decision.model), held, decision.choice, random)
-
-
-def _pointed(job: Job) -> Iterator[tuple[str, Dataset]]:
-    yield "/dataset", job.candidates
-    for index, target in enumerate(job.targets):
-        yield f"/target/datasets/{index}", target

@@ -26,7 +26,15 @@ from tamis.selectors.decide import Choice, RankedUnit
 from tamis.selectors.errors import Invalid
 from tamis.selectors.ngram_evidence import MEMORY, measure
 from tamis.selectors.ngram_model import Counted, NgramModel
-from tamis.selectors.ngrams import NgramParams, config_of, count_ngrams, list_features, sum_table, tables_version
+from tamis.selectors.ngrams import (
+    NgramParams,
+    check_tokenizer,
+    config_of,
+    count_ngrams,
+    list_features,
+    sum_table,
+    tables_version,
+)
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Mapped, Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
@@ -121,6 +129,7 @@ class Heuristic:
         """One pass to count and train, one to classify, and the evidence."""
         if job.spec.target is not None and job.spec.target.model is not None:
             raise Invalid("'heuristic' needs target datasets, not a model.", pointer="/target/model")
+        check_tokenizer(self.params, job)
         pool, units = job.candidates.bytes, len(job.candidates.units)
         whole = pool + sum(target.bytes for target in job.targets)
         all_units = units + sum(len(target.units) for target in job.targets)

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,20 +71,13 @@ class Opened:
     selector: Selector
     candidates: Dataset
     targets: Sequence[Dataset]
+    phases: Sequence[PhaseCost]  # in order: counting rows where metadata does not tell them, then the selector's
 
     @property
     def job(self) -> Job:
         return Job(self.spec, self.candidates, self.targets)
 
-    def phases(self) -> list[PhaseCost]:
-        """Name the job's phases: the selector's, after counting rows where metadata does not tell them."""
-        unknown = [dataset for dataset in (self.candidates, *self.targets) if dataset.rows is None]
-        if not unknown:
-            return list(self.selector.plan(self.job))
-        size = sum(dataset.bytes for dataset in unknown)
-        units = sum(len(dataset.units) for dataset in unknown)
-        return [PhaseCost("index", units, size, size / INDEX_BYTES_PER_SECOND), *self.selector.plan(self.job)]
-
+    @cached_property
     def fingerprint(self) -> str:
         """Name the mathematical result: inputs and their part in it, selector, parameters, seed, budget, strata."""
         params = json.loads(self.selector.params.model_dump_json())
@@ -105,12 +99,14 @@ class Opened:
         datasets = self.spec.target.datasets if self.spec.target is not None else None
         return [target.proportion for target in datasets or []]
 
+    @cached_property
     def preselected_rows(self) -> npt.NDArray[np.int64]:
         """Return the rows of the earlier selection that is kept, in their own order."""
         if self.spec.preselected is None:
             return NO_ROWS
         return self._earlier_rows(self.spec.preselected, "/preselected", in_rank_order=True)
 
+    @cached_property
     def excluded_rows(self) -> npt.NDArray[np.int64]:
         """Return the rows of the earlier selections to keep away from, ascending."""
         parts = [
@@ -173,8 +169,9 @@ def open_job(spec: JobSpec, environment: Environment) -> Opened:
     update: dict[str, Any] = {"dataset": candidates.resolved()}
     if spec.target is not None and described:
         update["target"] = spec.target.model_copy(update={"datasets": described})
-    opened = Opened(spec.model_copy(update=update), chosen, candidates, targets)
-    chosen.plan(opened.job)
+    resolved = spec.model_copy(update=update)
+    phases = [*_counting(candidates, *targets), *chosen.plan(Job(resolved, candidates, targets))]
+    opened = Opened(resolved, chosen, candidates, targets, phases)
     if candidates.rows is not None:
         amount = resolve_budget(spec.budget, candidates.rows)
         check_request(spec.strata, amount)
@@ -182,9 +179,19 @@ def open_job(spec: JobSpec, environment: Environment) -> Opened:
     return opened
 
 
+def _counting(*datasets: Dataset) -> list[PhaseCost]:
+    """Name the phase that counts the rows that metadata does not tell, when there are any."""
+    unknown = [dataset for dataset in datasets if dataset.rows is None]
+    if not unknown:
+        return []
+    size = sum(dataset.bytes for dataset in unknown)
+    units = sum(len(dataset.units) for dataset in unknown)
+    return [PhaseCost("index", units, size, size / INDEX_BYTES_PER_SECOND)]
+
+
 def _check_earlier(opened: Opened, amount: Amount, rows: int) -> None:
     """Refuse earlier selections that leave no room for the budget, or are none of this dataset."""
-    kept, banned = opened.preselected_rows(), opened.excluded_rows()
+    kept, banned = opened.preselected_rows, opened.excluded_rows
     if amount.unit == "rows" and len(kept) > amount.value:
         raise Infeasible(
             f"The budget asks {amount}, but the preselected rows, which are kept, are {len(kept)} already: "
@@ -219,24 +226,23 @@ def plan(spec: JobSpec, environment: Environment) -> Plan:
 def plan_opened(opened: Opened, environment: Environment) -> Plan:
     """Say what an opened job would do and need; see :func:`plan`."""
     spec = opened.spec
-    phases = opened.phases()
     memory = _peak_memory(opened, environment)
     store = SignalStore(environment.cache)
     units = sum(len(dataset.units) for dataset in (opened.candidates, *opened.targets))
-    cached = [sum(store.has(key) for key in phase.keys) for phase in phases]
+    cached = [sum(store.has(key) for key in phase.keys) for phase in opened.phases]
     rows = opened.candidates.rows
     amount = None if rows is None else resolve_budget(spec.budget, rows)
     return Plan(
-        fingerprint=opened.fingerprint(),
+        fingerprint=opened.fingerprint,
         selector=opened.selector.name,
         revision=str(opened.selector.revision),
         rows=rows,
         shards=len(opened.candidates.shards),
         units=units,
         cached_units=sum(cached),
-        bytes_to_read=sum(phase.bytes_to_read for phase in phases),
+        bytes_to_read=sum(phase.bytes_to_read for phase in opened.phases),
         peak_memory_bytes=memory,
-        cpu_seconds=round(sum(phase.cpu_seconds for phase in phases), 3),
+        cpu_seconds=round(sum(phase.cpu_seconds for phase in opened.phases), 3),
         phases=[
             PhaseEstimate(
                 name=phase.name,
@@ -245,7 +251,7 @@ def plan_opened(opened: Opened, environment: Environment) -> Plan:
                 bytes_to_read=phase.bytes_to_read,
                 cpu_seconds=round(phase.cpu_seconds, 3),
             )
-            for phase, there in zip(phases, cached, strict=True)
+            for phase, there in zip(opened.phases, cached, strict=True)
         ],
         budget_rows=amount.value if amount is not None and amount.unit == "rows" else None,
         strata=None if spec.strata is None or amount is None else feasibility(spec.strata, amount, None),
@@ -286,7 +292,7 @@ def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observ
     _peak_memory(opened, environment)
     for dataset in (opened.candidates, *opened.targets):
         dataset.check_declared()
-    phases = [(phase.name, max(phase.cpu_seconds, 1e-3)) for phase in opened.phases()]
+    phases = [(phase.name, max(phase.cpu_seconds, 1e-3)) for phase in opened.phases]
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(".*.tmp"):  # of a run that was killed while it wrote
         leftover.unlink()
@@ -302,8 +308,8 @@ def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observ
             scratch=SignalStore(work),
             engine=engine,
             observer=watcher,
-            preselected=opened.preselected_rows(),
-            excluded=opened.excluded_rows(),
+            preselected=opened.preselected_rows,
+            excluded=opened.excluded_rows,
         )
         run.count_rows()
         decision = opened.selector.select(run)
@@ -322,7 +328,7 @@ def _finished(out: Path, opened: Opened, watcher: Observer) -> ResultManifest | 
     """Return the manifest of this job's result in `out`; None when there is none, or it is damaged."""
     try:
         done = results.read_result(out)
-        if done is None or done.provenance.fingerprint != opened.fingerprint():
+        if done is None or done.provenance.fingerprint != opened.fingerprint:
             return None
         if (opened.spec.output.scores == "all") != any(file.name == results.SCORES for file in done.files):
             return None
@@ -341,7 +347,7 @@ def _write(out: Path, opened: Opened, run: Run, decision: Decision, report: Mapp
         revision=str(opened.selector.revision),
         params=json.loads(opened.selector.params.model_dump_json()),
         seed=opened.spec.seed,
-        fingerprint=opened.fingerprint(),
+        fingerprint=opened.fingerprint,
         dataset_digest=run.candidates.digest,
         target_digests=[target.digest for target in run.targets],
     )

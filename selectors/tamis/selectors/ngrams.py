@@ -16,6 +16,8 @@ from tamis.native import text as kernels
 from tamis.native.unicode_tables import engine_version
 from tamis.selectors.datasets import RoleBatch
 from tamis.selectors.engines.base import UnitReader, unit_task
+from tamis.selectors.errors import Invalid
+from tamis.selectors.selector import Job
 from tamis.selectors.signals import with_metadata
 from tamis.selectors.spec import Shape
 
@@ -59,6 +61,25 @@ def tables_version(tokenizer: str) -> str:
     if tokenizer in ("ids", "byte"):
         return "none"
     return engine_version("regex" if tokenizer == "wordpunct_regex" else "re")
+
+
+def check_tokenizer(params: NgramParams, job: Job) -> None:
+    """Refuse a tokenizer that does not go with what the text columns hold.
+
+    Raises
+    ------
+    Invalid
+        With the pointer of the column: token ids need 'ids', and only they do.
+    """
+    datasets = {"/dataset": job.candidates}
+    datasets |= {f"/target/datasets/{index}": target for index, target in enumerate(job.targets)}
+    for pointer, dataset in datasets.items():
+        if dataset.columns.is_token_ids != (params.tokenizer == "ids"):
+            held, wanted = ("token ids", "'ids'") if dataset.columns.is_token_ids else ("text", "a text tokenizer")
+            raise Invalid(
+                f"The text column holds {held}: set selector.params.tokenizer to {wanted}, or name another column.",
+                pointer=f"{pointer}/columns/text",
+            )
 
 
 def config_of(features: Mapping[str, Any]) -> kernels.NgramConfig:
@@ -112,6 +133,12 @@ def score_chunks(batch: RoleBatch, config: kernels.NgramConfig, table: Floats, w
         firsts = np.flatnonzero(np.diff(document, prepend=-1))
         scores[document[firsts]] = np.logaddexp.reduceat(chunk_scores, firsts, axis=0)
     return scores, tokens
+
+
+def listed_rows(batch: RoleBatch, first_row: int, listed: Ints) -> RoleBatch | None:
+    """Return the rows of a batch, whose first is `first_row`, that are `listed` (sorted); None when none is."""
+    low, high = np.searchsorted(listed, [first_row, first_row + batch.rows])
+    return batch.take(listed[low:high] - first_row) if low < high else None
 
 
 def digest_batch(batch: RoleBatch) -> Iterator[bytes]:
@@ -189,10 +216,9 @@ class _Described:
         self._digests: list[bytes] = []
 
     def add(self, batch: RoleBatch, first_row: int) -> None:
-        low, high = np.searchsorted(self._listed, [first_row, first_row + batch.rows])
-        if low == high:
+        taken = listed_rows(batch, first_row, self._listed)
+        if taken is None:
             return
-        taken = batch.take(self._listed[low:high] - first_row)
         self._tokens.append(count_batch(taken, self._config, self._counts))
         self._sketches.append(kernels.minhash(column_of(taken), self._config))
         self._digests.extend(digest_batch(taken))
@@ -212,11 +238,10 @@ def list_features(reader: UnitReader, params: Mapping[str, Any], shared: Mapping
     config = config_of(params["features"])
     listed = shared["rows"].column("row").to_numpy()
     parts: list[pa.Array] = []
-    for whole in reader.batches():
-        first = reader.first_row + whole.start
-        low, high = np.searchsorted(listed, [first, first + whole.rows])
-        if low < high:
-            indptr, ids = kernels.bucket_ids(column_of(whole.take(listed[low:high] - first)), config)
+    for batch in reader.batches():
+        taken = listed_rows(batch, reader.first_row + batch.start, listed)
+        if taken is not None:
+            indptr, ids = kernels.bucket_ids(column_of(taken), config)
             parts.append(pa.ListArray.from_arrays(pa.array(indptr.astype(np.int32)), pa.array(ids)))
     return pa.table({"bucket": pa.chunked_array(parts, pa.list_(pa.int32()))})
 

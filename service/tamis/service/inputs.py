@@ -23,7 +23,7 @@ def check_inputs(spec: JobSpec, fingerprint: str, environment: Environment) -> N
     """
     from tamis.selectors import jobs
 
-    if jobs.open_job(spec, environment).fingerprint() != fingerprint:
+    if jobs.open_job(spec, environment).fingerprint != fingerprint:
         raise InputsChanged(
             "The job's inputs changed since it was accepted, or Tamis's selector did (a new revision): "
             "submit it as a new job."
