@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tamis.native import elementary, rng, text, topk
+from tamis.native import elementary, lengths, rng, text, topk
 
 
 def compile_all() -> None:
@@ -16,6 +16,7 @@ def compile_all() -> None:
     rng.gumbel(key, 0, 1)
     rng.gumbel_at(key, np.zeros(1, np.int64))
     rng.uniform(key, 0, 1)
+    lengths.squared_lengths(np.ones((1, 1), np.float32))
     elementary.logarithms(np.ones(1))
     elementary.exponentials(np.zeros(1))
     keys, codes = np.array([1.0, 0.0]), np.zeros(2, np.int32)

@@ -71,11 +71,17 @@ class Opened:
     selector: Selector
     candidates: Dataset
     targets: Sequence[Dataset]
+    dynamics: Dataset | None
     phases: Sequence[PhaseCost]  # in order: counting rows where metadata does not tell them, then the selector's
 
     @property
     def job(self) -> Job:
-        return Job(self.spec, self.candidates, self.targets)
+        return Job(self.spec, self.candidates, self.targets, self.dynamics)
+
+    @property
+    def datasets(self) -> list[Dataset]:
+        """Everything the job reads."""
+        return [self.candidates, *self.targets, *([self.dynamics] if self.dynamics is not None else [])]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -88,6 +94,7 @@ class Opened:
             [[dataset.digest, share] for dataset, share in zip(self.targets, self._proportions(), strict=True)],
             [self.selector.name, self.selector.revision, self.selector.basis(), params],
             self.spec.mathematics(),
+            *([] if self.dynamics is None else [self.dynamics.digest]),
             {
                 "model": _file_digest(target.model if target is not None else None, "/target/model"),
                 "preselected": _file_digest(self.spec.preselected, "/preselected"),
@@ -149,6 +156,16 @@ def open_job(spec: JobSpec, environment: Environment) -> Opened:
         raise Invalid(f"The selector '{chosen.name}' needs a target.", pointer="/target")
     if not needs.target and spec.target is not None:
         raise Invalid(f"The selector '{chosen.name}' takes no target.", pointer="/target")
+    if needs.dynamics and spec.dynamics is None:
+        raise Invalid(
+            f"The selector '{chosen.name}' needs a log of training dynamics with these parameters: a manifest with the "
+            f"columns {', '.join(needs.dynamics)}.",
+            pointer="/dynamics",
+        )
+    if not needs.dynamics and spec.dynamics is not None:
+        raise Invalid(
+            f"The selector '{chosen.name}' reads no training dynamics with these parameters.", pointer="/dynamics"
+        )
     roles = set(needs.roles)
     if spec.strata is not None:
         roles.add(spec.strata.by)
@@ -161,7 +178,8 @@ def open_job(spec: JobSpec, environment: Environment) -> Opened:
         pointer = f"/target/datasets/{index}"
         if not isinstance(target, TargetDataset):
             raise Invalid("A registered dataset must be looked up before the job is opened.", pointer=pointer)
-        dataset = Dataset.open(target, environment.storage, needs=set(needs.roles), pointer=pointer)
+        wanted = set(needs.roles if needs.target_roles is None else needs.target_roles)
+        dataset = Dataset.open(target, environment.storage, needs=wanted, pointer=pointer)
         if dataset.rows == 0:
             raise Invalid("The target has no rows.", pointer=f"{pointer}/shards")
         targets.append(dataset)
@@ -169,9 +187,17 @@ def open_job(spec: JobSpec, environment: Environment) -> Opened:
     update: dict[str, Any] = {"dataset": candidates.resolved()}
     if spec.target is not None and described:
         update["target"] = spec.target.model_copy(update={"datasets": described})
+    dynamics = None
+    if spec.dynamics is not None:
+        manifest = _manifest(spec.dynamics, "/dynamics")
+        dynamics = Dataset.open(manifest, environment.storage, needs=set(needs.dynamics), pointer="/dynamics")
+        if dynamics.rows == 0:
+            raise Invalid("The log of training dynamics has no rows.", pointer="/dynamics/shards")
+        update["dynamics"] = dynamics.resolved()
     resolved = spec.model_copy(update=update)
-    phases = [*_counting(candidates, *targets), *chosen.plan(Job(resolved, candidates, targets))]
-    opened = Opened(resolved, chosen, candidates, targets, phases)
+    counting = _counting(candidates, *targets, *([dynamics] if dynamics is not None else []))
+    phases = [*counting, *chosen.plan(Job(resolved, candidates, targets, dynamics))]
+    opened = Opened(resolved, chosen, candidates, targets, dynamics, phases)
     if candidates.rows is not None:
         amount = resolve_budget(spec.budget, candidates.rows)
         check_request(spec.strata, amount)
@@ -228,7 +254,7 @@ def plan_opened(opened: Opened, environment: Environment) -> Plan:
     spec = opened.spec
     memory = _peak_memory(opened, environment)
     store = SignalStore(environment.cache)
-    units = sum(len(dataset.units) for dataset in (opened.candidates, *opened.targets))
+    units = sum(len(dataset.units) for dataset in opened.datasets)
     cached = [sum(store.has(key) for key in phase.keys) for phase in opened.phases]
     rows = opened.candidates.rows
     amount = None if rows is None else resolve_budget(spec.budget, rows)
@@ -290,7 +316,7 @@ def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observ
     if done is not None:
         return done
     _peak_memory(opened, environment)
-    for dataset in (opened.candidates, *opened.targets):
+    for dataset in opened.datasets:
         dataset.check_declared()
     phases = [(phase.name, max(phase.cpu_seconds, 1e-3)) for phase in opened.phases]
     out.mkdir(parents=True, exist_ok=True)
@@ -304,6 +330,7 @@ def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observ
             opened.candidates,
             opened.targets,
             phases,
+            dynamics=opened.dynamics,
             store=SignalStore(environment.cache),
             scratch=SignalStore(work),
             engine=engine,
@@ -315,7 +342,7 @@ def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observ
         decision = opened.selector.select(run)
         run.begin("report")
         report = make_report(run, opened.selector, decision)
-        for dataset in (run.candidates, *run.targets):
+        for dataset in run.datasets:
             dataset.verify()
         manifest = _write(out, opened, run, decision, report)
     finally:

@@ -11,22 +11,25 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tamis.native import rng
+from tamis.selectors.choice import Survey, choose_given, survey
 from tamis.selectors.datasets import Dataset
 from tamis.selectors.decide import NO_ROWS, Choice, Layout, Ranked, Rows, choose, choose_in_turns
-from tamis.selectors.engines.base import Call, Engine, Task, UnitReader, unit_task
+from tamis.selectors.engines.base import Call, Engine, Task
 from tamis.selectors.errors import Cancelled, Invalid
-from tamis.selectors.outcome import Progress
-from tamis.selectors.signals import SignalStore, content_key, metadata_of, with_metadata
+from tamis.selectors.outcome import Notice, Progress
+from tamis.selectors.row_columns import (
+    MAX_NAMES,
+    StratumCodes,
+    UnitColumn,
+    count_unit_rows,
+    read_groups,
+    read_labels,
+    read_sizes,
+)
+from tamis.selectors.signals import SignalStore, content_key, metadata_of
 from tamis.selectors.spec import JobSpec, Role
-
-MAX_NAMES = 100_000
-"""Strata, or groups, that a dataset may have: more are ids rather than groups, and take kilobytes each."""
-
-NULL_STRATUM = "null"
-"""The stratum of rows whose group or label is null."""
 
 
 class Observer(Protocol):
@@ -108,7 +111,7 @@ class Run:
     ----------
     spec : JobSpec
         The request, its references resolved.
-    candidates, targets : Dataset, sequence of Dataset
+    candidates, targets, dynamics : Dataset, sequence of Dataset, Dataset, optional
         Opened; the rows of JSON-lines shards may still be unknown until :meth:`count_rows`.
     phases : sequence of (name, weight)
         In order, with weights that say what share of the work each is.
@@ -125,6 +128,7 @@ class Run:
         targets: Sequence[Dataset],
         phases: Sequence[tuple[str, float]],
         *,
+        dynamics: Dataset | None = None,
         store: SignalStore,
         scratch: SignalStore,
         engine: Engine,
@@ -135,6 +139,7 @@ class Run:
         self.spec = spec
         self.candidates = candidates
         self.targets = list(targets)
+        self.dynamics = dynamics
         self.store = store
         self.scratch = scratch
         self.preselected = preselected
@@ -237,6 +242,37 @@ class Run:
             store.publish(key, table)
         return key
 
+    def derive(
+        self,
+        name: str,
+        dataset: Dataset,
+        roles: Sequence[Role],
+        params: Mapping[str, Any],
+        compute: Callable[[], pa.Table],
+    ) -> pa.Table:
+        """Return a signal of a whole dataset (a graph, clusters), computed only where no job has left it.
+
+        Parameters
+        ----------
+        name : str
+            What it is, with a number that is raised when its computation changes: ``"neighbours/1"``.
+        dataset, roles, params
+            What it is computed from: all that decides its content.
+        compute : callable
+            Computes it. What is returned is memory-mapped.
+        """
+        key = content_key(
+            "derived",
+            name,
+            dataset.digest,
+            [shard.file.version for shard in dataset.shards],
+            dataset.columns.key(roles),
+            dict(params),
+        )
+        if not self.store.has(key):
+            self.store.publish(key, compute())
+        return self.store.read(key)
+
     def stream(self, name: str) -> Any:
         """Return the key of the random stream `name` of this job's seed, for :mod:`tamis.native.rng`."""
         return rng.stream_key(self.spec.seed, name)
@@ -254,6 +290,30 @@ class Run:
             excluded=self.excluded,
             reason_names=reason_names,
         )
+
+    def survey(self, ranked: Ranked, reason_names: Sequence[str]) -> Survey:
+        """Return what this job asks and what the rows eligible by `ranked` can give, or refuse what can't be met."""
+        return survey(
+            ranked,
+            self.layout(),
+            self.spec.budget,
+            self.spec.strata,
+            preselected=self.preselected,
+            excluded=self.excluded,
+            reason_names=reason_names,
+        )
+
+    def choose_given(
+        self,
+        ranked: Ranked,
+        rows: Rows,
+        reason_names: Sequence[str],
+        *,
+        stopped: Notice | None = None,
+        weights: np.ndarray[Any, np.dtype[np.float64]] | None = None,
+    ) -> Choice:
+        """Choose exactly `rows` in their order: see :func:`tamis.selectors.choice.choose_given`."""
+        return choose_given(self.survey(ranked, reason_names), rows, stopped=stopped, weights=weights)
 
     def choose_in_turns(
         self, rankings: Sequence[Ranked], reason_names: Sequence[str], split: Callable[[int], Sequence[int]]
@@ -292,14 +352,21 @@ class Run:
 
     # -- rows, strata and sizes
 
+    @property
+    def datasets(self) -> list[Dataset]:
+        """Everything the job reads."""
+        return [self.candidates, *self.targets, *([self.dynamics] if self.dynamics is not None else [])]
+
     def count_rows(self) -> None:
-        """Find the row counts that metadata did not tell (JSON lines), for candidates and targets."""
-        unknown = [dataset for dataset in (self.candidates, *self.targets) if dataset.rows is None]
+        """Find the row counts that metadata did not tell (JSON lines), for every dataset of the job."""
+        unknown = [dataset for dataset in self.datasets if dataset.rows is None]
         if not unknown:
             return
         self.begin("index", *unknown)
         self.candidates = self._counted(self.candidates)
         self.targets = [self._counted(target) for target in self.targets]
+        if self.dynamics is not None:
+            self.dynamics = self._counted(self.dynamics)
 
     def _counted(self, dataset: Dataset) -> Dataset:
         if dataset.rows is not None:
@@ -322,7 +389,7 @@ class Run:
             names, codes = self.names(dataset, self.spec.strata.by)
         sizes = None
         if dataset.columns.has("size"):
-            sizes = _Column(self.map(read_sizes, dataset), "size")
+            sizes = UnitColumn(self.map(read_sizes, dataset), "size")
         return Layout(starts=dataset.row_starts, names=names, codes=codes, sizes=sizes)
 
     def names(
@@ -346,66 +413,4 @@ class Run:
                     pointer=f"{dataset.pointer}/columns/{role}",
                 )
         names = sorted(found)
-        return names, _StratumCodes(tables, {name: code for code, name in enumerate(names)})
-
-
-class _Column(Sequence[np.ndarray]):
-    """One numeric column of a map's results, unit by unit."""
-
-    def __init__(self, tables: Mapped, name: str) -> None:
-        self._tables = tables
-        self._name = name
-
-    def __len__(self) -> int:
-        return len(self._tables)
-
-    def __getitem__(self, unit: Any) -> Any:
-        return self._tables.column(unit, self._name)
-
-
-class _StratumCodes(Sequence[np.ndarray]):
-    """Stratum codes unit by unit: each unit's own dictionary translated to the dataset's."""
-
-    def __init__(self, tables: Mapped, codes: Mapping[str, int]) -> None:
-        self._tables = tables
-        self._codes = codes
-
-    def __len__(self) -> int:
-        return len(self._tables)
-
-    def __getitem__(self, unit: Any) -> Any:
-        groups = self._tables[unit].column("group").combine_chunks()
-        own = np.array([self._codes[name] for name in groups.dictionary.to_pylist()], dtype=np.int32)
-        return own[groups.indices.to_numpy()] if len(groups) else np.empty(0, np.int32)
-
-
-@unit_task(revision=1, roles=())
-def count_unit_rows(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
-    """Count a JSON-lines unit's rows."""
-    return with_metadata(pa.table({}), {"rows": reader.dataset.count_rows(reader.unit)})
-
-
-def _read_names(reader: UnitReader, role: Role) -> pa.Table:
-    """Return a role's values as a dictionary column of text; nulls become :data:`NULL_STRATUM`."""
-    parts = [pc.fill_null(batch.strings(role), NULL_STRATUM) for batch in reader.batches()]
-    whole = pa.chunked_array(parts, pa.string()).combine_chunks()
-    return pa.table({"group": pc.dictionary_encode(whole)})
-
-
-@unit_task(revision=1, roles=("group",))
-def read_groups(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
-    """Read the group column."""
-    return _read_names(reader, "group")
-
-
-@unit_task(revision=1, roles=("label",))
-def read_labels(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
-    """Read the label column as strata."""
-    return _read_names(reader, "label")
-
-
-@unit_task(revision=1, roles=("size",))
-def read_sizes(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
-    """Read the size column, checked to be whole and not negative."""
-    parts = [np.asarray(batch.ints("size"), dtype=np.int64) for batch in reader.batches()]
-    return pa.table({"size": np.concatenate(parts) if parts else np.empty(0, np.int64)})
+        return names, StratumCodes(tables, {name: code for code, name in enumerate(names)})

@@ -28,6 +28,12 @@ class Needs(Shape):
 
     roles: tuple[Role, ...] = Field(description="Roles the candidates' (and the target's) columns must fill.")
     target: bool = Field(description="Whether a target must be given.")
+    target_roles: tuple[Role, ...] | None = Field(
+        None, description="Roles the target's columns must fill, where they differ from the candidates'."
+    )
+    dynamics: tuple[Role, ...] = Field(
+        (), description="Roles that the columns of a log of training dynamics must fill; none: it takes no log."
+    )
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Job:
     spec: JobSpec
     candidates: Dataset
     targets: Sequence[Dataset]
+    dynamics: Dataset | None = None
 
 
 @dataclass
@@ -172,14 +179,20 @@ def _escaped(part: int | str) -> str:
 
 
 def info(name: str) -> SelectorInfo:
-    """Return the catalogue's entry of one selector, or raise `UnknownSelector`."""
+    """Return the catalogue's entry of one selector, or raise `UnknownSelector`.
+
+    What it needs is told of its default parameters, or, where some have no default, of the first example in their
+    JSON Schema.
+    """
     kind = _kind(name)
+    schema = kind.Params.model_json_schema()
+    example: Mapping[str, JsonValue] = next(iter(schema.get("examples", [])), {})
     return SelectorInfo(
         name=kind.name,
         revision=kind.revision,
         summary=kind.summary,
-        needs=kind(kind.Params()).needs(),
-        params_schema=kind.Params.model_json_schema(),
+        needs=kind(kind.Params.model_validate(example)).needs(),
+        params_schema=schema,
         cost=kind.cost,
         citation=kind.citation,
     )

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-Role = Literal["text", "id", "embedding", "gradient", "label", "score", "logits", "group", "size"]
+Role = Literal[
+    "text", "id", "embedding", "gradient", "label", "score", "cutoff", "logits", "group", "size", "epoch", "row"
+]
 Format = Literal["parquet", "arrow", "jsonl"]
 
 MAX_SHARDS = 100_000
@@ -55,9 +57,18 @@ class Columns(Shape):
     gradient: Name | None = None
     label: Name | None = None
     score: Name | None = None
-    logits: Name | None = None
+    cutoff: Name | None = Field(
+        None, description="A second score: what a cut-off drops rows by, where it is not the score."
+    )
+    logits: Name | None = Field(
+        None, description="A model's outputs, one value a class: logits, log-probabilities or probabilities."
+    )
     group: Name | None = Field(None, description="Domain, source or cluster: used by strata and in the report.")
     size: Name | None = Field(None, description="Non-negative integers, tokens for example: the unit of a size budget.")
+    epoch: Name | None = Field(None, description="In a log of training dynamics: the epoch of a visit, from 0.")
+    row: Name | None = Field(
+        None, description="In a log of training dynamics: the row of the dataset that was visited."
+    )
 
 
 class Manifest(Shape):
@@ -199,6 +210,11 @@ class JobSpec(Shape):
 
     dataset: Manifest | DatasetId
     target: Target | None = None
+    dynamics: Manifest | DatasetId | None = Field(
+        None,
+        description="A log of training dynamics, for selectors that score rows by it: one row a visit, in the order of "
+        "the visits, with the columns epoch, row (a row number of the dataset), logits and label (the class, from 0).",
+    )
     selector: SelectorSpec
     budget: Budget
     strata: Strata | None = None

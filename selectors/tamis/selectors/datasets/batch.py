@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tamis.selectors.datasets.columns import CATEGORY_ROLES, VECTOR_ROLES, RoleColumn, is_text
+from tamis.selectors.datasets.columns import CATEGORY_ROLES, COUNT_ROLES, VECTOR_ROLES, RoleColumn, is_text
 from tamis.selectors.datasets.template import Template
 from tamis.selectors.spec import Role
 
@@ -85,7 +85,7 @@ class RoleBatch:
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]), values
 
     def ints(self, role: Role) -> Ints:
-        """Return whole numbers, int64[rows]; for the size role they are neither null nor negative."""
+        """Return whole numbers, int64[rows]; sizes, epochs and rows are neither null nor negative."""
         ints: Ints = self.columns[role].cast(pa.int64()).to_numpy(zero_copy_only=True)
         return ints
 
@@ -193,14 +193,14 @@ def conform(column: RoleColumn, batch: pa.RecordBatch, dimension: int | None) ->
     """Return the array of one role.
 
     Text becomes string or large_string, or stays a list of integers; id its type; group and label stay strings,
-    dictionaries of them, integers or booleans; size int64; score float32 or float64; vectors a fixed-size list of
-    `dimension` values (of what the first row has when None).
+    dictionaries of them, integers or booleans; size, epoch and row int64; score and cutoff float32 or float64; vectors
+    a fixed-size list of `dimension` values (of what the first row has when None).
 
     Raises
     ------
     BadRow
-        A value that can't be taken: a size that is null or negative, a vector that is null or of another length, a
-        token id that is null, an integer that does not fit.
+        A value that can't be taken: a size, an epoch or a row that is null or negative, a vector that is null or of
+        another length, a token id that is null, an integer that does not fit.
     """
     if isinstance(column.source, Template):
         arrays = {name: batch.column(batch.schema.get_field_index(name)) for name in column.columns_read()}
@@ -217,8 +217,8 @@ def conform(column: RoleColumn, batch: pa.RecordBatch, dimension: int | None) ->
     if pa.types.is_string(column.type):
         return _strings(array, wide_too=column.role == "text")
     numbers = _numbers(column.source, array, column.type)
-    if column.role == "size":
-        _check_sizes(column.source, numbers)
+    if column.role in COUNT_ROLES:
+        _check_counts(column.role, column.source, numbers)
     return numbers
 
 
@@ -246,13 +246,13 @@ def _fits(array: pa.Array, type_: pa.DataType) -> bool:
     return True
 
 
-def _check_sizes(name: str, sizes: pa.Array) -> None:
-    if sizes.null_count:
-        raise BadRow(int(np.argmax(_nulls(sizes))), "The size is null; every row needs one.", name)
-    values = sizes.to_numpy(zero_copy_only=True)
+def _check_counts(role: Role, name: str, counts: pa.Array) -> None:
+    if counts.null_count:
+        raise BadRow(int(np.argmax(_nulls(counts))), f"The {role} is null; every row needs one.", name)
+    values = counts.to_numpy(zero_copy_only=True)
     if len(values) and values.min() < 0:
         row = int(np.argmax(values < 0))
-        raise BadRow(row, f"The size is {values[row]}; sizes are not negative.", name)
+        raise BadRow(row, f"The {role} is {values[row]}; {role}s are not negative.", name)
 
 
 def _token_lists(name: str, array: pa.Array) -> pa.Array:

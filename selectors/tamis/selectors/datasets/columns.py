@@ -15,6 +15,8 @@ from tamis.selectors.spec import Columns, Format, Role, TextTemplate
 ROLES: tuple[Role, ...] = get_args(Role)
 VECTOR_ROLES = frozenset({"embedding", "gradient", "logits"})
 CATEGORY_ROLES = frozenset({"group", "label"})
+COUNT_ROLES = frozenset({"size", "epoch", "row"})
+SCORE_ROLES = frozenset({"score", "cutoff"})
 
 _COLUMNS_NAMED = 30  # in an error; the rest is counted
 _TYPE_NAMED = 120  # characters of a type in an error: a struct's can be pages long
@@ -266,7 +268,7 @@ def _category_type(type_: pa.DataType) -> pa.DataType | None:
     return pa.string() if is_text(value) or pa.types.is_integer(value) or pa.types.is_boolean(value) else None
 
 
-def _size_type(type_: pa.DataType) -> pa.DataType | None:
+def _count_type(type_: pa.DataType) -> pa.DataType | None:
     return pa.int64() if pa.types.is_integer(type_) else None
 
 
@@ -296,8 +298,11 @@ _ACCEPT: Mapping[Role, Callable[[pa.DataType], pa.DataType | None]] = {
     "id": _id_type,
     "group": _category_type,
     "label": _category_type,
-    "size": _size_type,
+    "size": _count_type,
+    "epoch": _count_type,
+    "row": _count_type,
     "score": _score_type,
+    "cutoff": _score_type,
     "embedding": _vector_type,
     "gradient": _vector_type,
     "logits": _vector_type,
@@ -309,7 +314,10 @@ _TAKES: Mapping[Role, str] = {
     "group": "strings, integers or booleans",
     "label": "strings, integers or booleans",
     "size": "non-negative integers",
+    "epoch": "non-negative integers",
+    "row": "non-negative integers",
     "score": "floats or integers",
+    "cutoff": "floats or integers",
     "embedding": _VECTORS,
     "gradient": _VECTORS,
     "logits": _VECTORS,
@@ -320,7 +328,10 @@ _DEFAULT: Mapping[Role, pa.DataType] = {
     "group": pa.string(),
     "label": pa.string(),
     "size": pa.int64(),
+    "epoch": pa.int64(),
+    "row": pa.int64(),
     "score": pa.float64(),
+    "cutoff": pa.float64(),
     "embedding": pa.list_(pa.float64()),
     "gradient": pa.list_(pa.float64()),
     "logits": pa.list_(pa.float64()),
@@ -381,7 +392,7 @@ def _json_types(roles: Mapping[Role, RoleColumn], shards: Sequence[ShardSchema])
         for name in column.columns_read():
             seen = [schema.field(name).type for schema in schemas if not pa.types.is_null(schema.field(name).type)]
             users = [user for user in roles.values() if name in user.columns_read()]
-            if all(user.role == "score" or user.role in VECTOR_ROLES for user in users):
+            if all(user.role in SCORE_ROLES or user.role in VECTOR_ROLES for user in users):
                 asked[name] = pa.list_(pa.float64()) if users[0].role in VECTOR_ROLES else pa.float64()
             elif seen:
                 asked[name] = next((type_ for type_ in seen if type_ in (pa.float64(), pa.uint64())), seen[0])

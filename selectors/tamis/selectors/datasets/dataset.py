@@ -225,6 +225,11 @@ class Dataset:
             return arrow.read(self.storage, shard, unit, names)
         return jsonl.read(self.storage, shard, unit, self.columns.json_schema(names, shard.schema))
 
+    def refuse(self, unit: int, row: int, role: Role, detail: str) -> DataError:
+        """Return the error that the value of `role` in row `row` of a unit can't be used, with where it is."""
+        names = ", ".join(self.columns[role].columns_read())
+        return self._blame(self.units[unit], row, BadRow(row, detail, names))
+
     def _blame(self, unit: Unit, row: int, error: BadRow) -> DataError:
         """Say where the unit's row `row` is."""
         shard = self.shards[unit.shard]

@@ -131,6 +131,8 @@ def perform(call: Call, key: str, store: SignalStore, watch: Watch) -> None:
 class Engine(Protocol):
     """Runs calls whose results are not there yet."""
 
+    threads: int  # of the job's own process, for work on a whole dataset
+
     def map(self, calls: Sequence[tuple[str, Call]], store: SignalStore, watch: Watch) -> Iterator[str]:
         """Perform every (key, call), publish to `store`, yield keys as they are done; raise what a task raised."""
         ...

@@ -28,7 +28,7 @@ class LocalEngine:
     """`threads` units at a time; the order in which they end decides nothing."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
+        self.threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tamis-unit")
 
     def map(self, calls: Sequence[tuple[str, Call]], store: SignalStore, watch: Watch) -> Iterator[str]:
@@ -39,7 +39,7 @@ class LocalEngine:
         try:
             while True:
                 # A few more than threads, so that none waits for this loop; not all, so that a failure ends it soon.
-                while len(running) < 2 * self._threads and (item := next(waiting, None)) is not None:
+                while len(running) < 2 * self.threads and (item := next(waiting, None)) is not None:
                     running[self._pool.submit(perform, item[1], item[0], store, inner)] = item[0]
                 if not running:
                     return

@@ -80,6 +80,8 @@ def resolve(service: Service, request: JobRequest) -> Resolved:
             else:
                 datasets.append(target)
         update["target"] = request.target.model_copy(update={"datasets": datasets})
+    if isinstance(request.dynamics, str):
+        update["dynamics"] = manifest_of(request.dynamics, "/dynamics")
     if request.preselected is not None:
         update["preselected"] = file_of(request.preselected, SELECTION, "/preselected")
     update["exclude"] = [file_of(job, SELECTION, f"/exclude/{index}") for index, job in enumerate(request.exclude)]
