@@ -53,6 +53,13 @@ def test_a_selection_to_keep_is_not_one_to_keep_away_from(tmp_path: Path, enviro
     assert fingerprint(kept, environment()) != fingerprint(away, environment())
 
 
+def test_training_dynamics_that_nobody_reads_are_refused(tmp_path: Path, environment: MakeEnvironment) -> None:
+    job = write(tmp_path / "data")
+    with pytest.raises(Invalid) as refused:
+        fingerprint(job | {"dynamics": job["dataset"]}, environment())
+    assert refused.value.pointer == "/dynamics"
+
+
 def test_a_missing_earlier_selection_is_named_with_its_field(tmp_path: Path, environment: MakeEnvironment) -> None:
     job = write(tmp_path / "data")
     for path in (str(tmp_path / "none"), "a\0b"):
