@@ -1,0 +1,167 @@
+"""Inner products of a few queries with a panel of rows, held in vector registers: what all distance kernels stand on.
+
+A *panel* is `LANES` rows stored dimension by dimension, so that one load gives a coordinate of all of them; a *tile* is
+the products of `QUERIES` queries with a panel. Each product is one chain of fused multiply-adds over the dimensions, in
+order: its bits depend on neither the tile's shape, nor the block, nor the number of threads, nor the processor.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from tamis.native.vector import intrinsic
+
+LANES = 16
+"""Rows of a panel: two vectors of 256 bits, or one of 512."""
+QUERIES = 6
+"""Queries of a tile: its 12 sums, 2 vectors of rows and a coordinate fill the 16 registers that AVX2 has."""
+
+_HALF = LANES // 2
+_I16 = ir.IntType(16)
+_I32 = ir.IntType(32)
+_I64 = ir.IntType(64)
+_F32 = ir.FloatType()
+_F64 = ir.DoubleType()
+_FLOATS = ir.VectorType(_F32, _HALF)
+_DOUBLES = ir.VectorType(_F64, _HALF)
+_FLOAT_BYTES = 4
+
+
+def _pointer(builder: Any, address: Any, kind: ir.Type) -> Any:
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def _offset(builder: Any, address: Any, bytes_on: Any) -> Any:
+    return builder.add(address, bytes_on if not isinstance(bytes_on, int) else ir.Constant(_I64, bytes_on))
+
+
+def _load(builder: Any, address: Any, kind: ir.Type) -> Any:
+    return builder.load(_pointer(builder, address, kind), align=_FLOAT_BYTES)
+
+
+def _spread(builder: Any, value: Any, kind: ir.VectorType) -> Any:
+    """Vector of one value."""
+    single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
+    lanes = ir.Constant(ir.VectorType(_I32, kind.count), [0] * kind.count)
+    return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), lanes)
+
+
+def _fma(builder: Any, kind: ir.VectorType, a: Any, b: Any, c: Any) -> Any:
+    letter = "32" if kind.element == _F32 else "64"
+    name = f"llvm.fma.v{kind.count}f{letter}"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+    return builder.call(function, [a, b, c])
+
+
+@intrinsic
+def tile_products(typingctx, queries, panel, bias, dimension, worst, out):
+    """Bias plus inner product of every query with every row of a panel.
+
+    Parameters
+    ----------
+    queries : int64
+        Address of float32 [QUERIES, dimension].
+    panel : int64
+        Address of float32 [dimension, LANES].
+    bias : int64
+        Address of float32 [LANES]: where each row's sum starts.
+    dimension : int64
+        One or more.
+    worst : int64
+        Address of float32 [QUERIES].
+    out : int64
+        Address of float32 [QUERIES, LANES]: the sums are written to it.
+
+    Returns
+    -------
+    tuple of uint64
+        Bits 16 q + lane: whether the sum is at least ``worst`` [q]; of queries 0 to 3, and of 4 and 5.
+    """
+
+    def codegen(context, builder, signature, args):
+        queries, panel, bias, dimension, worst, out = args
+        start = builder.block
+        loop = builder.append_basic_block("dimensions")
+        done = builder.append_basic_block("done")
+        halves = [_load(builder, _offset(builder, bias, half * _HALF * _FLOAT_BYTES), _FLOATS) for half in range(2)]
+        stride = builder.mul(dimension, ir.Constant(_I64, _FLOAT_BYTES))
+        lines = [queries]
+        for _ in range(QUERIES - 1):
+            lines.append(builder.add(lines[-1], stride))
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        at = builder.phi(_I64)
+        at.add_incoming(ir.Constant(_I64, 0), start)
+        sums = [[builder.phi(_FLOATS) for _ in range(2)] for _ in range(QUERIES)]
+        for query in range(QUERIES):
+            for half in range(2):
+                sums[query][half].add_incoming(halves[half], start)
+        row_at = builder.add(panel, builder.mul(at, ir.Constant(_I64, LANES * _FLOAT_BYTES)))
+        rows = [_load(builder, _offset(builder, row_at, half * _HALF * _FLOAT_BYTES), _FLOATS) for half in range(2)]
+        column = builder.mul(at, ir.Constant(_I64, _FLOAT_BYTES))
+        for query in range(QUERIES):
+            coordinate = _spread(builder, _load(builder, builder.add(lines[query], column), _F32), _FLOATS)
+            for half in range(2):
+                total = _fma(builder, _FLOATS, coordinate, rows[half], sums[query][half])
+                sums[query][half].add_incoming(total, loop)
+        following = builder.add(at, ir.Constant(_I64, 1))
+        at.add_incoming(following, loop)
+        totals = [[phi.incomings[1][0] for phi in pair] for pair in sums]
+        builder.cbranch(builder.icmp_signed("<", following, dimension), loop, done)
+        builder.position_at_end(done)
+        words = [ir.Constant(_I64, 0), ir.Constant(_I64, 0)]
+        for query in range(QUERIES):
+            limit = _spread(builder, _load(builder, _offset(builder, worst, query * _FLOAT_BYTES), _F32), _FLOATS)
+            for half in range(2):
+                place = _offset(builder, out, (query * LANES + half * _HALF) * _FLOAT_BYTES)
+                builder.store(totals[query][half], _pointer(builder, place, _FLOATS), align=_FLOAT_BYTES)
+                reached = builder.fcmp_ordered(">=", totals[query][half], limit)
+                bits = builder.zext(builder.bitcast(reached, ir.IntType(_HALF)), _I64)
+                shift = query % 4 * LANES + half * _HALF
+                words[query // 4] = builder.or_(words[query // 4], builder.shl(bits, ir.Constant(_I64, shift)))
+        return context.make_tuple(builder, signature.return_type, words)
+
+    arguments = (types.int64,) * 6
+    return types.UniTuple(types.uint64, 2)(*arguments), codegen
+
+
+@intrinsic
+def pair_distance(typingctx, left, right, dimension):
+    """Squared Euclidean distance, float64, of two rows of float32 [dimension] at two addresses.
+
+    Differences and sums in float64: eight chains over the dimensions, added up in a fixed order.
+    """
+
+    def codegen(context, builder, signature, args):
+        left, right, dimension = args
+        whole = builder.and_(dimension, ir.Constant(_I64, -_HALF))
+        total = cgutils.alloca_once_value(builder, ir.Constant(_DOUBLES, [0.0] * _HALF))
+        with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), whole, ir.Constant(_I64, _HALF), inc=True) as (
+            at,
+            _,
+        ):
+            column = builder.mul(at, ir.Constant(_I64, _FLOAT_BYTES))
+            sides = [
+                builder.fpext(_load(builder, builder.add(side, column), _FLOATS), _DOUBLES) for side in (left, right)
+            ]
+            apart = builder.fsub(*sides)
+            builder.store(_fma(builder, _DOUBLES, apart, apart, builder.load(total)), total)
+        lanes = builder.load(total)
+        width = _HALF
+        while width > 1:  # lane i and lane i + width / 2, and so on: the same tree for every row
+            width //= 2
+            swapped = ir.Constant(ir.VectorType(_I32, _HALF), [(i + width) % _HALF for i in range(_HALF)])
+            lanes = builder.fadd(lanes, builder.shuffle_vector(lanes, ir.Constant(_DOUBLES, ir.Undefined), swapped))
+        single = cgutils.alloca_once_value(builder, builder.extract_element(lanes, ir.Constant(_I32, 0)))
+        with cgutils.for_range_slice(builder, whole, dimension, ir.Constant(_I64, 1), inc=True) as (at, _):
+            column = builder.mul(at, ir.Constant(_I64, _FLOAT_BYTES))
+            sides = [builder.fpext(_load(builder, builder.add(side, column), _F32), _F64) for side in (left, right)]
+            apart = builder.fsub(*sides)
+            builder.store(builder.fadd(builder.load(single), builder.fmul(apart, apart)), single)
+        return builder.load(single)
+
+    return types.float64(types.int64, types.int64, types.int64), codegen
