@@ -24,3 +24,10 @@ def warmup() -> None:
     from tamis.native.warm import compile_all
 
     compile_all()
+
+
+def warmup_common() -> None:
+    """Compile the kernels that most jobs run, or load them from the cache; a selector brings its own when it runs."""
+    from tamis.native.warm import compile_common
+
+    compile_common()

@@ -1,4 +1,4 @@
-"""Every kernel once, on tiny inputs."""
+"""Every kernel once, on tiny inputs: by area, since a job waits for the kernels of its own selector only."""
 
 import numpy as np
 
@@ -12,22 +12,40 @@ from tamis.native import (
 )
 
 
+def compile_common() -> None:
+    """Compile what every job runs, and what reads text; or load it from the cache."""
+    _decision()
+    _text()
+
+
 def compile_all() -> None:
     """Compile every kernel, or load it from the cache."""
-    column = text.TextColumn(np.array([0, 3], np.int64), np.frombuffer(b"a b", np.uint8))
-    config = text.ngram_config(ngrams=1, buckets=2)
-    text.score(column, config, np.zeros(2))
-    text.chunk_offsets(column)
-    text.hash_tokens(["a"])
+    compile_common()
+    _vectors()
+
+
+def _decision() -> None:
     key = rng.stream_key(0, "warm-up")
     rng.gumbel(key, 0, 1)
     rng.gumbel_at(key, np.zeros(1, np.int64))
     rng.uniform(key, 0, 1)
-    lengths.squared_lengths(np.ones((1, 1), np.float32))
     elementary.logarithms(np.ones(1))
     elementary.exponentials(np.zeros(1))
     keys, codes = np.array([1.0, 0.0]), np.zeros(2, np.int32)
     topk.count_nan(keys)
     cut_offs = topk.select_topk(lambda: iter([(0, keys, codes, None)]), 1)
     topk.mark_selected(0, keys, codes, cut_offs)
-    distances.assign(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32))
+
+
+def _text() -> None:
+    column = text.TextColumn(np.array([0, 3], np.int64), np.frombuffer(b"a b", np.uint8))
+    config = text.ngram_config(ngrams=1, buckets=2)
+    text.score(column, config, np.zeros(2))
+    text.chunk_offsets(column)
+    text.hash_tokens(["a"])
+
+
+def _vectors() -> None:
+    point = np.ones((1, 1), np.float32)
+    lengths.squared_lengths(point)
+    distances.assign(point, point)

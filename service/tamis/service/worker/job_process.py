@@ -157,10 +157,10 @@ def _load(name: str) -> Runner:
 def _warm_up() -> None:
     import pyarrow as pa
 
-    from tamis.native import warmup
+    from tamis.native import warmup_common
 
     pa.set_cpu_count(1)  # as ONE_THREAD: units run side by side, one unit in one thread
-    warmup()
+    warmup_common()
 
 
 def _run(order: Order, runner: Runner, settings: Settings, channel: Channel) -> Message:
