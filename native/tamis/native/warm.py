@@ -4,6 +4,7 @@ import numpy as np
 
 from tamis.native import (
     distances,
+    dynamics,
     elementary,
     lengths,
     rng,
@@ -22,6 +23,7 @@ def compile_all() -> None:
     """Compile every kernel, or load it from the cache."""
     compile_common()
     _vectors()
+    _dynamics()
 
 
 def _decision() -> None:
@@ -49,3 +51,18 @@ def _vectors() -> None:
     point = np.ones((1, 1), np.float32)
     lengths.squared_lengths(point)
     distances.assign(point, point)
+
+
+def _dynamics() -> None:
+    for dtype in (np.float16, np.float32):
+        dynamics.measure(np.full((1, 2), -0.6931, dtype), np.zeros(1, np.int64), "log_probs")
+    visits = [np.zeros(1, dtype) for dtype in (np.uint32, np.int32, np.float32, np.uint8)]
+    for column in visits:
+        column.setflags(write=False)  # as those of a mapped file
+    rows, epochs, values, correct = visits
+    counts, sums = np.zeros((3, 1), np.int32), np.zeros((2, 1))
+    dynamics.fold_visits(rows, epochs, counts[0], counts[1])
+    dynamics.fold_sum(rows, epochs, values, 1, sums[0])
+    dynamics.fold_confidence(rows, values, sums[0], sums[1])
+    dynamics.fold_correct(rows, correct, np.zeros(1, np.uint8), counts[0], counts[1])
+    dynamics.fold_latest(rows, values, np.zeros(1, np.float32))
