@@ -36,6 +36,11 @@ _LOGITS = 1
 _PROBABILITIES = 2
 
 TILE_VALUES = 4096
+"""Outputs whose weights are computed at once; 16 bytes each."""
+
+PIECE_VALUES = 8192
+"""Outputs widened to float64 at once: few enough to stay in the cache."""
+
 
 _INVERSE_LN2 = float.fromhex("0x1.71547652b82fep+0")
 _ROUNDING = 1.5 * 2.0**52  # a float64 plus this is rounded to a whole number, which its lowest bits hold
@@ -235,19 +240,16 @@ def _measure_floats(values, kind, labels, out):
 def _half_table() -> NDArray[np.float32]:
     """Exp x and x of every 16-bit float, by its bits: float32 [65536, 2]; x is bounded below, exp x above."""
     x = _widened(np.arange(1 << 16, dtype=np.uint16).view(np.float16))
-    x = np.where(np.isnan(x), np.float32(np.nan), np.maximum(x, np.float32(np.finfo(np.float16).min)))
+    x = np.where(np.isnan(x), np.nan, np.maximum(x, float(np.finfo(np.float16).min)))
     p = exponentials(np.clip(np.where(np.isnan(x), 0.0, x), _LOWEST, _HIGHEST))
-    table = np.stack([np.where(np.isnan(x), np.nan, p).astype(np.float32), x], axis=1)
+    table = np.stack([np.where(np.isnan(x), np.nan, p), x], axis=1).astype(np.float32)
     table.setflags(write=False)
     return table
 
 
-def _widened(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """Values of 16 bits in 32; others as they are."""
-    if values.dtype != np.float16:
-        return values
+def _widened(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):  # NaN of the signalling kind
-        return values.astype(np.float32)
+        return values.astype(np.float64)
 
 
 def measure(values: NDArray[np.floating[Any]], labels: NDArray[np.int64], outputs: Outputs) -> Visits | Failure:
@@ -279,20 +281,28 @@ def measure(values: NDArray[np.floating[Any]], labels: NDArray[np.int64], output
     out = Visits(margin, error, entropy, loss, np.empty(n, np.uint8))
     wanted = _read_only(labels, np.int64)
     if n and values.shape[1] < 2:
-        return Failure(0, False, "there is an output for one class only; a margin needs two.")
+        return Failure(0, False, "There is an output for one class only; a margin needs two.")
     if values.dtype == np.float16 and outputs == "log_probs":
         bits = np.ascontiguousarray(values).view(np.uint16)
         failed = _measure_halves(_read_only(bits, np.uint16), _half_table(), wanted, out)
     else:
-        wide = _widened(values)
-        failed = _measure_floats(_read_only(wide, wide.dtype), _KINDS[outputs], wanted, out)
+        failed = -1
+        step = max(1, PIECE_VALUES // values.shape[1])
+        for start in range(0, n, step):
+            part = slice(start, start + step)
+            wide = _read_only(_widened(values[part]), np.float64)
+            here = Visits(margin[part], error[part], entropy[part], loss[part], out.correct[part])
+            failed = _measure_floats(wide, _KINDS[outputs], wanted[part], here)
+            if failed >= 0:
+                failed += start
+                break
     if failed < 0:
         return out
     if not 0 <= (label := int(labels[failed])) < values.shape[1]:
         return Failure(
             failed, True, f"The label is {label}, but there are outputs for the classes 0 to {values.shape[1] - 1}."
         )
-    return Failure(failed, False, _why(_widened(values[failed]).astype(np.float64), outputs))
+    return Failure(failed, False, _why(_widened(values[failed]), outputs))
 
 
 def _read_only(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
@@ -317,6 +327,8 @@ def _why(values: NDArray[np.float64], outputs: Outputs) -> str:
         found = f"One is {values.min():.6g}, but probabilities are never below 0."
     else:
         found = f"Probabilities sum to 1; these sum to {total:.6g}."
+    if values.max() == -np.inf:
+        return f"{found} All are -inf."
     seen: Outputs = "logits"
     if values.min() >= 0 and abs(total - 1.0) <= SUM_TOLERANCE:
         seen = "probabilities"

@@ -240,7 +240,6 @@ def fold(run: Run, metric: str, outputs: str, el2n_epochs: int, never_learned: s
     log = run.dynamics
     assert log is not None and run.candidates.rows is not None
     n = run.candidates.rows
-    tables = run.map(measure_visits, log, params={"outputs": outputs, "rows": n})
     settings: dict[str, Any] = {"metric": metric, "outputs": outputs, "rows": n}
     if metric == "el2n":
         settings["epochs"] = el2n_epochs
@@ -248,6 +247,7 @@ def fold(run: Run, metric: str, outputs: str, el2n_epochs: int, never_learned: s
         settings["never_learned"] = never_learned
 
     def compute() -> pa.Table:
+        tables = run.map(measure_visits, log, params={"outputs": outputs, "rows": n})
         window = min((entry["first_epoch"] for entry in tables.metadata()), default=0) + el2n_epochs
         state = _state(n, metric, min(window, MAX_EPOCH + 1), never_learned)
         counts = _fold_units(run, tables, n, state)
