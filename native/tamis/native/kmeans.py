@@ -1,8 +1,8 @@
-"""k-means over blocks of rows: Lloyd's algorithm with sums in a fixed order, so that the centres are the same bits anywhere.
+"""k-means over blocks of rows: Lloyd's algorithm, with sums in a fixed order so that its bits depend on the data alone.
 
-Assignment is by register tiles; sums are float64, by row within a block and by block after that. A block is read, used and
-let go, so that memory does not depend on the number of rows. Blocks may be worked on in threads: whoever calls brings an
-ordered map (`each`), and the results are added up in the order of the blocks.
+Assignment is by register tiles; sums are float64, by row within a block and by block after that. A block is read, used
+and let go, so that memory does not depend on the number of rows. Blocks may be worked on in threads: whoever calls
+brings an ordered map (`each`), and the results are added up in the order of the blocks.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -59,7 +59,7 @@ def in_blocks(rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 
 def sample_rows(key: NDArray[np.uint64], n: int, count: int) -> NDArray[np.int64]:
-    """Row numbers of a random sample without replacement, int64 [min(count, n)], ascending: those with the lowest words.
+    """Row numbers of a random sample without replacement, int64 [min(count, n)], ascending: the lowest random words.
 
     A pure function of the key, so that a larger sample contains the smaller.
     """
@@ -93,8 +93,8 @@ def means(
 ) -> Means:
     """Move centres to the means of the rows nearest to them, a number of times.
 
-    A cluster without rows gets the row farthest from its centre, over all blocks: the first empty cluster the farthest, and
-    so on (ties: the earlier row). Where there are no more such rows, it stays where it is.
+    A cluster without rows gets the row farthest from its centre, over all blocks: the first empty cluster the farthest,
+    and so on (ties: the earlier row). Where there are no more such rows, it stays where it is.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """k nearest neighbours of every row: exact, or among the rows of the nearest cells.
 
-The approximate graph is an inverted file searched backwards. Rows are grouped in k-means cells; every row picks the cells with
-the nearest centres; then, cell by cell, all rows that picked it meet the cell's rows in register tiles. So the work a pair
-costs is that of a matrix product, where searching row by row costs a pass over memory.
+The approximate graph is an inverted file searched backwards. Rows are grouped in k-means cells; every row picks the
+cells with the nearest centres; then, cell by cell, all rows that picked it meet the cell's rows in register tiles. So
+the work a pair costs is that of a matrix product, where searching row by row costs a pass over memory.
 """
 
 # mypy: disable-error-code="no-untyped-def"

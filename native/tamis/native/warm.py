@@ -5,8 +5,12 @@ import numpy as np
 from tamis.native import (
     distances,
     elementary,
+    knn,
     lengths,
+    limits,
     rng,
+    similarities,
+    submodular,
     text,
     topk,
 )
@@ -22,6 +26,7 @@ def compile_all() -> None:
     """Compile every kernel, or load it from the cache."""
     compile_common()
     _vectors()
+    _graph()
 
 
 def _decision() -> None:
@@ -49,3 +54,11 @@ def _vectors() -> None:
     point = np.ones((1, 1), np.float32)
     lengths.squared_lengths(point)
     distances.assign(point, point)
+
+
+def _graph() -> None:
+    point = np.ones((1, 1), np.float32)
+    pairs = similarities.of_neighbours(knn.cell_graph(point, 1, 1, 1, rng.stream_key(0, "warm-up")))
+    similarities.of_all_pairs(point)
+    submodular.advance(submodular.begin(pairs, limits.begin_limits(1)), 1)
+    similarities.nearest_chosen(pairs, point, np.zeros(1, np.int64))
