@@ -22,8 +22,12 @@ MAX_ROWS = (1 << 31) - 2
 """Row numbers are int32."""
 
 _NO_ROW = -1
-_EMPTY = np.int32((1 << 31) - 1)
-"""Row number in a place of a list that nothing has taken: above all others."""
+_ROW_BITS = 32
+_LAST_ROW = (1 << 31) - 1
+_LOW = (1 << 32) - 1
+_MAGNITUDE = np.int32(0x7FFFFFFF)
+EMPTY = np.int64(np.array(-np.inf, np.float32).view(np.int32) ^ _MAGNITUDE) << _ROW_BITS
+"""Key of a place in a list that nothing has taken: below that of any row."""
 _FLOAT_BYTES = 4
 _WORD_QUERIES = 4
 """Queries whose bits share a word of `tile_products`."""
@@ -39,10 +43,10 @@ class Panels(NamedTuple):
 
 
 class Lists(NamedTuple):
-    """The best rows found so far for each query, best first; equal scores by lower row number."""
+    """The best rows of each query, best first; equal scores by lower row number."""
 
-    scores: NDArray[np.float32]  # [queries, k], bias plus inner product; -inf where nothing was found
-    rows: NDArray[np.int32]  # [queries, k]; the largest int32 where nothing was found
+    scores: NDArray[np.float32]  # [queries, k], bias plus inner product; -inf where there is no row
+    rows: NDArray[np.int32]  # [queries, k]; -1 where there is no row
 
 
 def read_only(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -162,27 +166,44 @@ def pack(rows: NDArray[np.float32], *, inner: bool = False, origin: NDArray[np.f
     return pack_groups(rows, np.arange(n, dtype=np.int32), np.array([0, n]), inner=inner, origin=origin)[0]
 
 
-def empty_lists(n_queries: int, k: int) -> Lists:
-    """Lists that nothing has been found for."""
-    return Lists(np.full((n_queries, k), -np.inf, np.float32), np.full((n_queries, k), _EMPTY, np.int32))
+@piece
+def _key(score, row):
+    """One int64 that is larger for a better score, and for a lower row where scores are equal."""
+    bits = np.float32(score + np.float32(0.0)).view(np.int32)  # + 0.0 takes the sign off a zero
+    ordered = bits ^ (bits >> 31 & _MAGNITUDE)
+    return np.int64(ordered) << _ROW_BITS | (_LAST_ROW - row)
 
 
 @piece
-def _insert(scores, rows, score, row):
-    """Put a row into one query's list unless all k in it are better."""
-    place = len(scores) - 1
-    if score < scores[place] or (score == scores[place] and row > rows[place]):
-        return
-    while place > 0 and (scores[place - 1] < score or (scores[place - 1] == score and rows[place - 1] > row)):
-        scores[place] = scores[place - 1]
-        rows[place] = rows[place - 1]
-        place -= 1
-    scores[place] = score
-    rows[place] = row
+def _score_of(key):
+    ordered = np.int32(key >> _ROW_BITS)
+    return np.int32(ordered ^ (ordered >> 31 & _MAGNITUDE)).view(np.float32)
 
 
 @kernel
-def update_lists(queries, members, panels, first, last, others_only, lists):
+def read_keys(keys, scores, rows):
+    """Write the scores and row numbers of lists of keys int64 [n, k] to float32 and int32 [n, k]."""
+    for k in range(keys.shape[0]):
+        for place in range(keys.shape[1]):
+            key = keys[k, place]
+            scores[k, place] = _score_of(key)
+            rows[k, place] = _NO_ROW if key == EMPTY else np.int32(_LAST_ROW - (key & _LOW))
+
+
+@piece
+def _insert(keys, key):
+    """Put a key into one query's list unless all k in it are larger."""
+    place = len(keys) - 1
+    if key <= keys[place]:
+        return
+    while place > 0 and keys[place - 1] < key:
+        keys[place] = keys[place - 1]
+        place -= 1
+    keys[place] = key
+
+
+@kernel
+def update_lists(queries, own, members, panels, first, last, keys):
     """Offer the rows of panels ``first`` to ``last`` to the lists of some queries.
 
     The list of a query ends the same whatever the order in which rows are offered; a row must be offered once only.
@@ -190,17 +211,17 @@ def update_lists(queries, members, panels, first, last, others_only, lists):
     Parameters
     ----------
     queries : float32 [n, dimension], read-only
+    own : int32 [n]
+        Row number of each query, which is not offered to it; -1 for none.
     members : int32 [m]
-        The queries to serve: rows of ``queries`` and of ``lists``.
+        The queries to serve: rows of ``queries``, ``own`` and ``keys``.
     panels : Panels
     first, last : int
-    others_only : bool
-        Queries are rows of the same numbering: none is offered to itself.
-    lists : Lists of n queries
-        Updated.
+    keys : int64 [n, k]
+        The lists, as `read_keys` reads them; begun with `EMPTY`; updated.
     """
     dimension = queries.shape[1]
-    k = lists.scores.shape[1]
+    k = keys.shape[1]
     size = max(1, QUERY_BYTES // (_FLOAT_BYTES * dimension * QUERIES)) * QUERIES
     size = min(size, len(members) // QUERIES * QUERIES + QUERIES)
     gathered = np.zeros((size, dimension), np.float32)
@@ -217,7 +238,7 @@ def update_lists(queries, members, panels, first, last, others_only, lists):
             member = members[start + k_query]
             for column in range(dimension):
                 gathered[k_query, column] = queries[member, column] - panels.origin[column]
-            worst[k_query] = lists.scores[member, k - 1]
+            worst[k_query] = _score_of(keys[member, k - 1])
         worst[n:] = np.inf
         for panel in range(first, last):
             rows_at = panel_address + panel * dimension * LANES * _FLOAT_BYTES
@@ -239,11 +260,13 @@ def update_lists(queries, members, panels, first, last, others_only, lists):
                         lane = bit % LANES
                         query = part * _WORD_QUERIES + bit // LANES
                         row = panels.ids[panel, lane]
-                        member = members[start + group + query] if group + query < n else -1
-                        if row < 0 or member < 0 or (others_only and row == member):
+                        if row < 0 or group + query >= n:
                             continue
-                        _insert(lists.scores[member], lists.rows[member], sums[query, lane], row)
-                        worst[group + query] = lists.scores[member, k - 1]
+                        member = members[start + group + query]
+                        if row == own[member]:
+                            continue
+                        _insert(keys[member], _key(sums[query, lane], row))
+                        worst[group + query] = _score_of(keys[member, k - 1])
 
 
 @kernel
@@ -282,6 +305,13 @@ def pair_distances(
     return out
 
 
+def lists_of(keys: NDArray[np.int64]) -> Lists:
+    """What lists of keys, int64 [n, k], hold."""
+    lists = Lists(np.empty(keys.shape, np.float32), np.empty(keys.shape, np.int32))
+    read_keys(keys, lists.scores, lists.rows)
+    return lists
+
+
 def _within(numbers: NDArray[np.integer], n: int) -> None:
     if numbers.size and (int(numbers.min()) < 0 or int(numbers.max()) >= n):
         raise ValueError(f"row numbers must be 0 to {n - 1}")
@@ -303,10 +333,10 @@ def best_rows(queries: NDArray[np.float32], panels: Panels, k: int) -> Lists:
         raise ValueError("queries and rows must have as many columns")
     if k < 1:
         raise ValueError("k must be 1 or more")
-    lists = empty_lists(len(data), k)
-    members = _numbers(np.arange(len(data)))
-    update_lists(data, members, panels, 0, len(panels.rows), False, lists)
-    return lists
+    keys = np.full((len(data), k), EMPTY)
+    nobody, all_queries = np.full(len(data), _NO_ROW, np.int32), np.arange(len(data), dtype=np.int32)
+    update_lists(data, nobody, all_queries, panels, 0, len(panels.rows), keys)
+    return lists_of(keys)
 
 
 def assign(

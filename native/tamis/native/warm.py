@@ -6,8 +6,12 @@ from tamis.native import (
     distances,
     dynamics,
     elementary,
+    knn,
     lengths,
+    limits,
     rng,
+    similarities,
+    submodular,
     text,
     topk,
 )
@@ -24,6 +28,7 @@ def compile_all() -> None:
     compile_common()
     _vectors()
     _dynamics()
+    _graph()
 
 
 def _decision() -> None:
@@ -66,3 +71,11 @@ def _dynamics() -> None:
     dynamics.fold_confidence(rows, values, sums[0], sums[1])
     dynamics.fold_correct(rows, correct, np.zeros(1, np.uint8), counts[0], counts[1])
     dynamics.fold_latest(rows, values, np.zeros(1, np.float32))
+
+
+def _graph() -> None:
+    point = np.ones((1, 1), np.float32)
+    pairs = similarities.of_neighbours(knn.cell_graph(point, 1, 1, 1, rng.stream_key(0, "warm-up")))
+    similarities.of_all_pairs(point)
+    submodular.advance(submodular.begin(pairs, limits.begin_limits(1)), 1)
+    similarities.nearest_chosen(pairs, point, np.zeros(1, np.int64))
