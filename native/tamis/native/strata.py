@@ -88,7 +88,7 @@ def _kept_bits(scores, bits, cut, keeping, lows, highs):
     for k in range(len(lows)):
         score, signed = scores[k], sign * cut[k]
         kept = (np.abs(score) <= LARGEST) & (signed >= limit) & (signed <= LARGEST)
-        ordered = np.int32(bits[k] ^ _HIGHEST) if score < ZERO else bits[k]
+        ordered = np.int32(bits[k] ^ _HIGHEST) if bits[k] < 0 else bits[k]
         lows[k] = ordered if kept else _HIGHEST
         highs[k] = ordered if kept else _LOWEST
 
@@ -260,7 +260,7 @@ def equal_width(lowest: np.float32, highest: np.float32, strata: int) -> Strata:
     edges = lowest + np.arange(strata + 1, dtype=np.float32) * step
     magnitude = max(abs(lowest), abs(top))
     normal = step >= np.finfo(np.float32).tiny * _RESOLVED  # its inverse is finite, its products are not subnormal
-    return Strata(edges, highest, np.float32(step), bool(normal and magnitude < step * _RESOLVED))
+    return Strata(edges, highest, np.float32(step), bool(normal and magnitude / _RESOLVED < step))
 
 
 def populations(chunks: Chunks, cut_off: CutOff, strata: Strata) -> Ints:
