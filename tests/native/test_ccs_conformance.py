@@ -50,7 +50,9 @@ def test_cut_offs_strata_and_budgets_are_the_references(conformance: Path, name:
         assert np.array_equal(own.edges[:-1], expected["lower"].to_numpy())
         assert np.array_equal(own.edges[1:], expected["upper"].to_numpy())
         assert own.step == np.float32(setting["step"])
-        assert np.array_equal(np.where(found == setting["strata"], -1, found.astype(int)), codes[f"s{number}"].to_numpy())
+        assert np.array_equal(
+            np.where(found == setting["strata"], -1, found.astype(int)), codes[f"s{number}"].to_numpy()
+        )
 
         budget = int(setting["keep_ratio"] * len(scores))
         assert budget == setting["budget"]

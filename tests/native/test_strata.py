@@ -37,8 +37,7 @@ def cut_off(scores: Column, ranked: Column | None, beta: float, end: str, bounds
     chunks = cut(scores, ranked, bounds)
     sample = strata.sample(chunks, len(scores))
     found = cutoffs.cut_hardest(chunks, sample, beta, end)
-    sign = np.float32(1 if end == "low" else -1)
-    counted = cutoffs._cut_by_radix(chunks, beta, sign)
+    counted = cutoffs.cut_by_radix(chunks, beta, end)
     assert dropped_by(scores, ranked, found) == dropped_by(scores, ranked, counted)
     return found
 
@@ -102,9 +101,9 @@ def test_a_bracket_that_fails_is_no_harm(monkeypatch: pytest.MonkeyPatch) -> Non
     found = cutoffs.cut_hardest(chunks, wrong, 0.3, "low")
     assert (found.value, found.dropped) == (right.value, 1500)
     monkeypatch.setattr(cutoffs, "GATHERED_ROWS", 0)
-    ties = np.repeat(np.float32([1, 2, 3]), 1000)
+    ties = np.repeat(np.array([1, 2, 3], np.float32), 1000)
     found = cutoffs.cut_hardest(cut(ties), strata.sample(cut(ties), 3000), 0.5, "high")
-    assert (found.value, found.last_row, found.dropped) == (-2, 1499, 1500)
+    assert (float(found.value), found.last_row, found.dropped) == (-2.0, 1499, 1500)
 
 
 @settings(deadline=None)  # the first example compiles
@@ -185,6 +184,23 @@ def test_water_filling_is_nested(populations: list[int], data: st.DataObject) ->
     budget = data.draw(st.integers(0, sum(populations)))
     taken = np.bincount([k for _, _, k in order[:budget]], minlength=len(populations))
     assert taken.tolist() == strata.allocate(counts, budget).tolist() == naive_water(populations, budget)
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=12), st.data())
+def test_proportional_shares_are_exact(populations: list[int], data: st.DataObject) -> None:
+    total = sum(populations)
+    budget = data.draw(st.integers(0, total))
+    shares = strata.apportion(np.array(populations, np.int64), budget).tolist()
+    assert sum(shares) == budget
+    remainders = []
+    for share, population in zip(shares, populations, strict=True):
+        assert share in (budget * population // max(1, total), -(-budget * population // max(1, total)))
+        assert share <= population
+        remainders.append((share * total - budget * population, population))
+    up = [-over for over, _ in remainders if over > 0]
+    down = [-over for over, _ in remainders if over <= 0]
+    if up and down:  # whoever got one more had a remainder at least as large as whoever did not
+        assert min(total + over for over in up) >= max(down)
 
 
 # -- draws

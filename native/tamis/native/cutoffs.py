@@ -146,9 +146,12 @@ def cut_hardest(chunks: Chunks, sample: Sample, beta: float, hard_end: str) -> C
         raise ValueError(f"hard_end must be 'low' or 'high', not {hard_end!r}")
     if not 0 <= beta < 1:
         raise ValueError(f"beta must be 0 or more and below 1, not {beta}")
-    sign = ONE if hard_end == "low" else -ONE
-    found = _cut_bracketed(chunks, sample, beta, sign)
-    return _cut_by_radix(chunks, beta, sign) if found is None else found
+    found = _cut_bracketed(chunks, sample, beta, _sign(hard_end))
+    return cut_by_radix(chunks, beta, hard_end) if found is None else found
+
+
+def _sign(hard_end: str) -> np.float32:
+    return ONE if hard_end == "low" else -ONE
 
 
 def _share_dropped(beta: float, usable: int) -> int:
@@ -193,8 +196,12 @@ def _cut_bracketed(chunks: Chunks, sample: Sample, beta: float, sign: np.float32
     return CutOff(sign, value, int(tied[wanted - 1]), dropped, usable)
 
 
-def _cut_by_radix(chunks: Chunks, beta: float, sign: np.float32) -> CutOff:
-    """Find the cut-off by counting all rows by the upper half of their bits, then some by the lower half."""
+def cut_by_radix(chunks: Chunks, beta: float, hard_end: str) -> CutOff:
+    """Find the cut-off by counting all rows by the upper half of their bits, then some by the lower half.
+
+    What `cut_hardest` does where its sample did not help; parameters are as there.
+    """
+    sign = _sign(hard_end)
     flip = np.uint32(0) if sign > 0 else np.uint32(0xFFFFFFFF)
     whole = no_cut_off()
     histogram = np.zeros(_DIGITS, np.int64)

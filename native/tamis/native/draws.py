@@ -202,7 +202,7 @@ def draw(
     deviations = DEVIATIONS
     room = budget + budget // 4 + BLOCK_ROWS
     while True:
-        gathered = Drawn(*(np.empty(room, dtype) for dtype in (np.int64, np.uint16, np.uint64)))
+        gathered = Drawn(np.empty(room, np.int64), np.empty(room, np.uint16), np.empty(room, np.uint64))
         bounds = np.append(_words_for(shares), _NO_WORD)
         counts = np.zeros((len(bounds), LANES), np.int64)
         filled = 0
@@ -212,7 +212,7 @@ def draw(
         populations = counts.sum(axis=1)[:-1]
         budgets = allocate(populations, budget)
         if filled <= room:
-            drawn = _settled(Drawn(*(column[:filled] for column in gathered)), populations, budgets)
+            drawn = _settled(_first(gathered, filled), populations, budgets)
             if drawn is not None:
                 return Selected(drawn, populations, budgets)
         shares = _above(budgets, populations, deviations)
@@ -246,8 +246,11 @@ def _settled(inside: Drawn, populations: Ints, budgets: Ints) -> Drawn | None:
     for stratum in np.flatnonzero(left).tolist():
         own = words[ends[stratum] - counts[stratum] : ends[stratum]]
         last_words[stratum] = np.partition(own, left[stratum] - 1)[left[stratum] - 1]
-    count = _keep(*inside, last_words)
-    return Drawn(*(column[:count] for column in inside))
+    return _first(inside, _keep(*inside, last_words))
+
+
+def _first(drawn: Drawn, count: int) -> Drawn:
+    return Drawn(drawn.rows[:count], drawn.codes[:count], drawn.words[:count])
 
 
 def _split(inside: Drawn, low: Words, high: Words) -> tuple[Ints, Ints]:

@@ -268,7 +268,8 @@ def populations(chunks: Chunks, cut_off: CutOff, strata: Strata) -> Ints:
     counts = np.zeros((len(strata.edges), LANES), np.int64)
     for _, scores, cut, limit in parts(chunks, cut_off):
         _populations(scores, cut, (cut_off.sign, limit), strata, counts)
-    return counts.sum(axis=1)[:-1]
+    total: Ints = counts.sum(axis=1)[:-1]
+    return total
 
 
 def codes_of(chunk: Chunk, cut_off: CutOff, strata: Strata) -> NDArray[np.uint16]:
@@ -305,6 +306,27 @@ def allocate(populations: Ints, budget: int) -> Ints:
         budgets[stratum] = min(int(populations[stratum]), rest // (len(populations) - place))
         rest -= int(budgets[stratum])
     return budgets
+
+
+def apportion(populations: Ints, budget: int) -> Ints:
+    """Share a budget out in proportion to the populations, by largest remainder: int64 [strata], summing to the budget.
+
+    Every stratum gets its exact share rounded down; what is left goes one each to the largest remainders, ties to the
+    earlier stratum. Whole numbers throughout, so that nothing is rounded but the shares.
+
+    Raises
+    ------
+    ValueError
+        When there are fewer rows than the budget.
+    """
+    total = int(populations.sum())
+    if not 0 <= budget <= total:
+        raise ValueError(f"the budget is {budget}, but the strata hold {total} rows")
+    exact = [divmod(budget * int(population), max(1, total)) for population in populations.tolist()]
+    shares = np.array([share for share, _ in exact], np.int64)
+    order = sorted(range(len(exact)), key=lambda stratum: -exact[stratum][1])
+    shares[order[: budget - int(shares.sum())]] += 1
+    return shares
 
 
 def turns(populations: Ints) -> Ints:

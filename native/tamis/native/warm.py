@@ -1,12 +1,17 @@
 """Every kernel once, on tiny inputs: by area, since a job waits for the kernels of its own selector only."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from tamis.native import (
+    cutoffs,
     distances,
+    draws,
     elementary,
     lengths,
     rng,
+    strata,
     text,
     topk,
 )
@@ -22,6 +27,7 @@ def compile_all() -> None:
     """Compile every kernel, or load it from the cache."""
     compile_common()
     _vectors()
+    _strata()
 
 
 def _decision() -> None:
@@ -49,3 +55,17 @@ def _vectors() -> None:
     point = np.ones((1, 1), np.float32)
     lengths.squared_lengths(point)
     distances.assign(point, point)
+
+
+def _strata() -> None:
+    def chunks() -> Iterator[strata.Chunk]:
+        yield 0, np.array([0.0, 1.0], np.float32), None
+
+    sample, key = strata.sample(chunks, 2), rng.stream_key(0, "warm-up")
+    cutoffs.cut_hardest(chunks, sample, 0.5, "low")
+    cut_off = cutoffs.cut_by_radix(chunks, 0.5, "low")
+    own = strata.equal_width(*strata.extremes(chunks, cut_off), 1)
+    strata.codes_of(next(chunks()), cut_off, own)
+    strata.populations(chunks, cut_off, own)
+    draws.draw(chunks, sample, cut_off, own, 1, key)
+    rng.shuffled_at(key, np.zeros(1, np.int64))
