@@ -1,9 +1,13 @@
 """Every kernel once, on tiny inputs: by area, since a job waits for the kernels of its own selector only."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from tamis.native import (
+    cutoffs,
     distances,
+    draws,
     dynamics,
     elementary,
     knn,
@@ -11,6 +15,7 @@ from tamis.native import (
     limits,
     rng,
     similarities,
+    strata,
     submodular,
     text,
     topk,
@@ -29,6 +34,7 @@ def compile_all() -> None:
     _vectors()
     _dynamics()
     _graph()
+    _strata()
 
 
 def _decision() -> None:
@@ -79,3 +85,17 @@ def _graph() -> None:
     similarities.of_all_pairs(point)
     submodular.advance(submodular.begin(pairs, limits.begin_limits(1)), 1)
     similarities.nearest_chosen(pairs, point, np.zeros(1, np.int64))
+
+
+def _strata() -> None:
+    def chunks() -> Iterator[strata.Chunk]:
+        yield 0, np.array([0.0, 1.0], np.float32), None
+
+    sample, key = strata.sample(chunks, 2), rng.stream_key(0, "warm-up")
+    cutoffs.cut_hardest(chunks, sample, 0.5, "low")
+    cut_off = cutoffs.cut_by_radix(chunks, 0.5, "low")
+    own = strata.equal_width(*strata.extremes(chunks, cut_off), 1)
+    strata.codes_of(next(chunks()), cut_off, own)
+    strata.populations(chunks, cut_off, own)
+    draws.draw(chunks, sample, cut_off, own, 1, key)
+    rng.shuffled_at(key, np.zeros(1, np.int64))
