@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.native.compiled import piece
+from tamis.native.compiled import kernel, piece
 
 NO_MAX = np.iinfo(np.int64).max
 
@@ -103,3 +103,25 @@ def take(limits, row):
     size = _size_of(limits, row)
     limits.have[stratum_of(limits, row)] += size
     limits.counters[_LEFT] -= size
+
+
+@kernel
+def take_all(limits, rows):
+    """Count rows int64 [k] as taken."""
+    for k in range(len(rows)):
+        take(limits, rows[k])
+
+
+@kernel
+def _mark_fitting(limits, rows, mask):
+    for k in range(len(rows)):
+        mask[k] = fits(limits, rows[k])
+        if mask[k]:
+            take(limits, rows[k])
+
+
+def take_fitting(limits: Limits, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Go through rows int64 [n] in their order and take those that fit: int64 [k]."""
+    mask = np.empty(len(rows), np.bool_)
+    _mark_fitting(limits, rows, mask)
+    return rows[mask]

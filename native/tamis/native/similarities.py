@@ -31,6 +31,7 @@ class Similarities(NamedTuple):
     rows: NDArray[np.int32]  # [pairs], the other row
     squared: NDArray[np.float32]  # [pairs], squared distance
     largest: float  # M
+    reach: NDArray[np.float32]  # [n], squared distance below which all pairs of a row are there
 
 
 @piece
@@ -98,7 +99,9 @@ def of_neighbours(graph: Graph) -> Similarities:
     mutual = np.empty(rows.shape, np.bool_)
     _count_pairs(rows, squared, mutual, starts[1:])
     np.cumsum(starts, out=starts)
-    out = Similarities(starts, np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32), 0.0)
+    out = Similarities(
+        starts, np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32), 0.0, squared[:, -1].copy()
+    )
     _fill_pairs(rows, squared, mutual, starts[:-1].copy(), out.rows, out.squared)
     return out._replace(largest=float(out.squared.max(initial=0.0)))
 
@@ -112,7 +115,8 @@ def of_all_pairs(matrix: NDArray[np.float32]) -> Similarities:
     rows, squared = np.empty((n, max(0, n - 1)), np.int32), np.empty((n, max(0, n - 1)), np.float32)
     _fill_complete(data, rows, squared)
     starts = np.arange(n + 1, dtype=np.int64) * max(0, n - 1)
-    return Similarities(starts, rows.reshape(-1), squared.reshape(-1), float(squared.max(initial=0.0)))
+    reach = np.full(n, np.inf, np.float32)
+    return Similarities(starts, rows.reshape(-1), squared.reshape(-1), float(squared.max(initial=0.0)), reach)
 
 
 @kernel
@@ -132,7 +136,7 @@ def _reach(pairs, chosen, places, squared):
 def nearest_chosen(
     pairs: Similarities, matrix: NDArray[np.float32], chosen: NDArray[np.int64], *, each: Map = map
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """For every row the nearest of some chosen ones: among its pairs where one is chosen, else among all of them.
+    """For every row the nearest of some chosen ones: among its neighbours where one is chosen, else among all of them.
 
     Parameters
     ----------
@@ -152,7 +156,9 @@ def nearest_chosen(
     data = read_only(matrix)
     places, squared = np.zeros(len(data), np.int32), np.full(len(data), np.inf, np.float32)
     _reach(pairs, np.asarray(chosen, np.int64), places, squared)
-    unreached = np.flatnonzero(np.isinf(squared))
+    beyond = squared >= pairs.reach
+    beyond[chosen] = False
+    unreached = np.flatnonzero(beyond)
     centres = data[chosen]
     panels = pack(centres)
 

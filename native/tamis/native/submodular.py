@@ -28,8 +28,7 @@ FACILITY_LOCATION, GRAPH_CUT, SATURATED_COVERAGE = 0, 1, 2
 WORKING, FINISHED = 0, 1
 """What `advance` returns: call again; nothing more can be taken."""
 
-_GONE = -1
-_NEVER = -2
+NEVER, _GONE = -2, -1
 """In `fresh`: a row that can't be taken; one whose gain was never computed."""
 
 # Places in `Greedy.counters`.
@@ -225,7 +224,7 @@ def begin(
     """
     n = len(similarities.starts) - 1
     kept = np.empty(0, np.int64) if first is None else np.asarray(first, np.int64)
-    fresh = np.full(n, _NEVER, np.int32)
+    fresh = np.full(n, NEVER, np.int32)
     if free is not None:
         fresh[~free] = _GONE
     greedy = Greedy(

@@ -8,6 +8,7 @@ from tamis.native import (
     cutoffs,
     distances,
     draws,
+    duplicates,
     dynamics,
     elementary,
     knn,
@@ -85,6 +86,10 @@ def _graph() -> None:
     similarities.of_all_pairs(point)
     submodular.advance(submodular.begin(pairs, limits.begin_limits(1)), 1)
     similarities.nearest_chosen(pairs, point, np.zeros(1, np.int64))
+    duplicates.nearest_earlier(distances.read_only(point), distances.pack(point), 0, 0, 1, np.empty(1, np.float32))
+    bounds = limits.begin_limits(1)
+    limits.take_all(bounds, np.empty(0, np.int64))
+    limits.take_fitting(bounds, np.zeros(1, np.int64))
 
 
 def _strata() -> None:
