@@ -29,7 +29,9 @@ from tamis.native.distances import (
 from tamis.native.kmeans import Map
 
 SEARCHED_ROWS = 1 << 14
-"""Rows whose neighbours are sought in one call: about a second at most."""
+"""Rows whose neighbours are sought in one call, at most: well below a second up to `SEARCHED_DIMENSION`."""
+SEARCHED_DIMENSION = 128
+"""Beyond it a call takes the fewer rows, the more dimensions they have."""
 SAMPLE_PER_CELL = 32
 """Rows a cell that its centre is trained on."""
 TRAINING_STEPS = 5
@@ -119,15 +121,20 @@ def _search(data: NDArray[np.float32], cells: Cells, own: NDArray[np.int32], k: 
     return Graph(rows, squared)
 
 
+def _block_rows(data: NDArray[np.float32]) -> int:
+    return max(1, SEARCHED_ROWS * SEARCHED_DIMENSION // max(SEARCHED_DIMENSION, data.shape[1]))
+
+
 def _fill(data: NDArray[np.float32], cells: Cells, k: int, each: Map) -> Graph:
     n = len(data)
+    size = _block_rows(data)
     graph = Graph(np.empty((n, k), np.int32), np.empty((n, k), np.float32))
 
     def search(block: int) -> None:
-        own = cells.order[block * SEARCHED_ROWS : (block + 1) * SEARCHED_ROWS]
+        own = cells.order[block * size : (block + 1) * size]
         graph.rows[own], graph.squared[own] = _search(data, cells, own, k)
 
-    for _ in each(search, range(math.ceil(n / SEARCHED_ROWS))):
+    for _ in each(search, range(math.ceil(n / size))):
         pass
     return graph
 
@@ -173,13 +180,13 @@ def make_cells(
     start = data[kmeans.sample_rows(key, n, n_cells)]
     centres = kmeans.means(kmeans.in_blocks(data[sample]), start, TRAINING_STEPS, each=each).centres
     packed = pack(centres)
-    chosen = np.empty((n, probes), np.int32)
+    chosen, size = np.empty((n, probes), np.int32), _block_rows(data)
 
     def choose(block: int) -> None:
-        part = slice(block * SEARCHED_ROWS, (block + 1) * SEARCHED_ROWS)
+        part = slice(block * size, (block + 1) * size)
         chosen[part] = best_rows(data[part], packed, probes).rows
 
-    for _ in each(choose, range(math.ceil(n / SEARCHED_ROWS))):
+    for _ in each(choose, range(math.ceil(n / size))):
         pass
     order = np.argsort(chosen[:, 0], kind="stable").astype(np.int32)
     starts = np.searchsorted(chosen[order, 0], np.arange(n_cells + 1))

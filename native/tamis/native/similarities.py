@@ -46,9 +46,9 @@ def _lists(rows, squared, row, other, distance):
 
 
 @kernel
-def _count_pairs(rows, squared, mutual, counts):
-    """Count each row's own neighbours, and those rows that list it without being listed by it."""
-    for k in range(len(rows)):
+def _count_pairs(rows, squared, first, last, mutual, counts):
+    """Count the neighbours of rows ``first`` to ``last``, and the neighbours that do not list them as theirs."""
+    for k in range(first, last):
         for place in range(rows.shape[1]):
             row = rows[k, place]
             if row < 0:
@@ -60,18 +60,18 @@ def _count_pairs(rows, squared, mutual, counts):
 
 
 @kernel
-def _fill_pairs(rows, squared, mutual, filled, out_rows, out_squared):
-    for k in range(len(rows)):
+def _fill_pairs(rows, squared, first, last, mutual, filled, out):
+    for k in range(first, last):
         for place in range(rows.shape[1]):
             row = rows[k, place]
             if row < 0:
                 break
-            out_rows[filled[k]] = row
-            out_squared[filled[k]] = squared[k, place]
+            out.rows[filled[k]] = row
+            out.squared[filled[k]] = squared[k, place]
             filled[k] += 1
             if not mutual[k, place]:
-                out_rows[filled[row]] = k
-                out_squared[filled[row]] = squared[k, place]
+                out.rows[filled[row]] = k
+                out.squared[filled[row]] = squared[k, place]
                 filled[row] += 1
 
 
@@ -89,20 +89,41 @@ def _fill_complete(data, rows, squared):
             squared[row, k - 1] = distance
 
 
-def of_neighbours(graph: Graph) -> Similarities:
-    """Pairs of which one row at least lists the other as its neighbour."""
-    rows, squared = (np.ascontiguousarray(part).view() for part in graph)
+def of_neighbours(graph: Graph, *, each: Map = map) -> Similarities:
+    """Pairs of which one row at least lists the other as its neighbour.
+
+    Parameters
+    ----------
+    graph : Graph
+    each
+        An ordered map that does one block after the other, never two at once.
+    """
+    rows, squared = np.ascontiguousarray(graph.rows).view(), np.ascontiguousarray(graph.squared).view()
     rows.setflags(write=False)
     squared.setflags(write=False)
     n = len(rows)
     starts = np.zeros(n + 1, np.int64)
     mutual = np.empty(rows.shape, np.bool_)
-    _count_pairs(rows, squared, mutual, starts[1:])
+    blocks = range(-(-n // BLOCK_ROWS))
+
+    def count(block: int) -> None:
+        first = block * BLOCK_ROWS
+        _count_pairs(rows, squared, first, min(n, first + BLOCK_ROWS), mutual, starts[1:])
+
+    for _ in each(count, blocks):
+        pass
     np.cumsum(starts, out=starts)
-    out = Similarities(
-        starts, np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32), 0.0, squared[:, -1].copy()
-    )
-    _fill_pairs(rows, squared, mutual, starts[:-1].copy(), out.rows, out.squared)
+    pairs = int(starts[-1])
+    reach = np.array(squared[:, -1], np.float32)
+    out = Similarities(starts, np.empty(pairs, np.int32), np.empty(pairs, np.float32), 0.0, reach)
+    filled = starts[:-1].copy()
+
+    def fill(block: int) -> None:
+        first = block * BLOCK_ROWS
+        _fill_pairs(rows, squared, first, min(n, first + BLOCK_ROWS), mutual, filled, out)
+
+    for _ in each(fill, blocks):
+        pass
     return out._replace(largest=float(out.squared.max(initial=0.0)))
 
 

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
     from tamis.selectors.run import Run
 
 
+def one_by_one(run: Run) -> Map:
+    """Return `map` that asks before every block whether the job was cancelled."""
+
+    def each(function: Callable[[int], Any], numbers: Iterable[int]) -> Iterator[Any]:
+        for number in numbers:
+            run.check_cancelled()
+            yield function(number)
+
+    return each
+
+
 def in_threads(run: Run, *, rows: int = 0) -> Map:
     """Return an ordered map over block numbers for kernels: like `map`, in the job's threads.
 

@@ -17,7 +17,7 @@ from pydantic import Field, JsonValue
 
 from tamis.native import limits, similarities, submodular
 from tamis.native.similarities import Similarities
-from tamis.selectors.blocks import in_threads
+from tamis.selectors.blocks import in_threads, one_by_one
 from tamis.selectors.decide import Choice
 from tamis.selectors.embeddings import Matrix, matrix_bytes
 from tamis.selectors.neighbours import (
@@ -180,7 +180,8 @@ class _Greedy:
     def _relate(self, run: Run, data: Matrix, k: int) -> Similarities:
         if k == 0:
             return similarities.of_all_pairs(data)
-        return similarities.of_neighbours(neighbour_graph(run, run.candidates, data, self.params.metric, k))
+        graph = neighbour_graph(run, run.candidates, data, self.params.metric, k)
+        return similarities.of_neighbours(graph, each=one_by_one(run))
 
     def _take_rows(self, run: Run, asked: Terms) -> submodular.Greedy:
         bounds = limits.begin_limits(
