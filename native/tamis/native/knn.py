@@ -122,7 +122,8 @@ def _search(data: NDArray[np.float32], cells: Cells, own: NDArray[np.int32], k: 
 
 
 def _block_rows(data: NDArray[np.float32]) -> int:
-    return max(1, SEARCHED_ROWS * SEARCHED_DIMENSION // max(SEARCHED_DIMENSION, data.shape[1]))
+    dimension: int = max(SEARCHED_DIMENSION, data.shape[1])
+    return max(1, SEARCHED_ROWS * SEARCHED_DIMENSION // dimension)
 
 
 def _fill(data: NDArray[np.float32], cells: Cells, k: int, each: Map) -> Graph:
