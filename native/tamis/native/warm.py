@@ -11,6 +11,7 @@ from tamis.native import (
     duplicates,
     dynamics,
     elementary,
+    farthest,
     knn,
     lengths,
     limits,
@@ -36,6 +37,7 @@ def compile_all() -> None:
     _dynamics()
     _graph()
     _strata()
+    _farthest()
 
 
 def _decision() -> None:
@@ -104,3 +106,9 @@ def _strata() -> None:
     strata.populations(chunks, cut_off, own)
     draws.draw(chunks, sample, cut_off, own, 1, key)
     rng.shuffled_at(key, np.zeros(1, np.int64))
+
+
+def _farthest() -> None:
+    points, free = np.array([[0.0], [1.0]], np.float32), np.ones(2, np.bool_)
+    start = np.array([farthest.central_row(points, free)])
+    farthest.advance(farthest.begin(points, free, start, limits.begin_limits(2)), 1)
