@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from tamis.selectors import result as results
 from tamis.selectors import selector as selectors
 from tamis.selectors.budgets import Amount, check_request, feasibility, resolve_budget
+from tamis.selectors.coverage import coverage_bytes
 from tamis.selectors.datasets import Dataset, Storage
 from tamis.selectors.decide import NO_ROWS
 from tamis.selectors.engines.base import Engine
@@ -286,9 +287,13 @@ def plan_opened(opened: Opened, environment: Environment) -> Plan:
 
 
 def _peak_memory(opened: Opened, environment: Environment) -> int:
-    memory = BASE_MEMORY + environment.threads * BATCH_MEMORY + opened.selector.memory(opened.job, environment.threads)
-    if opened.candidates.rows is not None and opened.spec.budget.size is None:
-        memory += SELECTED_ROW_MEMORY * resolve_budget(opened.spec.budget, opened.candidates.rows).value
+    rows = opened.candidates.rows or 0
+    selected = 0
+    if rows and opened.spec.budget.size is None:
+        selected = resolve_budget(opened.spec.budget, rows).value
+    work = opened.selector.memory(opened.job, environment.threads)
+    work = max(work, coverage_bytes(opened.candidates, selected or rows))
+    memory = BASE_MEMORY + environment.threads * BATCH_MEMORY + work + SELECTED_ROW_MEMORY * selected
     allowed = opened.spec.limits.memory_bytes
     if allowed is not None and memory > allowed:
         raise OutOfLimits(

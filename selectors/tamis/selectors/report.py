@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from tamis.native import rng
 from tamis.selectors.budgets import STRATA_NAMED_IN_ERRORS
+from tamis.selectors.coverage import measure_coverage
 from tamis.selectors.decide import Choice, Ranked, RankedUnit, choose
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.outcome import Notice
@@ -56,7 +57,8 @@ def make_report(run: Run, selector: Selector, decision: Decision) -> dict[str, J
     Returns
     -------
     dict
-        JSON: ``asked_and_got``, ``strata``, ``composition`` by group, ``scores`` (histograms with the threshold),
+        JSON: ``asked_and_got``, ``strata``, ``composition`` by group, ``coverage`` (distances to the nearest selected
+        row, where there are embeddings), ``scores`` (histograms with the threshold),
         ``effective_sample_size`` (of log weights), the selector's own ``evidence``, and ``warnings``.
     """
     choice = decision.choice
@@ -64,17 +66,19 @@ def make_report(run: Run, selector: Selector, decision: Decision) -> dict[str, J
     evidence = selector.evidence(run, decision, random)
     scores, sample_size = _scores(run, decision)
     composition, uncounted = _composed(run, choice, random)
+    coverage, unmeasured = measure_coverage(run, selector, choice, random)
     report: dict[str, JsonValue] = {
         "schema_version": SCHEMA_VERSION,
         "selector": selector.name,
         "asked_and_got": choice.totals.model_dump(mode="json"),
         "strata": [outcome.model_dump(mode="json") for outcome in choice.outcomes],
         "composition": composition,
+        "coverage": coverage,
         "scores": scores,
         "effective_sample_size": sample_size if selector.scores_are_log_weights else None,
         "evidence": evidence,
     }
-    notices = [*decision.notices, *choice.warnings, *_notices(choice, evidence), *drawn, *uncounted]
+    notices = [*decision.notices, *choice.warnings, *_notices(choice, evidence), *drawn, *uncounted, *unmeasured]
     report["warnings"] = [notice.model_dump(mode="json") for notice in notices]
     return report
 
