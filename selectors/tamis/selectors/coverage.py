@@ -19,6 +19,7 @@ from tamis.selectors.blocks import in_threads
 from tamis.selectors.embeddings import Matrix, normalized
 from tamis.selectors.errors import DataError, Invalid
 from tamis.selectors.outcome import Notice
+from tamis.selectors.spec import Role
 
 if TYPE_CHECKING:
     from tamis.selectors.choice import Choice
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from tamis.selectors.selector import Selector
 
 Floats = npt.NDArray[np.float64]
+
+ROLES: tuple[Role, ...] = ("embedding",)
 
 COORDINATES = 10**10
 """Compared for one selection, at most, where all rows are measured: half a CPU second. Beyond it, a sample is."""
@@ -105,7 +108,7 @@ def _gather(run: Run, rows: Rows) -> Matrix:
     def read(unit: int) -> None:
         if np.searchsorted(rows, starts[unit]) == np.searchsorted(rows, starts[unit + 1]):
             return
-        for batch in dataset.read(dataset.units[unit], ("embedding",)):
+        for batch in dataset.read(dataset.units[unit], ROLES):
             first = int(starts[unit]) + batch.start
             here = slice(*np.searchsorted(rows, [first, first + batch.rows]).tolist())
             if here.start == here.stop:

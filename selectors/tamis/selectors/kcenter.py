@@ -233,7 +233,8 @@ def _fits_first(asked: Terms) -> npt.NDArray[np.bool_]:
     sizes: Rows | int = 1 if asked.sizes is None else asked.sizes
     codes = np.zeros(1, np.int64) if asked.codes is None else asked.codes
     reserved = asked.lower.sum() - asked.lower
-    return asked.free & (sizes <= np.minimum(asked.upper, asked.amount.value - reserved)[codes])
+    fits: npt.NDArray[np.bool_] = asked.free & (sizes <= np.minimum(asked.upper, asked.amount.value - reserved)[codes])
+    return fits
 
 
 def _finite(distances: Floats) -> Floats:
