@@ -207,6 +207,11 @@ def parts(chunks: Chunks, cut_off: CutOff) -> Iterator[tuple[int, Floats, Floats
                 yield first, values[piece_], ranked[piece_], cut_off.limit(first)
 
 
+def share_dropped(beta: float, usable: int) -> int:
+    """Return how many of the usable rows are cut off: the product in float64, truncated (reference)."""
+    return int(np.float64(beta) * np.float64(usable))
+
+
 class Sample(NamedTuple):
     """Some rows of all, evenly spread."""
 
