@@ -140,9 +140,9 @@ class Stratified:
         """Count the groups: all rows, the random draw, the selection."""
         groups = len(self._names)
         rows = np.bincount(self._codes, minlength=groups)[:groups]
-        counts = [
+        drawn, taken = (
             np.bincount(self._codes[choice.rows], minlength=groups)[:groups] for choice in (random, decision.choice)
-        ]
+        )
         listed: list[JsonValue] = [
             {
                 "group": self._names[group],

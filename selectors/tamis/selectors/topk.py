@@ -50,9 +50,7 @@ class Topk:
 
     name: ClassVar[str] = "topk"
     revision: ClassVar[int] = 1
-    summary: ClassVar[str] = (
-        "Takes the rows of highest or lowest score: of a column, of dynamics, of a snapshot."
-    )
+    summary: ClassVar[str] = "Takes the rows of highest or lowest score: of a column, of dynamics, of a snapshot."
     citation: ClassVar[str] = "None needed; as a coreset see Toneva et al. 2019 and Paul et al. 2021."
     cost: ClassVar[str] = "One read of the scores and a few passes over 4 bytes a row; 8 bytes a row."
     Params: ClassVar[type[TopkParams]] = TopkParams
