@@ -157,12 +157,13 @@ def _sign(hard_end: str) -> np.float32:
 def _bracket(sample: Sample, beta: float, sign: np.float32) -> tuple[np.float32, np.float32, int]:
     """Return the lowest and highest signed value that the cut-off may have, and how many rows to expect there."""
     usable = (np.abs(sample.scores) <= LARGEST) & (np.abs(sample.cut) <= LARGEST)
-    values = np.sort(sign * sample.cut[usable])
+    values = sign * sample.cut[usable]
     if not len(values):
         return -LARGEST, LARGEST, sample.rows
     margin = DEVIATIONS * (np.sqrt(len(values) * beta * (1 - beta)) + 1)
     ranks = np.array([beta * len(values) - margin, beta * len(values) + margin])
     first, last = np.clip(ranks, 0, len(values) - 1).astype(np.int64).tolist()
+    values = np.partition(values, [first, last])
     lowest = values[first] if ranks[0] >= 0 else -LARGEST
     highest = values[last] if ranks[1] < len(values) else LARGEST
     inside = np.count_nonzero((values >= lowest) & (values <= highest))
