@@ -1,5 +1,7 @@
 """Benchmarks: ``run.py dsir`` (speed against the reference), ``run.py pool`` (precision on a real pool).
 
+``run.py NAME`` runs the script of any other name that lies beside this one, with the arguments that follow.
+
 Each leg is a process of its own, the legs of one table run one after the other in one run, and the table is printed as
 Markdown for tests/benchmarks/README.md. CPU seconds, medians of the repetitions; MB are 10^6 bytes of UTF-8 text.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import statistics
 import subprocess
 import sys
@@ -195,7 +198,12 @@ def pool(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Parse the command line."""
+    """Parse the command line, or hand it to another benchmark's script."""
+    script = HERE / f"{sys.argv[1]}.py" if len(sys.argv) > 1 else HERE
+    if script.is_file():
+        sys.argv = [str(script), *sys.argv[2:]]
+        runpy.run_path(str(script), run_name="__main__")
+        return
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command")
     speed = commands.add_parser("dsir", help="speed against the reference package")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel
-from tamis.native.strata import BLOCK_ROWS, LARGEST, ONE, Chunks, CutOff, Sample, no_cut_off, parts
+from tamis.native.strata import BLOCK_ROWS, LARGEST, ONE, Chunks, CutOff, Sample, no_cut_off, parts, share_dropped
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -154,19 +154,16 @@ def _sign(hard_end: str) -> np.float32:
     return ONE if hard_end == "low" else -ONE
 
 
-def _share_dropped(beta: float, usable: int) -> int:
-    return int(np.float64(beta) * np.float64(usable))
-
-
 def _bracket(sample: Sample, beta: float, sign: np.float32) -> tuple[np.float32, np.float32, int]:
     """Return the lowest and highest signed value that the cut-off may have, and how many rows to expect there."""
     usable = (np.abs(sample.scores) <= LARGEST) & (np.abs(sample.cut) <= LARGEST)
-    values = np.sort(sign * sample.cut[usable])
+    values = sign * sample.cut[usable]
     if not len(values):
         return -LARGEST, LARGEST, sample.rows
     margin = DEVIATIONS * (np.sqrt(len(values) * beta * (1 - beta)) + 1)
     ranks = np.array([beta * len(values) - margin, beta * len(values) + margin])
     first, last = np.clip(ranks, 0, len(values) - 1).astype(np.int64).tolist()
+    values = np.partition(values, [first, last])
     lowest = values[first] if ranks[0] >= 0 else -LARGEST
     highest = values[last] if ranks[1] < len(values) else LARGEST
     inside = np.count_nonzero((values >= lowest) & (values <= highest))
@@ -184,7 +181,7 @@ def _cut_bracketed(chunks: Chunks, sample: Sample, beta: float, sign: np.float32
     for start, scores, cut, _ in parts(chunks, no_cut_off()):
         state = _gather_bracket(start, (scores, cut), sign, (lowest, highest), (values, rows), state)
     usable, below, inside = state
-    dropped = _share_dropped(beta, usable)
+    dropped = share_dropped(beta, usable)
     if dropped == 0:
         return no_cut_off(usable)
     if inside > room or not below < dropped <= below + inside:
@@ -209,7 +206,7 @@ def cut_by_radix(chunks: Chunks, beta: float, hard_end: str) -> CutOff:
         _count_high(scores.view(np.uint32), cut.view(np.uint32), flip, histogram)
     histogram[0] = 0  # unusable
     usable = int(histogram.sum())
-    dropped = _share_dropped(beta, usable)
+    dropped = share_dropped(beta, usable)
     if dropped == 0:
         return no_cut_off(usable)
     reached = np.cumsum(histogram)

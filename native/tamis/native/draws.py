@@ -162,8 +162,8 @@ def _margin(share: NDArray[np.float64], population: NDArray[np.float64], deviati
     return deviations * np.sqrt(share * (1 - share) / population) + deviations**2 / population
 
 
-def _sampled_shares(sample: Sample, cut_off: CutOff, strata: Strata, budget: int) -> NDArray[np.float64]:
-    """Return the shares of the words to gather by, as far as a sample tells the populations."""
+def _sampled_shares(sample: Sample, cut_off: CutOff, strata: Strata, budget: int) -> tuple[NDArray[np.float64], int]:
+    """Return the shares of the words to gather by, and room for the rows, as far as a sample tells the populations."""
     # Rows at the cut-off count as kept: the sample does not know its rows' numbers.
     codes = codes_of((cut_off.last_row + 1, sample.scores, sample.cut), cut_off, strata)
     populations = np.bincount(codes, minlength=len(strata.edges))[:-1]
@@ -171,9 +171,12 @@ def _sampled_shares(sample: Sample, cut_off: CutOff, strata: Strata, budget: int
     scaled = np.rint(populations * scale).astype(np.int64)
     budgets = allocate(scaled, min(budget, int(scaled.sum())))
     # A stratum may be smaller than it looks; where the sample has few of it, all of it is gathered.
-    fewest = np.maximum(populations - DEVIATIONS * np.sqrt(populations), 0.0) * scale
+    error = DEVIATIONS * np.sqrt(populations)
+    fewest = np.maximum(populations - error, 0.0) * scale
     share = np.where(fewest > budgets, budgets / np.maximum(fewest, 1.0), 1.0)
-    return np.minimum(1.0, share + _margin(share, np.maximum(fewest, 1.0), DEVIATIONS))
+    share = np.minimum(1.0, share + _margin(share, np.maximum(fewest, 1.0), DEVIATIONS))
+    most = share @ ((populations + error / np.sqrt(len(error))) * scale)
+    return share, min(sample.rows, int(most) + budget // 16 + BLOCK_ROWS)
 
 
 def draw(
@@ -198,9 +201,8 @@ def draw(
         When the strata hold fewer rows than the budget.
     """
     key = read_only_key(key)
-    shares = _sampled_shares(sample, cut_off, strata, budget)
+    shares, room = _sampled_shares(sample, cut_off, strata, budget)
     deviations = DEVIATIONS
-    room = budget + budget // 4 + BLOCK_ROWS
     while True:
         gathered = Drawn(np.empty(room, np.int64), np.empty(room, np.uint16), np.empty(room, np.uint64))
         bounds = np.append(_words_for(shares), _NO_WORD)

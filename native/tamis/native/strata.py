@@ -39,7 +39,9 @@ LANES = 4
 """Tables that rows are counted in, in turn."""
 
 SAMPLED_ROWS = 1 << 18
-"""Rows of a sample, at least; all when there are no more."""
+SAMPLED_SHARE = 1 / 32
+LEAST_SAMPLED = 1 << 12
+"""Rows of a sample: a share of all, within these bounds; all rows when there are no more."""
 
 SAMPLED_RUN = 1 << 6
 """Consecutive rows of a sample: cache lines and pages are read whole anyway."""
@@ -207,6 +209,11 @@ def parts(chunks: Chunks, cut_off: CutOff) -> Iterator[tuple[int, Floats, Floats
                 yield first, values[piece_], ranked[piece_], cut_off.limit(first)
 
 
+def share_dropped(beta: float, usable: int) -> int:
+    """Return how many of the usable rows are cut off: the product in float64, truncated (reference)."""
+    return int(np.float64(beta) * np.float64(usable))
+
+
 class Sample(NamedTuple):
     """Some rows of all, evenly spread."""
 
@@ -216,8 +223,9 @@ class Sample(NamedTuple):
 
 
 def sample(chunks: Chunks, rows: int) -> Sample:
-    """Take runs of rows, as many and far apart as `SAMPLED_ROWS` and `SAMPLED_RUN` say of ``rows`` in all."""
-    apart = SAMPLED_RUN * max(1, rows // SAMPLED_ROWS)
+    """Take runs of `SAMPLED_RUN` rows, evenly spread over the ``rows`` there are in all."""
+    wanted = min(SAMPLED_ROWS, max(LEAST_SAMPLED, int(SAMPLED_SHARE * rows)))
+    apart = SAMPLED_RUN * max(1, rows // wanted)
     scores, cuts = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
     for start, column, cut in chunks():
         at = (np.arange(-start % apart, len(column), apart)[:, None] + np.arange(SAMPLED_RUN)).ravel()

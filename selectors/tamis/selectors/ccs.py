@@ -1,0 +1,329 @@
+"""CCS: Coverage-centric Coreset Selection (Zheng, Liu, Lai, Prakash; ICLR 2023, arXiv 2210.15809).
+
+In the paper's words and symbols: every row has a difficulty score; the hardest share beta is pruned, since it holds
+mislabelled and hopeless rows; the range of the other scores is divided into strata of equal width; and the budget is
+shared out over the strata like water, rows drawn uniformly inside each. Top-scoring rows alone leave most of the data
+uncovered, which is why they fail at high pruning rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import ConfigDict, Field, JsonValue, model_validator
+
+from tamis.native.strata import MAX_STRATA, CutOff, share_dropped
+from tamis.selectors import beta_sweep, coverage_strata, difficulty
+from tamis.selectors.budgets import Amount, resolve_budget
+from tamis.selectors.choice import KEYS_IN_MEMORY
+from tamis.selectors.coverage_strata import NO_STRATUM, Classes, Columns, Held, Part, Streamed
+from tamis.selectors.decide import Choice
+from tamis.selectors.difficulty import DifficultyParams, HardEnd, Metric
+from tamis.selectors.errors import Infeasible
+from tamis.selectors.outcome import Notice
+from tamis.selectors.run import Run
+from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.spec import Role
+
+Ints = npt.NDArray[np.int64]
+
+STREAM = "ccs"
+"""Name of the random stream of the draw."""
+
+FEW_STRATA = 0.25
+"""Fewer occupied strata than this share of them are worth a warning."""
+
+CROWDED = 0.9
+"""One stratum that holds more than this share of the rows is worth a warning: the draw is then hardly stratified."""
+
+PARTS_SHOWN = 200
+"""Classes whose strata are in the report, at most."""
+
+STREAM_ROW_SECONDS = 6e-8
+HELD_ROW_SECONDS = 1.5e-6
+
+
+class CcsParams(DifficultyParams):
+    """Parameters of CCS."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"hard_end": "low", "beta": 0.3}]})
+
+    beta: Annotated[float, Field(ge=0, lt=1)] | Literal["sweep"] = Field(
+        description="Share of the rows with a score that is cut off at the hard end (the paper's beta). It decides "
+        "more than anything else: at high pruning rates too little is worse than a random draw. The paper uses 0 to "
+        "0.2 where half the rows are kept, 0.1 to 0.2 for 30%, 0.3 to 0.5 for 10%. 'sweep' tries 0, 0.1, … 0.9 with a "
+        "small model on embedding and label, and takes what does best on the target, which must be a validation split.",
+    )
+    strata: Annotated[int, Field(ge=1, le=MAX_STRATA)] = Field(
+        50, description="Strata of equal width between the lowest and the highest score left. Reference: 50."
+    )
+    cutoff_hard_end: HardEnd | None = Field(
+        None,
+        description="For a score column: cut off by the column of the role 'cutoff' instead of the score, at this end.",
+    )
+    cutoff_metric: Metric | None = Field(
+        None,
+        description="For dynamics and snapshots: the metric that is cut off by. 'aum' from dynamics (reference) and "
+        "the metric itself from a snapshot when left out.",
+    )
+    class_balance: Literal["none", "proportional"] = Field(
+        "none",
+        description="'proportional': every class (label) gets its own cut-off and strata, and its share of the budget "
+        "in proportion to its rows (Class-Proportional Coreset Selection). For bounds of your own see strata.quotas.",
+    )
+
+    @model_validator(mode="after")
+    def _cut_off_by(self) -> Self:
+        if self.source != "score" and self.cutoff_hard_end is not None:
+            raise ValueError("cutoff_hard_end is for a score column; name a cutoff_metric")
+        if self.cutoff_metric is None:
+            return self
+        if self.source == "score":
+            raise ValueError("cutoff_metric is for dynamics and snapshots; give cutoff_hard_end and a cutoff column")
+        if self.source not in difficulty.METRICS[self.cutoff_metric].sources:
+            raise ValueError(f"'{self.cutoff_metric}' can't be computed from {self.source}")
+        return self
+
+    @property
+    def second_metric(self) -> Metric | None:
+        """What is cut off by, where it is a metric and not the score's own."""
+        given = self.cutoff_metric or ("aum" if self.source == "dynamics" else self.chosen)
+        return None if given == self.chosen else given
+
+
+class Ccs:
+    """Prune the hardest, draw evenly over the range of difficulty."""
+
+    name: ClassVar[str] = "ccs"
+    revision: ClassVar[int] = 1
+    summary: ClassVar[str] = "Covers the range of difficulty: drops the hardest rows, draws evenly from score strata."
+    citation: ClassVar[str] = (
+        "Zheng, Liu, Lai, Prakash: Coverage-centric Coreset Selection. ICLR 2023, arXiv 2210.15809."
+    )
+    cost: ClassVar[str] = (
+        "One read of the scores and three passes over 4 bytes a row; 9 bytes a row, 72 with classes, quotas, earlier "
+        "selections or a sweep. A sweep trains up to 30 small models besides."
+    )
+    Params: ClassVar[type[CcsParams]] = CcsParams
+    scores_are_log_weights: ClassVar[bool] = False
+
+    def __init__(self, params: CcsParams) -> None:
+        self.params = params
+        self._swept: beta_sweep.Sweep | None = None
+
+    def needs(self) -> Needs:
+        """Scores; labels for classes; embeddings, labels and a validation split for a sweep."""
+        own = difficulty.needs(self.params)
+        roles: list[Role] = [*own.roles]
+        if self.params.cutoff_hard_end is not None:
+            roles.append("cutoff")
+        if self.params.second_metric is not None:
+            second = self.params.model_copy(update={"metric": self.params.second_metric})
+            roles += difficulty.needs(second).roles
+        if self.params.class_balance == "proportional":
+            roles.append("label")
+        sweeps = self.params.beta == "sweep"
+        if sweeps:
+            roles += beta_sweep.ROLES
+        return Needs(
+            roles=tuple(dict.fromkeys(roles)),
+            target=sweeps,
+            target_roles=beta_sweep.ROLES if sweeps else None,
+            dynamics=own.dynamics,
+        )
+
+    def basis(self) -> str:
+        """Stand on nothing."""
+        return ""
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Score, sweep, select; refuse a budget that the cut-off leaves too few rows for."""
+        difficulty.check(self.params, job)
+        rows = job.candidates.rows or 0
+        if rows and job.spec.budget.size is None and self.params.beta != "sweep":
+            amount = resolve_budget(job.spec.budget, rows)
+            if job.spec.preselected is None:  # those kept may be among the hardest
+                _check_room(amount, self.params.beta, rows, share_dropped(self.params.beta, rows), rows)
+        phases = difficulty.costs(self.params, job)
+        if self.params.beta == "sweep":
+            phases.append(PhaseCost("sweep", *beta_sweep.cost(job)))
+        seconds = STREAM_ROW_SECONDS if self._streams(job) else HELD_ROW_SECONDS
+        return [*phases, PhaseCost("select", 0, 0, seconds * rows), PhaseCost("report", 0, 0, 1e-7 * rows + 1e-3)]
+
+    def notices(self, job: Job) -> Iterator[Notice]:
+        """Say nothing beforehand."""
+        yield from ()
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Keys of the decision; ranks, codes and keys of all rows where they are held; vectors for a sweep."""
+        rows = job.candidates.rows or 0
+        held = 1 if self._streams(job) else coverage_strata.HELD_ROW_BYTES
+        swept = beta_sweep.memory(job) if self.params.beta == "sweep" else 0
+        return difficulty.memory(self.params, job) + min(8 * rows, KEYS_IN_MEMORY) + held * rows + swept
+
+    def _streams(self, job: Job) -> bool:
+        """Whether nothing is asked that needs a place for every row."""
+        spec = job.spec
+        return (
+            spec.strata is None
+            and spec.preselected is None
+            and spec.budget.size is None
+            and self.params.class_balance == "none"
+            and self.params.beta != "sweep"
+        )
+
+    def select(self, run: Run) -> Decision:
+        """Score, choose beta where it is to be swept, order and draw."""
+        columns = self._columns(run)
+        beta = self.params.beta
+        if beta == "sweep":
+            run.begin("sweep", run.candidates, *run.targets)
+            self._swept = beta_sweep.sweep(run, lambda b, draw: self._held(run, columns, b, f"{STREAM}.{draw}"))
+            beta = self._swept.beta
+        run.begin("select")
+        ranked: Streamed | Held
+        if self._streams(Job(run.spec, run.candidates, run.targets, run.dynamics)):
+            ranked, choice, codes = self._drawn(run, columns, beta)
+            parts: Sequence[Part] = [ranked.part]
+        else:
+            ranked = self._held(run, columns, beta, STREAM)
+            choice, parts = run.choose(ranked, coverage_strata.REASONS), ranked.parts
+            codes = ranked.codes[choice.rows]
+        populations = np.concatenate([part.populations for part in parts])
+        taken = np.bincount(codes[codes != NO_STRATUM], minlength=len(populations))
+        weights = _weights(codes, populations, taken)
+        self._beta, self._parts, self._taken = beta, parts, taken
+        swept = [] if self._swept is None else self._swept.notices
+        second = [] if columns.cutoff is columns.difficulty else columns.cutoff.notices
+        return Decision(
+            choice=replace(choice, weights=weights),
+            rankings=[ranked],
+            reason_names=coverage_strata.REASONS,
+            reason_details=coverage_strata.REASON_DETAILS,
+            columns={"score_stratum": pa.array(codes, pa.int32(), mask=codes == NO_STRATUM)},
+            notices=[*columns.difficulty.notices, *second, *swept, *_crowding(parts)],
+        )
+
+    # -- the steps
+
+    def _columns(self, run: Run) -> Columns:
+        run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
+        scored = difficulty.scores(run, self.params)
+        cutoff = scored
+        if self.params.cutoff_hard_end is not None:
+            cutoff = difficulty.scores(run, self.params, role="cutoff")
+            cutoff = replace(cutoff, hard_end=self.params.cutoff_hard_end)
+        elif self.params.second_metric is not None:
+            cutoff = difficulty.scores(run, self.params, metric=self.params.second_metric)
+        return Columns(scored, cutoff, run.layout().starts, np.sort(run.excluded))
+
+    def _drawn(self, run: Run, columns: Columns, beta: float) -> tuple[Streamed, Choice, npt.NDArray[np.int32]]:
+        amount = resolve_budget(run.spec.budget, int(columns.starts[-1]))
+
+        def budget(cut_off: CutOff) -> int:
+            _check_room(amount, beta, cut_off.usable, cut_off.dropped, int(columns.starts[-1]))
+            return amount.value
+
+        ranked, rows, codes = coverage_strata.stream(columns, beta, self.params.strata, run.stream(STREAM), budget)
+        order = rows[np.argsort(-ranked.keys, kind="stable")]
+        return ranked, run.choose_given(ranked, order, coverage_strata.REASONS), codes.astype(np.int32)
+
+    def _held(self, run: Run, columns: Columns, beta: float, stream: str) -> Held:
+        classes = None
+        if self.params.class_balance == "proportional":
+            names, codes = run.names(run.candidates, "label")
+            flat = np.concatenate([np.empty(0, np.int32), *(codes[unit] for unit in range(len(codes)))])
+            classes = Classes(names, flat)
+        rows = int(columns.starts[-1])
+        amount = resolve_budget(run.spec.budget, rows)
+        held = coverage_strata.hold(
+            columns,
+            beta,
+            self.params.strata,
+            run.stream(stream),
+            classes=classes,
+            preselected=run.preselected,
+            budget=amount.value if amount.unit == "rows" else None,
+        )
+        if amount.unit == "rows" and len(run.preselected) == 0:
+            cuts = [part.cut_off for part in held.parts]
+            _check_room(amount, beta, sum(cut.usable for cut in cuts), sum(cut.dropped for cut in cuts), rows)
+        return held
+
+    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
+        """Tell the cut-off, every stratum's edges, population and budget, and the sweep's curve."""
+        selected = iter(np.split(self._taken, len(self._parts)))
+        classes: list[JsonValue] = []
+        for part, taken in zip(self._parts[:PARTS_SHOWN], selected, strict=False):
+            cut = part.cut_off
+            classes.append(
+                {
+                    "class": part.name or None,
+                    "rows_with_a_score": cut.usable,
+                    "dropped": cut.dropped,
+                    "last_dropped_value": float(cut.sign * cut.value) if cut.dropped else None,
+                    "lower_edges": part.edges[:-1].tolist(),
+                    "upper_edges": part.edges[1:].tolist(),
+                    "populations": part.populations.tolist(),
+                    "selected": taken.tolist(),
+                }
+            )
+        return {
+            "beta": self._beta,
+            "strata": self.params.strata,
+            "classes": classes,
+            "classes_in_all": len(self._parts),
+            "sweep": None if self._swept is None else self._swept.curve(),
+        }
+
+
+def _check_room(amount: Amount, beta: float, usable: int, dropped: int, rows: int) -> None:
+    """Refuse a budget that is more than the cut-off leaves of the usable rows."""
+    left = usable - dropped
+    if amount.value <= left:
+        return
+    scored = "" if usable == rows else f", of which {usable} have a score and are not excluded"
+    advice = f"ask at most {left} rows"
+    if amount.value <= usable:
+        advice += f", or a beta of at most {1000 * (usable - amount.value) // usable / 1000:g}"
+    raise Infeasible(
+        f"The budget keeps {amount.value} of {rows} rows ({amount.value / rows:.3g} of them){scored}, and "
+        f"beta = {beta:g} cuts off {dropped}, which leaves {left}: {advice}.",
+        pointer=amount.pointer,
+    )
+
+
+def _weights(codes: npt.NDArray[np.int32], populations: Ints, taken: Ints) -> npt.NDArray[np.float64]:
+    """Return n_k / b_k of each row's stratum, how many rows it stands for; 1 for a row in none."""
+    weights = np.ones(len(codes))
+    inside = codes != NO_STRATUM
+    weights[inside] = populations[codes[inside]] / taken[codes[inside]]
+    return weights
+
+
+def _crowding(parts: Sequence[Part]) -> list[Notice]:
+    """Say where the strata hardly divide the rows: an outlier, or few distinct scores."""
+    notices = []
+    for part in parts:
+        rows, count = int(part.populations.sum()), len(part.populations)
+        whose = f" of class '{part.name}'" if part.name else ""
+        occupied = int(np.count_nonzero(part.populations))
+        if rows > 1 and count > 1 and part.populations.max() > CROWDED * rows:
+            detail = (
+                f"One stratum{whose} holds {int(part.populations.max())} of {rows} rows: a few far scores stretch the "
+                "range, and the draw is hardly more than random. Transform the score (a logarithm, ranks), or cut off "
+                "more."
+            )
+            notices.append(Notice(code="crowded-stratum", detail=detail))
+        elif rows > 1 and occupied < FEW_STRATA * count:
+            detail = f"Only {occupied} of {count} strata{whose} hold rows: the scores have few values or wide gaps."
+            notices.append(Notice(code="few-strata-occupied", detail=detail))
+    if len(notices) > PARTS_SHOWN // 20:
+        others = f"{len(notices) - 1} other classes are like it. "
+        notices = [Notice(code=notices[0].code, detail=f"{others}{notices[0].detail}")]
+    return notices
