@@ -61,6 +61,7 @@ def select(
     budget: int | float | Budget | Mapping[str, Any] = 0.1,
     seed: int = 0,
     *,
+    dynamics: DatasetLike | None = None,
     out: str | Path | None = None,
     cache: str | Path | None = None,
     threads: int | None = None,
@@ -81,6 +82,8 @@ def select(
         Rows (int), a fraction (float), or a mapping such as ``{"size": 3e9}``.
     seed
         The same seed gives the same rows.
+    dynamics
+        A log of training dynamics, for selectors that score rows by it: as `dataset`.
     out, cache : path, optional
         Where the result and the signals are kept; temporary folders when left out (the result's is not removed).
     threads : int, optional
@@ -113,6 +116,7 @@ def select(
         if isinstance(budget, float)
         else budget,
         "seed": seed,
+        **({} if dynamics is None else {"dynamics": _manifest(dynamics, tables)}),
         **more,
     }
     try:
