@@ -6,6 +6,7 @@ import numpy as np
 
 from tamis.native import (
     cutoffs,
+    d2,
     distances,
     draws,
     duplicates,
@@ -38,6 +39,7 @@ def compile_all() -> None:
     _graph()
     _strata()
     _farthest()
+    _d2()
 
 
 def _decision() -> None:
@@ -112,3 +114,12 @@ def _farthest() -> None:
     points, free = np.array([[0.0], [1.0]], np.float32), np.ones(2, np.bool_)
     start = np.array([farthest.central_row(points, free)])
     farthest.advance(farthest.begin(points, free, start, limits.begin_limits(2)), 1)
+
+
+def _d2() -> None:
+    points, free = np.array([[0.0], [1.0]], np.float32), np.ones(2, np.bool_)
+    pairs, nobody = similarities.of_neighbours(knn.exact_graph(points, 1)), np.empty(0, np.int64)
+    state = d2.begin(
+        pairs, np.ones(2), limits.begin_limits(2), free=free, first=nobody, gamma_forward=1.0, gamma_reverse=1.0
+    )
+    d2.advance(state, 1)

@@ -53,7 +53,8 @@ def measure_coverage(run: Run, selector: Selector, choice: Choice, random: Choic
     if not dataset.columns.has("embedding"):
         return None, []
     n, dimension = run.layout().rows, dataset.dimension("embedding")
-    metric = "cosine" if getattr(selector.params, "metric", None) == "cosine" else "euclidean"
+    asked = {getattr(selector.params, name, None) for name in ("metric", "distance")}
+    metric = "cosine" if "cosine" in asked else "euclidean"
     most = max(len(choice.rows), len(random.rows))
     if most * dimension > VALUES_IN_MEMORY:
         detail = f"The coverage is not measured: {most:,} selected vectors of {dimension} are too many to hold."
