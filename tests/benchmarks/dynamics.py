@@ -2,19 +2,21 @@
 
     python tests/benchmarks/dynamics.py
 
-Every leg computes accumulated margin, forgetting and EL2N (first 10 epochs) of one made-up log, in a process of its own;
-CPU seconds of the work alone, the smallest of the repetitions.
+Every leg computes accumulated margin, forgetting and EL2N (first 10 epochs) of one made-up log, in a process of its
+own; CPU seconds of the work alone, the smallest of the repetitions.
 
 - rows: batches of 256 held in memory, as the reference's; the float32 exponential of a batch, then a Python loop over
   its rows that keeps dictionaries by row.
 - batches: the same with NumPy over the batch instead of the loop, which no user's loop beats by much.
 - kernels: the log in memory as one array, in blocks of 16,384 visits.
-- job: the log as Parquet, through the phase of a job that scores, three times (one a metric), from an empty cache.
+- parquet, arrow: the log in a file of that format, through the phase of a job that scores, three times (one a metric),
+  from an empty cache.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -26,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from dsir_tamis import peak_rss  # type: ignore[import-not-found]
 
 BATCH = 256
@@ -37,7 +38,7 @@ Log = list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float16]]]
 
 
 def write_log(path: Path, rows: int, classes: int, epochs: int) -> None:
-    """Write a log of log-probabilities in 16 bits: a model that learns most rows, visits shuffled in every epoch."""
+    """Write a log of 16-bit log-probabilities, as Parquet and as Arrow: most rows are learned, epochs are shuffled."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -47,7 +48,10 @@ def write_log(path: Path, rows: int, classes: int, epochs: int) -> None:
     schema = pa.schema(
         {"epoch": pa.int32(), "row": pa.int64(), "label": pa.int32(), "logits": pa.list_(pa.float16(), classes)}
     )
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with (
+        pq.ParquetWriter(path, schema, compression="zstd") as writer,
+        pa.ipc.new_file(path.with_suffix(".arrow"), schema) as arrow,
+    ):
         for epoch in range(epochs):
             order = random.permutation(rows)
             for part in np.array_split(order, max(1, rows * classes // 2_000_000)):
@@ -61,6 +65,7 @@ def write_log(path: Path, rows: int, classes: int, epochs: int) -> None:
                     pa.FixedSizeListArray.from_arrays(pa.array(logits.astype(np.float16).ravel()), classes),
                 ]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
+                arrow.write_batch(pa.record_batch(columns, schema=schema))
 
 
 def read_log(path: Path) -> tuple[int, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -77,7 +82,7 @@ def read_log(path: Path) -> tuple[int, npt.NDArray[Any], npt.NDArray[Any], npt.N
 def batches_of(epochs: npt.NDArray[Any], rows: npt.NDArray[Any], outputs: npt.NDArray[Any]) -> Log:
     """Cut a log as a training loop writes it."""
     bounds = np.flatnonzero(np.diff(epochs, prepend=-1, append=-1))
-    starts = [at for first, end in zip(bounds[:-1], bounds[1:], strict=True) for at in range(first, end, BATCH)]
+    starts = [at for first, end in itertools.pairwise(bounds) for at in range(first, end, BATCH)]
     return [
         (int(epochs[start]), rows[start:end], outputs[start:end])
         for start, end in zip(starts, [*starts[1:], len(rows)], strict=True)
@@ -201,13 +206,13 @@ def by_job(path: Path, n: int) -> tuple[Any, Any, Any]:
 def leg(name: str, path: Path, repetitions: int) -> None:
     """Run one leg and print what it took."""
     work: Callable[[], tuple[Any, Any, Any]]
-    if name == "job":
+    if name in ("parquet", "arrow"):
         import pyarrow.parquet as pq
 
         n = 1 + max(batch["row"].to_numpy().max() for batch in pq.ParquetFile(path).iter_batches(columns=["row"]))
 
         def work() -> tuple[Any, Any, Any]:
-            return by_job(path, int(n))
+            return by_job(path.with_suffix(f".{name}"), int(n))
     else:
         n, epochs, rows, labels, outputs = read_log(path)
         if name == "kernels":
@@ -223,7 +228,7 @@ def leg(name: str, path: Path, repetitions: int) -> None:
             def work() -> tuple[Any, Any, Any]:
                 return reference(log, of_rows)
 
-    if name in ("kernels", "job"):
+    if name in ("kernels", "parquet", "arrow"):
         from tamis.native import warmup
 
         warmup()
@@ -259,7 +264,7 @@ def main() -> None:
             "outputs.\n\n| leg | CPU s | reference rows x | NumPy batches x | peak RSS MB |\n|---|---|---|---|---|"
         )
         found: dict[str, dict[str, Any]] = {}
-        for name in ("rows", "batches", "kernels", "job"):
+        for name in ("rows", "batches", "kernels", "parquet", "arrow"):
             if name == "rows" and arguments.skip_rows:
                 continue
             repetitions = 1 if name == "rows" else arguments.repetitions
