@@ -138,7 +138,7 @@ def faiss_graph(data: np.ndarray[Any, Any], probes: int) -> tuple[float, Any]:
     faiss.omp_set_num_threads(1)
 
     def fit() -> Any:
-        cells = round(1.5 * len(data) ** 0.5)
+        cells = round(2 * len(data) ** 0.5)
         coarse = faiss.IndexFlatL2(data.shape[1])
         index = faiss.IndexIVFFlat(coarse, data.shape[1], cells)
         index.cp.niter = 5
