@@ -25,7 +25,8 @@ def dense(pairs: Similarities) -> NDArray[np.float64]:
     np.fill_diagonal(matrix, pairs.largest)
     for row in range(n):
         part = slice(pairs.starts[row], pairs.starts[row + 1])
-        matrix[row, pairs.rows[part]] = pairs.largest - pairs.squared[part].astype(np.float64)
+        others = pairs.ids[pairs.rows[part]]
+        matrix[pairs.ids[row], others] = pairs.largest - pairs.squared[part].astype(np.float64)
     return matrix
 
 
@@ -159,6 +160,28 @@ def test_nearest_chosen_rows(k: int) -> None:
         if row in chosen:
             expected = (0, chosen.tolist().index(row))
         assert (squared[row], places[row]) == expected
+
+
+def test_the_places_of_rows_change_nothing_but_the_order_of_sums() -> None:
+    data = points(4, 60, places=30)
+    graph = knn.exact_graph(data, 5)
+    cells = np.random.default_rng(0).integers(0, 4, 60).astype(np.int32)
+    plain, moved = similarities.of_neighbours(graph), similarities.of_neighbours(graph._replace(cells=cells))
+    assert not np.array_equal(plain.ids, moved.ids)
+    assert np.array_equal(dense(plain), dense(moved))
+    first, free = np.array([11, 3]), np.arange(60) % 7 != 0
+    found = []
+    for pairs in (plain, moved):
+        bounds = limits.begin_limits(
+            30, codes=(np.arange(60) % 3).astype(np.int32), lower=np.array([0, 12, 0]), upper=np.array([9, 60, 60])
+        )
+        state = submodular.begin(pairs, bounds, free=free, first=first)
+        found.append((run(state), submodular.taken(state)[1].tolist()))
+        taken, gains = submodular.taken(state)
+        assert submodular.scores(state)[taken[2:]].tolist() == gains[2:].tolist()
+        _, squared = similarities.nearest_chosen(pairs, data, taken)
+        assert squared.tolist() == [min(naive_distances.squared(row, data[other]) for other in taken) for row in data]
+    assert found[0] == found[1]  # whole numbers: sums are exact
 
 
 def test_too_many_rows_for_all_pairs() -> None:

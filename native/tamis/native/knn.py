@@ -45,6 +45,7 @@ class Graph(NamedTuple):
 
     rows: NDArray[np.int32]  # [n, k]; -1 where there are fewer than k others
     squared: NDArray[np.float32]  # [n, k], squared Euclidean distances; inf where there is no row
+    cells: NDArray[np.int32]  # [n], the cell of each row: neighbours tend to share one
 
 
 class Cells(NamedTuple):
@@ -103,8 +104,10 @@ def _search_cells(queries, own, members, starts, panels, first_panel, keys):
             update_lists(queries, own, mine, panels, first_panel[cell], first_panel[cell + 1], keys)
 
 
-def _search(data: NDArray[np.float32], cells: Cells, own: NDArray[np.int32], k: int) -> Graph:
-    """Neighbours of the rows ``own``."""
+def _search(
+    data: NDArray[np.float32], cells: Cells, own: NDArray[np.int32], k: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Neighbours of the rows ``own``, and their squared distances."""
     queries, chosen = read_only(data[own]), cells.chosen[own]
     probes = chosen.shape[1]
     keys = np.full((len(own), k), EMPTY)
@@ -118,7 +121,7 @@ def _search(data: NDArray[np.float32], cells: Cells, own: NDArray[np.int32], k: 
     squared = pair_distances(queries, data, np.arange(len(own)), np.where(missing, 0, rows))
     squared[missing] = np.inf
     _sort_lines(rows, squared)
-    return Graph(rows, squared)
+    return rows, squared
 
 
 def _block_rows(data: NDArray[np.float32]) -> int:
@@ -129,7 +132,7 @@ def _block_rows(data: NDArray[np.float32]) -> int:
 def _fill(data: NDArray[np.float32], cells: Cells, k: int, each: Map) -> Graph:
     n = len(data)
     size = _block_rows(data)
-    graph = Graph(np.empty((n, k), np.int32), np.empty((n, k), np.float32))
+    graph = Graph(np.empty((n, k), np.int32), np.empty((n, k), np.float32), cells.chosen[:, 0].copy())
 
     def search(block: int) -> None:
         own = cells.order[block * size : (block + 1) * size]

@@ -28,9 +28,12 @@ class Similarities(NamedTuple):
     """Pairs by row; both directions of a pair are there."""
 
     starts: NDArray[np.int64]  # [n + 1]
-    rows: NDArray[np.int32]  # [pairs], the other row
+    rows: NDArray[np.int32]  # [pairs], place of the other row
     squared: NDArray[np.float32]  # [pairs], squared distance
     largest: float  # M
+    ids: NDArray[
+        np.int32
+    ]  # [n], row numbers: all else is by place, where neighbours stand close to each other
     reach: NDArray[np.float32]  # [n], squared distance below which all pairs of a row are there
 
 
@@ -89,6 +92,18 @@ def _fill_complete(data, rows, squared):
             squared[row, k - 1] = distance
 
 
+def _inverse(ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    places = np.empty(len(ids), np.int32)
+    places[ids] = np.arange(len(ids), dtype=np.int32)
+    return places
+
+
+def places_of(pairs: Similarities, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Places, int64 [k], of row numbers int64 [k]."""
+    places: NDArray[np.int64] = _inverse(pairs.ids)[rows].astype(np.int64)
+    return places
+
+
 def of_neighbours(graph: Graph, *, each: Map = map) -> Similarities:
     """Pairs of which one row at least lists the other as its neighbour.
 
@@ -98,10 +113,10 @@ def of_neighbours(graph: Graph, *, each: Map = map) -> Similarities:
     each
         An ordered map that does one block after the other, never two at once.
     """
-    rows, squared = np.ascontiguousarray(graph.rows).view(), np.ascontiguousarray(graph.squared).view()
-    rows.setflags(write=False)
-    squared.setflags(write=False)
-    n = len(rows)
+    n = len(graph.rows)
+    ids = np.argsort(graph.cells, kind="stable").astype(np.int32)
+    places = np.append(_inverse(ids), np.int32(-1))  # the last: of no row
+    rows, squared = places[graph.rows[ids]], graph.squared[ids]
     starts = np.zeros(n + 1, np.int64)
     mutual = np.empty(rows.shape, np.bool_)
     blocks = range(-(-n // BLOCK_ROWS))
@@ -115,7 +130,7 @@ def of_neighbours(graph: Graph, *, each: Map = map) -> Similarities:
     np.cumsum(starts, out=starts)
     pairs = int(starts[-1])
     reach = np.array(squared[:, -1], np.float32)
-    out = Similarities(starts, np.empty(pairs, np.int32), np.empty(pairs, np.float32), 0.0, reach)
+    out = Similarities(starts, np.empty(pairs, np.int32), np.empty(pairs, np.float32), 0.0, ids, reach)
     filled = starts[:-1].copy()
 
     def fill(block: int) -> None:
@@ -137,21 +152,22 @@ def of_all_pairs(matrix: NDArray[np.float32]) -> Similarities:
     _fill_complete(data, rows, squared)
     starts = np.arange(n + 1, dtype=np.int64) * max(0, n - 1)
     reach = np.full(n, np.inf, np.float32)
-    return Similarities(starts, rows.reshape(-1), squared.reshape(-1), float(squared.max(initial=0.0)), reach)
+    ids = np.arange(n, dtype=np.int32)
+    return Similarities(starts, rows.reshape(-1), squared.reshape(-1), float(squared.max(initial=0.0)), ids, reach)
 
 
 @kernel
-def _reach(pairs, chosen, places, squared):
-    for place in range(len(chosen)):
-        row = chosen[place]
+def _reach(pairs, chosen, nearest, squared):
+    for number in range(len(chosen)):
+        row = chosen[number]
         for pair in range(pairs.starts[row], pairs.starts[row + 1]):
             other, distance = pairs.rows[pair], pairs.squared[pair]
-            if distance < squared[other] or (distance == squared[other] and place < places[other]):
+            if distance < squared[other] or (distance == squared[other] and number < nearest[other]):
                 squared[other] = distance
-                places[other] = place
-    for place in range(len(chosen)):
-        squared[chosen[place]] = np.float32(0.0)
-        places[chosen[place]] = place
+                nearest[other] = number
+    for number in range(len(chosen)):
+        squared[chosen[number]] = np.float32(0.0)
+        nearest[chosen[number]] = number
 
 
 def nearest_chosen(
@@ -175,18 +191,20 @@ def nearest_chosen(
         Which of ``chosen``, and the squared distance to it.
     """
     data = read_only(matrix)
-    places, squared = np.zeros(len(data), np.int32), np.full(len(data), np.inf, np.float32)
-    _reach(pairs, np.asarray(chosen, np.int64), places, squared)
+    nearest, squared = np.zeros(len(data), np.int32), np.full(len(data), np.inf, np.float32)
+    chosen_places = places_of(pairs, chosen)
+    _reach(pairs, chosen_places, nearest, squared)
     beyond = squared >= pairs.reach
-    beyond[chosen] = False
+    beyond[chosen_places] = False
     unreached = np.flatnonzero(beyond)
     centres = data[chosen]
     panels = pack(centres)
 
     def search(block: int) -> None:
-        rows = unreached[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
-        places[rows], squared[rows] = assign(data[rows], centres, panels)
+        found = unreached[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
+        nearest[found], squared[found] = assign(data[pairs.ids[found]], centres, panels)
 
     for _ in each(search, range(-(-len(unreached) // BLOCK_ROWS))):
         pass
-    return places, squared
+    order = _inverse(pairs.ids)
+    return nearest[order], squared[order]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel, piece
 from tamis.native.limits import Limits, fits, is_closed, stratum_of, take
-from tamis.native.similarities import Similarities
+from tamis.native.similarities import Similarities, places_of
 
 FACILITY_LOCATION, GRAPH_CUT, SATURATED_COVERAGE = 0, 1, 2
 """Functions of a set S of rows, of similarities s:
@@ -28,7 +28,7 @@ FACILITY_LOCATION, GRAPH_CUT, SATURATED_COVERAGE = 0, 1, 2
 WORKING, FINISHED = 0, 1
 """What `advance` returns: call again; nothing more can be taken."""
 
-NEVER, _GONE = -2, -1
+_NEVER, _GONE = -2, -1
 """In `fresh`: a row that can't be taken; one whose gain was never computed."""
 
 # Places in `Greedy.counters`.
@@ -38,7 +38,7 @@ _HEAPED = 2  # rows in the heap
 
 
 class Greedy(NamedTuple):
-    """The state between two calls of `advance`; `begin` makes it."""
+    """The state between two calls of `advance`; `begin` makes it. By place in the similarities, but for `order`."""
 
     similarities: Similarities
     limits: Limits
@@ -90,29 +90,29 @@ def _cover(greedy, row, similarity):
 @piece
 def _take(greedy, row, gain):
     place = greedy.counters[_TAKEN]
-    greedy.order[place] = row
+    greedy.order[place] = greedy.similarities.ids[row]
     greedy.gains[place] = gain
     greedy.counters[_TAKEN] = place + 1
     greedy.fresh[row] = _GONE
-    take(greedy.limits, row)
+    take(greedy.limits, greedy.similarities.ids[row])
     _cover(greedy, row, greedy.similarities.largest)
     for pair in range(greedy.similarities.starts[row], greedy.similarities.starts[row + 1]):
         _cover(greedy, greedy.similarities.rows[pair], _similarity(greedy, pair))
 
 
 @piece
-def _comes_before(bounds, row, other):
-    return bounds[row] > bounds[other] or (bounds[row] == bounds[other] and row < other)
+def _comes_before(bounds, ids, row, other):
+    return bounds[row] > bounds[other] or (bounds[row] == bounds[other] and ids[row] < ids[other])
 
 
 @piece
-def _sift_down(bounds, heap, size, place):
+def _sift_down(bounds, ids, heap, size, place):
     row = heap[place]
     while 2 * place + 1 < size:
         child = 2 * place + 1
-        if child + 1 < size and _comes_before(bounds, heap[child + 1], heap[child]):
+        if child + 1 < size and _comes_before(bounds, ids, heap[child + 1], heap[child]):
             child += 1
-        if not _comes_before(bounds, heap[child], row):
+        if not _comes_before(bounds, ids, heap[child], row):
             break
         heap[place] = heap[child]
         place = child
@@ -125,7 +125,7 @@ def _pop(greedy):
     greedy.heap[0] = greedy.heap[size]
     greedy.counters[_HEAPED] = size
     if size > 0:
-        _sift_down(greedy.bounds, greedy.heap, size, 0)
+        _sift_down(greedy.bounds, greedy.similarities.ids, greedy.heap, size, 0)
 
 
 @piece
@@ -151,7 +151,7 @@ def _compute_first_gains(greedy, work):
     if row == n:
         size = greedy.counters[_HEAPED]
         for place in range(size // 2 - 1, -1, -1):
-            _sift_down(greedy.bounds, greedy.heap, size, place)
+            _sift_down(greedy.bounds, greedy.similarities.ids, greedy.heap, size, place)
     return pairs
 
 
@@ -181,15 +181,15 @@ def advance(greedy, work):
             return FINISHED
         top = greedy.heap[0]
         pairs += 1
-        if is_closed(greedy.limits, stratum_of(greedy.limits, top)):
+        if is_closed(greedy.limits, stratum_of(greedy.limits, greedy.similarities.ids[top])):
             _pop(greedy)
         elif greedy.fresh[top] < greedy.counters[_TAKEN]:
             greedy.bounds[top] = _gain(greedy, top)
             greedy.fresh[top] = greedy.counters[_TAKEN]
             pairs += _pairs_of(greedy, top)
-            _sift_down(greedy.bounds, greedy.heap, greedy.counters[_HEAPED], 0)
+            _sift_down(greedy.bounds, greedy.similarities.ids, greedy.heap, greedy.counters[_HEAPED], 0)
         else:
-            if fits(greedy.limits, top):
+            if fits(greedy.limits, greedy.similarities.ids[top]):
                 _take(greedy, top, greedy.bounds[top])
                 pairs += _pairs_of(greedy, top)
             _pop(greedy)
@@ -224,9 +224,9 @@ def begin(
     """
     n = len(similarities.starts) - 1
     kept = np.empty(0, np.int64) if first is None else np.asarray(first, np.int64)
-    fresh = np.full(n, NEVER, np.int32)
+    fresh = np.full(n, _NEVER, np.int32)
     if free is not None:
-        fresh[~free] = _GONE
+        fresh[~free[similarities.ids]] = _GONE
     greedy = Greedy(
         similarities=similarities,
         limits=limits,
@@ -242,7 +242,7 @@ def begin(
         counters=np.zeros(3, np.int64),
     )
     _sum_similarities(greedy)
-    _take_first(greedy, kept)
+    _take_first(greedy, places_of(similarities, kept))
     return greedy
 
 
@@ -250,3 +250,10 @@ def taken(greedy: Greedy) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Rows taken so far, in their order, and the gain of each: int64 [k], float64 [k]."""
     count = int(greedy.counters[_TAKEN])
     return greedy.order[:count].copy(), greedy.gains[:count].copy()
+
+
+def scores(greedy: Greedy) -> NDArray[np.float64]:
+    """By row number, float64 [n]: the gain of rows taken, of others the gain when last computed, 0 if never."""
+    out = np.empty(len(greedy.bounds))
+    out[greedy.similarities.ids] = greedy.bounds
+    return out

@@ -162,7 +162,7 @@ class _Greedy:
         kept = len(asked.preselected)
         self._gains, self._kept = gains, kept
         places, _ = similarities.nearest_chosen(self._pairs, data, rows, each=in_threads(run))
-        ranked = Ordered(run.layout(), rows[kept:], np.where(state.fresh == submodular.NEVER, 0.0, state.bounds))
+        ranked = Ordered(run.layout(), rows[kept:], submodular.scores(state))
         weights = np.bincount(places, minlength=len(rows)).astype(np.float64)
         choice = run.choose_given(ranked, rows[kept:], REASONS, weights=weights)
         return Decision(choice, [ranked], REASONS, {}, notices=_few_neighbours(k, len(rows), len(data)))

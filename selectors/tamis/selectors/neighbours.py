@@ -28,7 +28,7 @@ Metric = Literal["euclidean", "cosine"]
 EXACT_ROWS = 4096
 """Datasets of so many rows at most have an exact graph: it costs little more than cells do."""
 
-CELLS_PER_ROOT = 1.5
+CELLS_PER_ROOT = 2.0
 """Cells are so many times the square root of the rows: fewer compare more rows, more compare more centres."""
 
 PROBES = 12
@@ -125,15 +125,12 @@ def neighbour_graph(run: Run, dataset: Dataset, data: Matrix, metric: Metric, k:
             found = knn.cell_graph(data, stored, cells, PROBES, rng.stream_key(0, "neighbours"), each=each)
         else:
             found = knn.exact_graph(data, stored, each=each)
-        columns = {
-            name: pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), stored)
-            for name, part in zip(Graph._fields, found, strict=True)
-        }
-        return pa.table(columns)
+        lists = (pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), stored) for part in found[:2])
+        return pa.table([*lists, pa.array(found.cells)], names=Graph._fields)
 
     table = run.derive("neighbours/1", dataset, ("embedding",), params, compute)
-    parts = [_matrix(table.column(name), stored) for name in Graph._fields]
-    return Graph(*(part[:, : min(k, stored)] for part in parts))
+    rows, squared = (_matrix(table.column(name), stored)[:, :k] for name in Graph._fields[:2])
+    return Graph(rows, squared, table.column("cells").to_numpy())
 
 
 def _matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
