@@ -110,7 +110,7 @@ class Streamed:
         start, stop = self.columns.starts[unit : unit + 2].tolist()
         codes = strata.codes_of(self.columns.chunk(unit), self.part.cut_off, self.strata)
         reasons = self.columns.reasons(unit)
-        reasons[(codes == len(self.part.populations)) & (reasons == 0)] = TOO_HARD
+        np.copyto(reasons, TOO_HARD, where=(codes == len(self.part.populations)) & (reasons == 0))
         inside = slice(*np.searchsorted(self.rows, [start, stop]).tolist())
         keys = np.full(stop - start, self.keys.min(initial=0.0) - 1.0)
         keys[self.rows[inside] - start] = self.keys[inside]
@@ -130,7 +130,7 @@ class Held:
         """Rank one unit."""
         rows = slice(*self.columns.starts[unit : unit + 2].tolist())
         reasons = self.columns.reasons(unit)
-        reasons[(self.codes[rows] == NO_STRATUM) & (reasons == 0)] = TOO_HARD
+        np.copyto(reasons, TOO_HARD, where=(self.codes[rows] == NO_STRATUM) & (reasons == 0))
         keys = np.where(reasons == 0, self.keys[rows], -np.inf)
         return RankedUnit(keys, self.columns.difficulty.columns[unit].astype(np.float64), None, reasons)
 
