@@ -51,6 +51,7 @@ class Columns:
     cutoff: Difficulty  # the same where the score itself is cut off
     starts: Ints  # (units + 1,)
     excluded: Ints  # ascending; they count for nothing
+    check_cancelled: Callable[[], None]  # asked before every unit
 
     @property
     def hard_end(self) -> HardEnd:
@@ -75,6 +76,7 @@ class Columns:
     def chunks(self) -> Iterator[strata.Chunk]:
         """Yield every unit's rows."""
         for unit in range(self.units):
+            self.check_cancelled()
             yield self.chunk(unit)
 
     def reasons(self, unit: int) -> npt.NDArray[np.uint8]:
