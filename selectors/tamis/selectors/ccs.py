@@ -29,6 +29,7 @@ from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
 from tamis.selectors.spec import Role
+from tamis.selectors.streamed_choice import choose_drawn
 
 Ints = npt.NDArray[np.int64]
 
@@ -204,20 +205,21 @@ class Ccs:
         run.begin("select")
         ranked: Streamed | Held
         if self._streams(Job(run.spec, run.candidates, run.targets, run.dynamics)):
-            ranked, choice, codes = self._drawn(run, columns, beta)
+            ranked, codes = self._drawn(run, columns, beta)
             parts: Sequence[Part] = [ranked.part]
+            weights, taken = _weights(codes, parts)
+            choice = choose_drawn(run, ranked, resolve_budget(run.spec.budget, rows), weights)
         else:
             ranked = self._held(run, columns, beta, STREAM)
             choice, parts = run.choose(ranked, coverage_strata.REASONS), ranked.parts
             codes = ranked.codes[choice.rows]
-        populations = np.concatenate([part.populations for part in parts])
-        taken = np.bincount(codes[codes != NO_STRATUM], minlength=len(populations))
-        weights = _weights(codes, populations, taken)
+            weights, taken = _weights(codes, parts)
+            choice = replace(choice, weights=weights)
         self._beta, self._parts, self._taken = beta, parts, taken
         swept = [] if self._swept is None else self._swept.notices
         second = [] if columns.cutoff is columns.difficulty else columns.cutoff.notices
         return Decision(
-            choice=replace(choice, weights=weights),
+            choice=choice,
             rankings=[ranked],
             reason_names=coverage_strata.REASONS,
             reason_details=coverage_strata.REASON_DETAILS,
@@ -238,16 +240,15 @@ class Ccs:
             cutoff = difficulty.scores(run, self.params, metric=self.params.second_metric)
         return Columns(scored, cutoff, run.layout().starts, np.sort(run.excluded), run.check_cancelled)
 
-    def _drawn(self, run: Run, columns: Columns, beta: float) -> tuple[Streamed, Choice, npt.NDArray[np.int32]]:
+    def _drawn(self, run: Run, columns: Columns, beta: float) -> tuple[Streamed, npt.NDArray[np.int32]]:
         amount = resolve_budget(run.spec.budget, int(columns.starts[-1]))
 
         def budget(cut_off: CutOff) -> int:
             _check_room(amount, beta, cut_off.usable, cut_off.dropped, int(columns.starts[-1]))
             return amount.value
 
-        ranked, rows, codes = coverage_strata.stream(columns, beta, self.params.strata, run.stream(STREAM), budget)
-        order = rows[np.argsort(-ranked.keys, kind="stable")]
-        return ranked, run.choose_given(ranked, order, coverage_strata.REASONS), codes.astype(np.int32)
+        ranked, codes = coverage_strata.stream(columns, beta, self.params.strata, run.stream(STREAM), budget)
+        return ranked, codes.astype(np.int32)
 
     def _held(self, run: Run, columns: Columns, beta: float, stream: str) -> Held:
         classes = None
@@ -327,12 +328,14 @@ def _check_room(amount: Amount, beta: float, usable: int, dropped: int, rows: in
     )
 
 
-def _weights(codes: npt.NDArray[np.int32], populations: Ints, taken: Ints) -> npt.NDArray[np.float64]:
-    """Return n_k / b_k of each row's stratum, how many rows it stands for; 1 for a row in none."""
-    weights = np.ones(len(codes))
+def _weights(codes: npt.NDArray[np.int32], parts: Sequence[Part]) -> tuple[npt.NDArray[np.float64], Ints]:
+    """Return n_k / b_k of each row's stratum, how many rows it stands for, and every b_k; 1 for a row in no stratum."""
+    populations = np.concatenate([part.populations for part in parts])
     inside = codes != NO_STRATUM
+    taken = np.bincount(codes[inside], minlength=len(populations))
+    weights = np.ones(len(codes))
     weights[inside] = populations[codes[inside]] / taken[codes[inside]]
-    return weights
+    return weights, taken
 
 
 def _crowding(parts: Sequence[Part]) -> list[Notice]:

@@ -161,7 +161,7 @@ def _check_usable(rows: int) -> None:
 
 def stream(
     columns: Columns, beta: float, count: int, key: Any, budget: Callable[[strata.CutOff], int]
-) -> tuple[Streamed, Ints, npt.NDArray[np.uint16]]:
+) -> tuple[Streamed, npt.NDArray[np.uint16]]:
     """Draw a coreset in passes over the units.
 
     Parameters
@@ -179,19 +179,15 @@ def stream(
 
     Returns
     -------
-    Streamed, ndarray of int64, ndarray of uint16
-        The ranking, the rows ascending, and their strata.
+    Streamed, ndarray of uint16
+        The ranking with the rows drawn, and the strata of those.
     """
     sample = strata.sample(columns.chunks, int(columns.starts[-1]))
     cut_off, own = _stratified(columns.chunks, sample, beta, columns.hard_end, count)
     _check_usable(cut_off.usable)
     drawn, populations, _ = draws.draw(columns.chunks, sample, cut_off, own, budget(cut_off), key)
     keys = -_positions(drawn.codes, drawn.words, populations).astype(np.float64)
-    return (
-        Streamed(columns, Part("", cut_off, own.edges, populations), own, drawn.rows, keys),
-        drawn.rows,
-        drawn.codes,
-    )
+    return Streamed(columns, Part("", cut_off, own.edges, populations), own, drawn.rows, keys), drawn.codes
 
 
 def _positions(codes: npt.NDArray[np.uint16], words: npt.NDArray[np.uint64], populations: Ints) -> Ints:
