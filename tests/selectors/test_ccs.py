@@ -315,19 +315,53 @@ def test_q9_never_learned_rows_are_hard(bench: Bench, tmp_path: Path) -> None:
     assert {0, 1, 2} <= set(in_order(bench.run(job)))
 
 
+def test_computed_scores_know_their_hard_end(bench: Bench, tmp_path: Path) -> None:
+    """Of a snapshot the rows of least margin go, and the loss, cut off by itself, drops its high end: the same rows."""
+    generator = np.random.default_rng(0)
+    right = generator.permutation(np.linspace(0.02, 0.98, 50))
+    outputs = pa.array(np.stack([right, 1 - right], 1).tolist(), pa.list_(pa.float32(), 2))
+    columns = {"logits": outputs, "label": np.zeros(50, np.int64)}
+    hardest = set(np.argsort(right)[:10].tolist())
+    common = {"hard_end": None, "source": "snapshot", "outputs": "probabilities", "beta": 0.2}
+    settings: list[dict[str, Any]] = [
+        {},
+        {"metric": "loss"},
+        {"metric": "loss", "cutoff_metric": "margin"},
+        {"metric": "margin", "cutoff_metric": "loss"},
+    ]
+    for own in settings:
+        rows = bench.rows(columns, params=common | own, budget={"rows": 40})
+        assert set(rows) == set(range(50)) - hardest
+    for wrong in ({"hard_end": "high"}, {"cutoff_hard_end": "low"}, {"cutoff_metric": "aum"}, {"metric": "aum"}):
+        with pytest.raises(Invalid):
+            bench.rows(columns, params=common | wrong, budget={"rows": 40})
+    with pytest.raises(Invalid, match="cutoff_metric"):
+        bench.rows({"score": right}, params={"cutoff_metric": "aum"}, budget={"rows": 4})
+
+
 def test_polarity_is_never_guessed(bench: Bench) -> None:
     job = bench.job({"score": aum(100)}, params={"hard_end": None, "beta": 0.1}, budget={"rows": 10})
     with pytest.raises(Invalid, match="hard_end is needed"):
         plan(JobSpec.model_validate(job), bench.environment())
-    job = bench.job({"score": aum(100)}, params={"beta": None}, budget={"rows": 10})
-    with pytest.raises(Invalid, match="beta") as refused:
-        plan(JobSpec.model_validate(job), bench.environment())
-    assert refused.value.pointer is not None
-    assert refused.value.pointer.startswith("/selector/params/beta")
     scores = aum(100)
     for end, kept in (("low", np.sort(scores)[30:]), ("high", np.sort(scores)[:70])):
         rows = bench.rows({"score": scores}, params={"hard_end": end, "beta": 0.3}, budget={"rows": 70})
         assert np.sort(scores[rows]).tolist() == kept.tolist()
+
+
+def test_beta_has_a_default_that_is_said(bench: Bench) -> None:
+    for budget, beta in ((0.7, 0.0), (0.5, 0.0), (0.3, 0.1), (0.2, 0.1), (0.1, 0.3)):
+        job = bench.job({"score": aum(1000)}, params={"beta": None}, budget={"fraction": budget})
+        assert [notice.code for notice in plan(JobSpec.model_validate(job), bench.environment()).warnings] == [
+            "beta-by-default"
+        ]
+        out = bench.run(job)
+        assert report(out)["evidence"]["beta"] == beta
+        assert "beta-by-default" in codes_of(out)
+    sized = bench.job({"score": aum(10), "size": np.ones(10, int)}, params={"beta": None}, budget={"size": 5})
+    with pytest.raises(Invalid, match="give beta") as refused:
+        plan(JobSpec.model_validate(sized), bench.environment())
+    assert refused.value.pointer == "/selector/params/beta"
 
 
 def test_ties_at_the_cut_off_go_by_row(bench: Bench) -> None:
@@ -451,8 +485,8 @@ def validation(bench: Bench, tmp_path: Path, beta: Any = "sweep", noise: float =
             }
         )
 
-    pq.write_table(table(300, 0.0).drop_columns(["score"]), tmp_path / "validation.parquet")
-    candidates = table(800, noise)
+    pq.write_table(table(200, 0.0).drop_columns(["score"]), tmp_path / "validation.parquet")
+    candidates = table(500, noise)
     job = bench.job(
         {name: candidates[name] for name in candidates.column_names},
         cuts=[100],
@@ -464,9 +498,8 @@ def validation(bench: Bench, tmp_path: Path, beta: Any = "sweep", noise: float =
 
 def test_a_sweep_finds_that_noise_is_to_be_cut_off(bench: Bench, tmp_path: Path) -> None:
     job = validation(bench, tmp_path)
-    outs = [bench.run(job, threads=threads, cache=f"cache-{threads}") for threads in (1, 2)]
-    assert (outs[0] / REPORT).read_bytes() == (outs[1] / REPORT).read_bytes()
-    evidence = report(outs[0])["evidence"]
+    out = bench.run(job)
+    evidence = report(out)["evidence"]
     curve = evidence["sweep"]["curve"]
     assert [point["beta"] for point in curve] == [step / 10 for step in range(10)]
     assert evidence["beta"] == evidence["sweep"]["chosen"]
@@ -477,14 +510,16 @@ def test_a_sweep_finds_that_noise_is_to_be_cut_off(bench: Bench, tmp_path: Path)
     assert all(point["standard_error"] > 0 and len(point["by_draw"]) == 3 for point in curve)
     by_hand = {"dataset": job["dataset"], "budget": job["budget"]}
     by_hand["selector"] = {"name": "ccs", "params": {"hard_end": "low", "beta": evidence["beta"]}}
-    assert in_order(bench.run(by_hand)) == in_order(outs[0])
+    assert in_order(bench.run(by_hand)) == in_order(out)
     phases = {phase.name: phase for phase in plan(JobSpec.model_validate(job), bench.environment()).phases}
     assert phases["sweep"].cpu_seconds > 0
 
 
 def test_a_sweep_tries_what_the_budget_leaves_room_for(bench: Bench, tmp_path: Path) -> None:
     job = validation(bench, tmp_path) | {"budget": {"fraction": 0.75}}
-    sweep = report(bench.run(job))["evidence"]["sweep"]
+    outs = [bench.run(job, threads=threads, cache=f"cache-{threads}") for threads in (1, 2)]
+    assert (outs[0] / REPORT).read_bytes() == (outs[1] / REPORT).read_bytes()
+    sweep = report(outs[0])["evidence"]["sweep"]
     assert [point["beta"] for point in sweep["curve"]] == [0.0, 0.1, 0.2]
     assert sweep["infeasible"] == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 

@@ -15,9 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tamis.selectors.coverage_strata import REASONS, Held
 from tamis.selectors.embeddings import matrix_bytes, read_matrix
@@ -204,6 +201,10 @@ def _labels(run: Run, dataset: Any) -> Names:
 
 def _accuracy(features: Floats, labels: Names, held_out: Floats, wanted: Names) -> tuple[float, bool]:
     """Train the proxy, return its accuracy on the validation rows and whether it was trained to the end."""
+    from sklearn.exceptions import ConvergenceWarning  # slow to import, and most jobs do not sweep
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
     if len(set(labels.tolist())) < 2:  # nothing to learn: it says the only class there is
         return float(np.mean(wanted == labels[0])), True
     model = LogisticRegression(C=REGULARIZATION, tol=TOLERANCE, max_iter=MAX_ITERATIONS)

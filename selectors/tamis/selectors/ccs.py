@@ -24,11 +24,12 @@ from tamis.selectors.choice import KEYS_IN_MEMORY
 from tamis.selectors.coverage_strata import NO_STRATUM, Classes, Columns, Held, Part, Streamed
 from tamis.selectors.decide import Choice
 from tamis.selectors.difficulty import DifficultyParams, HardEnd, Metric
-from tamis.selectors.errors import Infeasible
+from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
 from tamis.selectors.spec import Role
+from tamis.selectors.streamed_choice import choose_drawn
 
 Ints = npt.NDArray[np.int64]
 
@@ -44,6 +45,9 @@ CROWDED = 0.9
 PARTS_SHOWN = 200
 """Classes whose strata are in the report, at most."""
 
+CIFAR10_BETAS = ((0.4, 0.0), (0.15, 0.1), (0.0, 0.3))
+"""Beta by the share kept, from so much on: published for 70%, 50%, 30%, 20% and 10%, cut half-way between."""
+
 STREAM_ROW_SECONDS = 6e-8
 HELD_ROW_SECONDS = 1.5e-6
 
@@ -51,13 +55,15 @@ HELD_ROW_SECONDS = 1.5e-6
 class CcsParams(DifficultyParams):
     """Parameters of CCS."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"hard_end": "low", "beta": 0.3}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"hard_end": "low", "beta": 0.3}, {"hard_end": "low"}]})
 
-    beta: Annotated[float, Field(ge=0, lt=1)] | Literal["sweep"] = Field(
+    beta: Annotated[float, Field(ge=0, lt=1)] | Literal["sweep"] | None = Field(
+        None,
         description="Share of the rows with a score that is cut off at the hard end (the paper's beta). It decides "
-        "more than anything else: at high pruning rates too little is worse than a random draw. The paper uses 0 to "
-        "0.2 where half the rows are kept, 0.1 to 0.2 for 30%, 0.3 to 0.5 for 10%. 'sweep' tries 0, 0.1, … 0.9 with a "
-        "small model on embedding and label, and takes what does best on the target, which must be a validation split.",
+        "more than anything else: at high pruning rates too little is worse than a random draw, and how much is right "
+        "depends on the data. When left out, what the authors used for CIFAR-10: 0 where 40% of the rows or more are "
+        "kept, 0.1 down to 15%, 0.3 below. 'sweep' tries 0, 0.1, … 0.9 with a small model on embedding and label, and "
+        "takes what does best on the target, which must be a validation split.",
     )
     strata: Annotated[int, Field(ge=1, le=MAX_STRATA)] = Field(
         50, description="Strata of equal width between the lowest and the highest score left. Reference: 50."
@@ -144,11 +150,15 @@ class Ccs:
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Score, sweep, select; refuse a budget that the cut-off leaves too few rows for."""
         difficulty.check(self.params, job)
-        rows = job.candidates.rows or 0
-        if rows and job.spec.budget.size is None and self.params.beta != "sweep":
-            amount = resolve_budget(job.spec.budget, rows)
-            if job.spec.preselected is None:  # those kept may be among the hardest
-                _check_room(amount, self.params.beta, rows, share_dropped(self.params.beta, rows), rows)
+        rows, beta = job.candidates.rows or 0, self.params.beta
+        if beta is None and job.spec.budget.size is not None:
+            raise Invalid(
+                "With a budget of sizes the share of rows that is kept is not known: give beta.",
+                pointer="/selector/params/beta",
+            )
+        if rows and job.spec.budget.size is None and isinstance(beta, float) and job.spec.preselected is None:
+            # (Preselected rows are kept even where they are among the hardest.)
+            _check_room(resolve_budget(job.spec.budget, rows), beta, rows, share_dropped(beta, rows), rows)
         phases = difficulty.costs(self.params, job)
         if self.params.beta == "sweep":
             phases.append(PhaseCost("sweep", *beta_sweep.cost(job)))
@@ -156,8 +166,10 @@ class Ccs:
         return [*phases, PhaseCost("select", 0, 0, seconds * rows), PhaseCost("report", 0, 0, 1e-7 * rows + 1e-3)]
 
     def notices(self, job: Job) -> Iterator[Notice]:
-        """Say nothing beforehand."""
-        yield from ()
+        """Say when nobody chose beta."""
+        if self.params.beta is None and job.candidates.rows:
+            beta = _published_beta(resolve_budget(job.spec.budget, job.candidates.rows), job.candidates.rows)
+            yield _not_chosen(beta)
 
     def memory(self, job: Job, threads: int) -> int:
         """Keys of the decision; ranks, codes and keys of all rows where they are held; vectors for a sweep."""
@@ -185,28 +197,34 @@ class Ccs:
             run.begin("sweep", run.candidates, *run.targets)
             self._swept = beta_sweep.sweep(run, lambda b, draw: self._held(run, columns, b, f"{STREAM}.{draw}"))
             beta = self._swept.beta
+        rows = int(columns.starts[-1])
+        unchosen = []
+        if beta is None:
+            beta = _published_beta(resolve_budget(run.spec.budget, rows), rows)
+            unchosen = [_not_chosen(beta)]
         run.begin("select")
         ranked: Streamed | Held
         if self._streams(Job(run.spec, run.candidates, run.targets, run.dynamics)):
-            ranked, choice, codes = self._drawn(run, columns, beta)
+            ranked, codes = self._drawn(run, columns, beta)
             parts: Sequence[Part] = [ranked.part]
+            weights, taken = _weights(codes, parts)
+            choice = choose_drawn(run, ranked, resolve_budget(run.spec.budget, rows), weights)
         else:
             ranked = self._held(run, columns, beta, STREAM)
             choice, parts = run.choose(ranked, coverage_strata.REASONS), ranked.parts
             codes = ranked.codes[choice.rows]
-        populations = np.concatenate([part.populations for part in parts])
-        taken = np.bincount(codes[codes != NO_STRATUM], minlength=len(populations))
-        weights = _weights(codes, populations, taken)
+            weights, taken = _weights(codes, parts)
+            choice = replace(choice, weights=weights)
         self._beta, self._parts, self._taken = beta, parts, taken
         swept = [] if self._swept is None else self._swept.notices
         second = [] if columns.cutoff is columns.difficulty else columns.cutoff.notices
         return Decision(
-            choice=replace(choice, weights=weights),
+            choice=choice,
             rankings=[ranked],
             reason_names=coverage_strata.REASONS,
             reason_details=coverage_strata.REASON_DETAILS,
             columns={"score_stratum": pa.array(codes, pa.int32(), mask=codes == NO_STRATUM)},
-            notices=[*columns.difficulty.notices, *second, *swept, *_crowding(parts)],
+            notices=[*columns.difficulty.notices, *second, *unchosen, *swept, *_crowding(parts)],
         )
 
     # -- the steps
@@ -220,18 +238,17 @@ class Ccs:
             cutoff = replace(cutoff, hard_end=self.params.cutoff_hard_end)
         elif self.params.second_metric is not None:
             cutoff = difficulty.scores(run, self.params, metric=self.params.second_metric)
-        return Columns(scored, cutoff, run.layout().starts, np.sort(run.excluded))
+        return Columns(scored, cutoff, run.layout().starts, np.sort(run.excluded), run.check_cancelled)
 
-    def _drawn(self, run: Run, columns: Columns, beta: float) -> tuple[Streamed, Choice, npt.NDArray[np.int32]]:
+    def _drawn(self, run: Run, columns: Columns, beta: float) -> tuple[Streamed, npt.NDArray[np.int32]]:
         amount = resolve_budget(run.spec.budget, int(columns.starts[-1]))
 
         def budget(cut_off: CutOff) -> int:
             _check_room(amount, beta, cut_off.usable, cut_off.dropped, int(columns.starts[-1]))
             return amount.value
 
-        ranked, rows, codes = coverage_strata.stream(columns, beta, self.params.strata, run.stream(STREAM), budget)
-        order = rows[np.argsort(-ranked.keys, kind="stable")]
-        return ranked, run.choose_given(ranked, order, coverage_strata.REASONS), codes.astype(np.int32)
+        ranked, codes = coverage_strata.stream(columns, beta, self.params.strata, run.stream(STREAM), budget)
+        return ranked, codes.astype(np.int32)
 
     def _held(self, run: Run, columns: Columns, beta: float, stream: str) -> Held:
         classes = None
@@ -282,6 +299,19 @@ class Ccs:
         }
 
 
+def _published_beta(amount: Amount, rows: int) -> float:
+    """Return what the authors cut off for CIFAR-10 at about this share of rows kept."""
+    return next(beta for least, beta in CIFAR10_BETAS if amount.value >= least * rows)
+
+
+def _not_chosen(beta: float) -> Notice:
+    detail = (
+        f"beta was not given: {beta:g} is what the authors used for CIFAR-10 at about this budget. The right share "
+        "depends on the data: sweep it on a validation split, or compare a few."
+    )
+    return Notice(code="beta-by-default", detail=detail)
+
+
 def _check_room(amount: Amount, beta: float, usable: int, dropped: int, rows: int) -> None:
     """Refuse a budget that is more than the cut-off leaves of the usable rows."""
     left = usable - dropped
@@ -298,12 +328,14 @@ def _check_room(amount: Amount, beta: float, usable: int, dropped: int, rows: in
     )
 
 
-def _weights(codes: npt.NDArray[np.int32], populations: Ints, taken: Ints) -> npt.NDArray[np.float64]:
-    """Return n_k / b_k of each row's stratum, how many rows it stands for; 1 for a row in none."""
-    weights = np.ones(len(codes))
+def _weights(codes: npt.NDArray[np.int32], parts: Sequence[Part]) -> tuple[npt.NDArray[np.float64], Ints]:
+    """Return n_k / b_k of each row's stratum, how many rows it stands for, and every b_k; 1 for a row in no stratum."""
+    populations = np.concatenate([part.populations for part in parts])
     inside = codes != NO_STRATUM
+    taken = np.bincount(codes[inside], minlength=len(populations))
+    weights = np.ones(len(codes))
     weights[inside] = populations[codes[inside]] / taken[codes[inside]]
-    return weights
+    return weights, taken
 
 
 def _crowding(parts: Sequence[Part]) -> list[Notice]:

@@ -28,7 +28,7 @@ from tamis.selectors.ranking import (
 )
 from tamis.selectors.spec import Budget, Strata
 
-KEYS_IN_MEMORY = 2**30
+KEYS_IN_MEMORY = 2**28
 """Bytes of keys (8 a row) kept from one pass to the next; with more rows than that, every pass asks for them again."""
 
 SIZE_SHORTFALL = 0.01

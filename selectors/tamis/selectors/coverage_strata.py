@@ -51,6 +51,7 @@ class Columns:
     cutoff: Difficulty  # the same where the score itself is cut off
     starts: Ints  # (units + 1,)
     excluded: Ints  # ascending; they count for nothing
+    check_cancelled: Callable[[], None]  # asked before every unit
 
     @property
     def hard_end(self) -> HardEnd:
@@ -75,6 +76,7 @@ class Columns:
     def chunks(self) -> Iterator[strata.Chunk]:
         """Yield every unit's rows."""
         for unit in range(self.units):
+            self.check_cancelled()
             yield self.chunk(unit)
 
     def reasons(self, unit: int) -> npt.NDArray[np.uint8]:
@@ -110,7 +112,7 @@ class Streamed:
         start, stop = self.columns.starts[unit : unit + 2].tolist()
         codes = strata.codes_of(self.columns.chunk(unit), self.part.cut_off, self.strata)
         reasons = self.columns.reasons(unit)
-        reasons[(codes == len(self.part.populations)) & (reasons == 0)] = TOO_HARD
+        np.copyto(reasons, TOO_HARD, where=(codes == len(self.part.populations)) & (reasons == 0))
         inside = slice(*np.searchsorted(self.rows, [start, stop]).tolist())
         keys = np.full(stop - start, self.keys.min(initial=0.0) - 1.0)
         keys[self.rows[inside] - start] = self.keys[inside]
@@ -130,7 +132,7 @@ class Held:
         """Rank one unit."""
         rows = slice(*self.columns.starts[unit : unit + 2].tolist())
         reasons = self.columns.reasons(unit)
-        reasons[(self.codes[rows] == NO_STRATUM) & (reasons == 0)] = TOO_HARD
+        np.copyto(reasons, TOO_HARD, where=(self.codes[rows] == NO_STRATUM) & (reasons == 0))
         keys = np.where(reasons == 0, self.keys[rows], -np.inf)
         return RankedUnit(keys, self.columns.difficulty.columns[unit].astype(np.float64), None, reasons)
 
@@ -159,7 +161,7 @@ def _check_usable(rows: int) -> None:
 
 def stream(
     columns: Columns, beta: float, count: int, key: Any, budget: Callable[[strata.CutOff], int]
-) -> tuple[Streamed, Ints, npt.NDArray[np.uint16]]:
+) -> tuple[Streamed, npt.NDArray[np.uint16]]:
     """Draw a coreset in passes over the units.
 
     Parameters
@@ -177,19 +179,15 @@ def stream(
 
     Returns
     -------
-    Streamed, ndarray of int64, ndarray of uint16
-        The ranking, the rows ascending, and their strata.
+    Streamed, ndarray of uint16
+        The ranking with the rows drawn, and the strata of those.
     """
     sample = strata.sample(columns.chunks, int(columns.starts[-1]))
     cut_off, own = _stratified(columns.chunks, sample, beta, columns.hard_end, count)
     _check_usable(cut_off.usable)
     drawn, populations, _ = draws.draw(columns.chunks, sample, cut_off, own, budget(cut_off), key)
     keys = -_positions(drawn.codes, drawn.words, populations).astype(np.float64)
-    return (
-        Streamed(columns, Part("", cut_off, own.edges, populations), own, drawn.rows, keys),
-        drawn.rows,
-        drawn.codes,
-    )
+    return Streamed(columns, Part("", cut_off, own.edges, populations), own, drawn.rows, keys), drawn.codes
 
 
 def _positions(codes: npt.NDArray[np.uint16], words: npt.NDArray[np.uint64], populations: Ints) -> Ints:

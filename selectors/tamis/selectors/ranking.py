@@ -97,7 +97,7 @@ class RankedUnit:
         """Return the keys as a new array, -inf for every row that can't be selected."""
         keys = np.array(self.keys, np.float64)
         if self.reasons is not None:
-            keys[self.reasons != ELIGIBLE] = -np.inf
+            np.copyto(keys, -np.inf, where=self.reasons != ELIGIBLE)
         return keys
 
 
