@@ -153,7 +153,7 @@ def d2_tamis(data: Any, budget: int) -> list[int]:
     cells, key = cells_of(len(data)), rng.stream_key(0, "neighbours")
     stored = stored_neighbours(10)
     graph = knn.cell_graph(data, stored, cells, PROBES, key) if cells else knn.exact_graph(data, stored)
-    pairs = similarities.of_neighbours(knn.Graph(graph.rows[:, :10], graph.squared[:, :10]))
+    pairs = similarities.of_neighbours(graph._replace(rows=graph.rows[:, :10], squared=graph.squared[:, :10]))
     state = d2.begin(
         pairs,
         difficulty(len(data)),

@@ -31,9 +31,7 @@ class Similarities(NamedTuple):
     rows: NDArray[np.int32]  # [pairs], place of the other row
     squared: NDArray[np.float32]  # [pairs], squared distance
     largest: float  # M
-    ids: NDArray[
-        np.int32
-    ]  # [n], row numbers: all else is by place, where neighbours stand close to each other
+    ids: NDArray[np.int32]  # [n], row numbers: all else is by place, where neighbours stand close to each other
     reach: NDArray[np.float32]  # [n], squared distance below which all pairs of a row are there
 
 
