@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tamis.selectors.datasets import LocalStorage
-from tamis.selectors.jobs import Environment
+from tamis.native import source_digest
+
+if TYPE_CHECKING:
+    from tamis.selectors.jobs import Environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+KERNELS = "tamis-kernels"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the kernels that this process compiles kept where those of the services that tests start are.
+
+    Before numba is imported, which reads this once: so nothing that imports it may be imported above.
+    """
+    cache: pytest.Cache | None = getattr(config, "cache", None)
+    if cache is not None:
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(cache.mkdir(KERNELS) / f"numba-{source_digest()}"))
 
 
 @pytest.fixture(scope="session")
@@ -33,12 +48,14 @@ def demo_data() -> Path:
 def kernel_cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compiled kernels, kept from one test run to the next where pytest keeps a cache."""
     cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)
-    return tmp_path_factory.mktemp("kernels") if cache is None else cache.mkdir("tamis-kernels")
+    return tmp_path_factory.mktemp("kernels") if cache is None else cache.mkdir(KERNELS)
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Callable[..., Environment]:
     """Make an environment with a cache of its own: ``environment(threads=2)``."""
+    from tamis.selectors.datasets import LocalStorage
+    from tamis.selectors.jobs import Environment
 
     def make(threads: int = 2, cache: str = "cache") -> Environment:
         return Environment(LocalStorage(), tmp_path / cache, threads)
