@@ -12,17 +12,19 @@ from tamis.native import d2, knn, similarities
 from tamis.native.limits import begin_limits
 
 
-def pairs_of(data: NDArray[np.float32], k: int) -> similarities.Similarities:
-    return similarities.of_neighbours(knn.exact_graph(data, k))
+def pairs_of(data: NDArray[np.float32], k: int, cells: int = 1) -> similarities.Similarities:
+    """Pairs of neighbours, rows in any order of cells."""
+    own = np.random.default_rng(9).integers(cells, size=len(data)).astype(np.int32)
+    return similarities.of_neighbours(knn.exact_graph(data, k)._replace(cells=own))
 
 
 def dense(pairs: similarities.Similarities) -> NDArray[np.float64]:
     """Distances of neighbours, inf for all other pairs."""
     n = len(pairs.starts) - 1
     out = np.full((n, n), np.inf)
-    for row in range(n):
-        for pair in range(pairs.starts[row], pairs.starts[row + 1]):
-            out[row, pairs.rows[pair]] = math.sqrt(pairs.squared[pair])
+    for place, row in enumerate(pairs.ids):
+        for pair in range(pairs.starts[place], pairs.starts[place + 1]):
+            out[row, pairs.ids[pairs.rows[pair]]] = math.sqrt(pairs.squared[pair])
     return out
 
 
@@ -103,7 +105,7 @@ def test_against_an_argmax_a_step(data: st.DataObject) -> None:
     generator = np.random.default_rng(seed)
     points = generator.normal(size=(n, 3)).astype(np.float32)
     scores = generator.random(n)
-    pairs = pairs_of(points, data.draw(st.integers(1, 6)))
+    pairs = pairs_of(points, data.draw(st.integers(1, 6)), data.draw(st.sampled_from([1, 4])))
     free = generator.random(n) < 0.8
     first = generator.permutation(n)[: data.draw(st.integers(0, 2))].tolist()
     strata = data.draw(st.integers(1, 3))
@@ -136,8 +138,9 @@ def test_without_messages_the_hardest_rows_are_taken() -> None:
 
 def test_ties_go_to_the_lower_row() -> None:
     points = np.arange(0, 600, 100, dtype=np.float32)[:, None]
-    rows, _ = run(pairs_of(points, 1), np.array([1.0, 2, 1, 2, 1, 2]), 6, forward=1e3, reverse=1e3)
-    assert rows == [1, 3, 5, 0, 2, 4]
+    for cells in (1, 3):
+        rows, _ = run(pairs_of(points, 1, cells), np.array([1.0, 2, 1, 2, 1, 2]), 6, forward=1e3, reverse=1e3)
+        assert rows == [1, 3, 5, 0, 2, 4]
 
 
 def test_a_dense_place_gives_one_row_first() -> None:
@@ -151,10 +154,10 @@ def test_a_dense_place_gives_one_row_first() -> None:
 def test_spread_is_the_sum_over_neighbours() -> None:
     points = np.random.default_rng(3).normal(size=(60, 5)).astype(np.float32)
     scores = np.random.default_rng(4).random(60)
-    pairs = pairs_of(points, 4)
+    pairs = pairs_of(points, 4, 5)
     apart = dense(pairs)
     expected = scores + np.where(np.isfinite(apart), np.exp(-0.7 * np.where(np.isfinite(apart), apart, 0)), 0) @ scores
-    found = d2.spread(scores, pairs.starts, pairs.rows, pairs.squared, 0.7)
+    found = d2.spread(scores, pairs, 0.7)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 

@@ -12,11 +12,13 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 
-from tamis.selectors import coverage
+from tamis.selectors import coverage, kcenter
 from tamis.selectors.coverage import represented
-from tamis.selectors.errors import DataError, Infeasible, Invalid
+from tamis.selectors.errors import Cancelled, DataError, Infeasible, Invalid
 from tamis.selectors.jobs import Environment, execute, explain, plan
 from tamis.selectors.library import Selection
+from tamis.selectors.outcome import Progress
+from tamis.selectors.run import Unobserved
 from tamis.selectors.spec import JobSpec
 
 from .runs import opened_run
@@ -270,7 +272,8 @@ def test_a_sample_measures_the_coverage_of_large_selections(
     monkeypatch.setattr(coverage, "LEAST_SAMPLE", 10)
     monkeypatch.setattr(coverage, "COORDINATES", 250 * 40 * 6)
     part = run(job(dataset, 40), tmp_path / "part", environment()).report()["coverage"]
-    assert (part["rows_measured"], part["rows"]) == (250, 500)
+    assert part["rows"] == 500
+    assert 150 < part["rows_measured"] <= 250
     for name in ("selection", "random"):
         assert part[name]["mean_distance"] == pytest.approx(whole[name]["mean_distance"], rel=0.1)
         assert part[name]["largest_distance"] <= whole[name]["largest_distance"]
@@ -278,6 +281,23 @@ def test_a_sample_measures_the_coverage_of_large_selections(
     selection = run(job(dataset, 40), tmp_path / "none", environment())
     assert selection.report()["coverage"] is None
     assert "no-coverage" in [notice.code for notice in selection.manifest.warnings]
+
+
+def test_a_cancelled_job_stops(tmp_path: Path, environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Impatient(Unobserved):
+        asked = 0
+
+        def progress(self, progress: Progress) -> None:
+            self.asked += progress.phase == "choose"
+
+        def cancelled(self) -> bool:
+            return self.asked > 5
+
+    monkeypatch.setattr(kcenter, "WORK_A_CALL", 1000)
+    document = JobSpec.model_validate(job(write_vectors(tmp_path / "data", VECTORS), 400))
+    with pytest.raises(Cancelled):
+        execute(document, tmp_path / "out", environment(), Impatient())
+    assert not (tmp_path / "out" / "result.json").exists()
 
 
 def test_the_plan_holds_the_vectors(tmp_path: Path, environment: MakeEnvironment) -> None:

@@ -32,13 +32,11 @@ _IN_HEAP = 1
 class Pruning(NamedTuple):
     """The state between two calls of `advance`."""
 
-    starts: NDArray[np.int64]  # [n + 1], of each row's neighbours
-    neighbours: NDArray[np.int32]  # [pairs]
-    squared: NDArray[np.float32]  # [pairs], squared distances
+    pairs: Similarities  # all that follows is by place in it, but `order` and `limits`
     priorities: NDArray[np.float64]  # [n], x
-    heap: NDArray[np.int32]  # [n], rows; the first `counters[1]` are a heap by x
-    places: NDArray[np.int32]  # [n], of each row in the heap; -1: not in it
-    order: NDArray[np.int64]  # [capacity], rows in the order taken
+    heap: NDArray[np.int32]  # [n]; the first `counters[1]` are a heap by x
+    places: NDArray[np.int32]  # [n], in the heap; -1: not in it
+    order: NDArray[np.int64]  # [capacity], row numbers in the order taken
     values: NDArray[np.float64]  # [capacity], their x when they were taken
     limits: Limits
     gamma_reverse: float
@@ -46,37 +44,42 @@ class Pruning(NamedTuple):
 
 
 @kernel
-def spread(scores, starts, neighbours, squared, gamma):
-    """Forward messages.
+def _spread(scores, pairs, gamma, out):
+    for place in range(len(scores)):
+        total = 0.0
+        for pair in range(pairs.starts[place], pairs.starts[place + 1]):
+            distance = np.sqrt(np.float64(pairs.squared[pair]))
+            total += natural_exp(-gamma * distance) * scores[pairs.rows[pair]]
+        out[place] = scores[place] + total
+
+
+def spread(scores: NDArray[np.float64], pairs: Similarities, gamma: float) -> NDArray[np.float64]:
+    """Forward messages: x of every row, float64 [n].
 
     Parameters
     ----------
     scores : float64 [n]
-    starts : int64 [n + 1]
-    neighbours : int32 [pairs]
-    squared : float32 [pairs]
-        Squared distances.
+        s, by row number.
+    pairs : Similarities
     gamma : float
         gamma_f.
-
-    Returns
-    -------
-    float64 [n]
-        x, summed over each row's neighbours in their order.
     """
-    priorities = np.empty(len(scores))
-    for row in range(len(scores)):
-        total = 0.0
-        for pair in range(starts[row], starts[row + 1]):
-            distance = np.sqrt(np.float64(squared[pair]))
-            total += natural_exp(-gamma * distance) * scores[neighbours[pair]]
-        priorities[row] = scores[row] + total
-    return priorities
+    found = np.empty(len(scores))
+    _spread(np.ascontiguousarray(scores, np.float64)[pairs.ids], pairs, float(gamma), found)
+    return by_row(pairs, found)
+
+
+def by_row(pairs: Similarities, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values by place in the order of row numbers."""
+    out = np.empty_like(values)
+    out[pairs.ids] = values
+    return out
 
 
 @piece
-def _comes_before(priorities, row, other):
-    return priorities[row] > priorities[other] or (priorities[row] == priorities[other] and row < other)
+def _comes_before(state, one, other):
+    left, right = state.priorities[one], state.priorities[other]
+    return left > right or (left == right and state.pairs.ids[one] < state.pairs.ids[other])
 
 
 @piece
@@ -84,9 +87,9 @@ def _sift_down(state, place):
     row, size = state.heap[place], state.counters[_IN_HEAP]
     while 2 * place + 1 < size:
         child = 2 * place + 1
-        if child + 1 < size and _comes_before(state.priorities, state.heap[child + 1], state.heap[child]):
+        if child + 1 < size and _comes_before(state, state.heap[child + 1], state.heap[child]):
             child += 1
-        if not _comes_before(state.priorities, state.heap[child], row):
+        if not _comes_before(state, state.heap[child], row):
             break
         state.heap[place] = state.heap[child]
         state.places[state.heap[place]] = place
@@ -98,7 +101,7 @@ def _sift_down(state, place):
 @piece
 def _sift_up(state, place):
     row = state.heap[place]
-    while place > 0 and _comes_before(state.priorities, row, state.heap[(place - 1) // 2]):
+    while place > 0 and _comes_before(state, row, state.heap[(place - 1) // 2]):
         state.heap[place] = state.heap[(place - 1) // 2]
         state.places[state.heap[place]] = place
         place = (place - 1) // 2
@@ -125,13 +128,13 @@ def _remove(state, row):
 def _take_row(state, row):
     """Take a row and send its reverse messages."""
     count, value = state.counters[_TAKEN], state.priorities[row]
-    state.order[count] = row
+    state.order[count] = state.pairs.ids[row]
     state.values[count] = value
     state.counters[_TAKEN] = count + 1
-    take(state.limits, row)
-    for pair in range(state.starts[row], state.starts[row + 1]):
-        other = state.neighbours[pair]
-        distance = np.sqrt(np.float64(state.squared[pair]))
+    take(state.limits, state.pairs.ids[row])
+    for pair in range(state.pairs.starts[row], state.pairs.starts[row + 1]):
+        other = state.pairs.rows[pair]
+        distance = np.sqrt(np.float64(state.pairs.squared[pair]))
         state.priorities[other] -= natural_exp(-state.gamma_reverse * distance) * value
         if state.places[other] != _NOWHERE:
             _sift_down(state, state.places[other])
@@ -154,9 +157,9 @@ def _advance(state, work):
             return FINISHED
         row = np.int64(state.heap[0])
         _remove(state, row)
-        if fits(state.limits, row):
+        if fits(state.limits, state.pairs.ids[row]):
             _take_row(state, row)
-            done += state.starts[row + 1] - state.starts[row]
+            done += state.pairs.starts[row + 1] - state.pairs.starts[row]
         done += 1
     return WORKING
 
@@ -191,19 +194,15 @@ def begin(
     n = len(scores)
     usable = np.array(free, np.bool_)
     usable[first] = False
-    heap = np.flatnonzero(usable).astype(np.int32)
+    heap = np.flatnonzero(usable[pairs.ids]).astype(np.int32)
     places = np.full(n, _NOWHERE, np.int32)
     places[heap] = np.arange(len(heap), dtype=np.int32)
     capacity = len(first) + len(heap)
     if len(limits.sizes) == 0:
         capacity = max(len(first), min(capacity, int(limits.counters[0])))
     state = Pruning(
-        starts=pairs.starts,
-        neighbours=pairs.rows,
-        squared=pairs.squared,
-        priorities=spread(
-            np.ascontiguousarray(scores, np.float64), pairs.starts, pairs.rows, pairs.squared, gamma_forward
-        ),
+        pairs=pairs,
+        priorities=spread(scores, pairs, gamma_forward)[pairs.ids],
         heap=heap,
         places=places,
         order=np.empty(capacity, np.int64),
@@ -212,7 +211,9 @@ def begin(
         gamma_reverse=float(gamma_reverse),
         counters=np.array([0, len(heap)], np.int64),
     )
-    _begin(state, np.ascontiguousarray(first, np.int64))
+    own = np.empty(n, np.int64)
+    own[pairs.ids] = np.arange(n)
+    _begin(state, own[first])
     return state
 
 

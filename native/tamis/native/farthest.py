@@ -44,6 +44,9 @@ ROUND_SHARE = 0.95
 """A round brings those rows up to date whose squared bound is above this share of the largest: within 0.9 to 0.97 it
 makes little difference. Larger: fewer rows a tile; smaller: more single rows brought up to date again in the round."""
 
+ORIGIN_ROWS = 4096
+"""Rows, evenly spaced, whose mean tells where the data lie."""
+
 MAX_SQUARED_LENGTH = 1e37
 """Of a row, from the common origin: products of two stay within float32."""
 
@@ -248,15 +251,14 @@ def _begin(state, centres):
 
 @kernel
 def _longest(data, origin):
-    longest = 0.0
+    """Largest squared distance of a row from the origin; infinite where one is not finite."""
+    longest, dimension = 0.0, data.shape[1]
+    data_at, origin_at = np.int64(data.ctypes.data), np.int64(origin.ctypes.data)
     for row in range(len(data)):
-        total = 0.0
-        for column in range(data.shape[1]):
-            value = np.float64(np.float32(data[row, column] - origin[column]))
-            total += value * value
-        if not np.isfinite(total):
+        squared = pair_distance(data_at + row * dimension * FLOAT_BYTES, origin_at, dimension)
+        if not np.isfinite(squared):
             return np.inf
-        longest = max(longest, total)
+        longest = max(longest, squared)
     return longest
 
 
@@ -293,10 +295,10 @@ def begin(
     starts = np.ascontiguousarray(centres, np.int64)
     if len(starts) == 0:
         raise ValueError("one centre or more is needed")
-    extremes = (matrix.min(initial=0.0), matrix.max(initial=0.0))
-    origin = common_origin(matrix) if np.isfinite(extremes).all() else np.zeros(dimension, np.float32)
-    longest = _longest(matrix, origin)
-    if not longest <= MAX_SQUARED_LENGTH:
+    # Any origin will do: one near most rows leaves least to the bound on errors.
+    sample = matrix[:: max(1, n // ORIGIN_ROWS)]
+    origin = common_origin(sample) if np.isfinite(sample).all() else np.zeros(dimension, np.float32)
+    if not _longest(matrix, origin) <= MAX_SQUARED_LENGTH:
         raise ValueError(f"rows must be finite, and within {MAX_SQUARED_LENGTH**0.5:.3g} of their mean")
     capacity = len(starts) + int(np.count_nonzero(free))
     if len(limits.sizes) == 0:

@@ -103,19 +103,18 @@ def bring_up_to_date(state, rows, block):
     taken = state.counters[TAKEN]
     longest = state.numbers[LONGEST]
     n = len(rows)
-    for k in range(n):
-        total = 0.0
-        for column in range(dimension):
-            value = np.float32(state.data[rows[k], column] - state.origin[column])
-            queries[k, column] = value
-            total += np.float64(value) * np.float64(value)
-        squared[k] = total
-        needed[k] = score_limit(state.keys[rows[k]], total, longest, dimension)
-    needed[n:] = _NO_LIMIT
     stride = dimension * FLOAT_BYTES
     data_at, query_at = np.int64(state.data.ctypes.data), np.int64(queries.ctypes.data)
     needed_at, sum_at = np.int64(needed.ctypes.data), np.int64(sums.ctypes.data)
     panel_at, bias_at = np.int64(state.panels.ctypes.data), np.int64(state.bias.ctypes.data)
+    origin_at = np.int64(state.origin.ctypes.data)
+    for k in range(n):
+        row = np.int64(rows[k])
+        for column in range(dimension):
+            queries[k, column] = state.data[row, column] - state.origin[column]
+        squared[k] = pair_distance(data_at + row * stride, origin_at, dimension)
+        needed[k] = score_limit(state.keys[row], squared[k], longest, dimension)
+    needed[n:] = _NO_LIMIT
     pairs = 0
     for panel in range(state.seen[rows[0]] // LANES, (taken + LANES - 1) // LANES):
         for group in range(0, n, QUERIES):

@@ -2,7 +2,7 @@
 
 The mean distance is AUC_pr of the CCS paper (Zheng et al., arXiv:2210.15809, section 4.1): the area under the radius
 r(p) within which a share p of the rows has a selected row, integrated over p. Lower is better. The largest distance is
-the covering radius. Both are over all rows, selected ones included; over a drawn sample where that is too much work.
+the covering radius. Both are over all rows, selected ones included; over a random sample where that is too much work.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from tamis.native import kmeans
+from tamis.native import rng
 from tamis.native.distances import assign, pack
 from tamis.selectors.blocks import in_threads
 from tamis.selectors.embeddings import Matrix, normalized
@@ -62,7 +62,8 @@ def measure_coverage(run: Run, selector: Selector, choice: Choice, random: Choic
     measured = np.arange(n)
     size = sample_size(n, most, dimension)
     if size < n:
-        measured = np.sort(kmeans.sample_rows(run.stream("report.coverage"), n, size))
+        drawn = rng.uniform(run.stream("report.coverage"), 0, size) * n
+        measured = np.unique(np.minimum(drawn.astype(np.int64), n - 1))  # a row drawn twice is measured once
     try:
         rows = np.unique(np.concatenate([measured, choice.rows, random.rows]))
         vectors = _gather(run, rows)

@@ -145,7 +145,7 @@ class D2:
         rows, values = d2.taken(state)
         kept = len(asked.preselected)
         self._values, self._hardness = values[kept:], hardness
-        scores = state.priorities.copy()
+        scores = d2.by_row(pairs, state.priorities)
         scores[rows] = values
         ranked = Ordered(run.layout(), rows[kept:], scores, reasons)
         choice = run.choose_given(ranked, rows[kept:], REASONS)
