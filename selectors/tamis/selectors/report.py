@@ -169,7 +169,7 @@ def _scores(run: Run, decision: Decision) -> tuple[JsonValue, JsonValue]:
         part = ranked(unit)
         fit = part.scores[part.eligible_keys() > -np.inf]
         if len(fit):
-            sample.append(fit[::step])
+            sample.append(fit[::step].copy())  # a view would hold all of the unit
             peak = max(peak, float(fit.max()))
     if not sample:
         return None, None
