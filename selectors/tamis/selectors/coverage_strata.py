@@ -36,7 +36,7 @@ REASON_DETAILS = {
 NO_STRATUM = -1
 """The stratum of a row that has none."""
 
-HELD_ROW_BYTES = 72
+HELD_ROW_BYTES = 84
 """Bytes a row takes at the peak while all rows are held."""
 
 UNSHARED = 2.0**52

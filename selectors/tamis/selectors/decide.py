@@ -171,8 +171,13 @@ def _take_turn(
     if (upper != NO_MAX).any():
         most = cut_within(candidates.chunks, upper, by_size=by_size)
 
+    bounded = bool(lower.any() or (upper != NO_MAX).any())
+
     def between() -> Iterator[Chunk]:
         for chunk in candidates.chunks():
+            if not bounded:
+                yield chunk._replace(codes=None)
+                continue
             free = before(most, chunk) & ~before(least, chunk)
             yield chunk._replace(keys=np.where(free, chunk.keys, -np.inf), codes=None)
 
@@ -180,6 +185,10 @@ def _take_turn(
     rest = cut_within(between, np.array([left], np.int64), by_size=by_size)
 
     def passing() -> Iterator[Chunk]:
+        if not bounded:
+            for chunk in between():
+                yield chunk._replace(keys=np.where(before(rest, chunk), chunk.keys, -np.inf))
+            return
         for chunk, free in zip(candidates.chunks(), between(), strict=True):
             passes = before(least, chunk) | before(rest, free)
             yield chunk._replace(keys=np.where(passes, chunk.keys, -np.inf), codes=None)

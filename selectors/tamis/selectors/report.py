@@ -43,11 +43,15 @@ class UniformDraw:
         self._ranked = ranked
         self._starts = starts
         self._key = key
+        self._eligible: dict[int, npt.NDArray[np.uint8]] = {}  # of each unit, one bit a row: a ranking may be slow
 
     def __call__(self, unit: int) -> RankedUnit:
         """Rank a unit's eligible rows by uniform keys."""
-        eligible = self._ranked(unit).eligible_keys() > -np.inf
-        draw = rng.uniform(self._key, int(self._starts[unit]), len(eligible))
+        first, last = self._starts[unit : unit + 2].tolist()
+        if unit not in self._eligible:
+            self._eligible[unit] = np.packbits(self._ranked(unit).eligible_keys() > -np.inf)
+        eligible = np.unpackbits(self._eligible[unit], count=last - first).view(np.bool_)
+        draw = rng.uniform(self._key, first, last - first)
         return RankedUnit(keys=np.where(eligible, draw, -np.inf), scores=draw)
 
 
@@ -169,7 +173,7 @@ def _scores(run: Run, decision: Decision) -> tuple[JsonValue, JsonValue]:
         part = ranked(unit)
         fit = part.scores[part.eligible_keys() > -np.inf]
         if len(fit):
-            sample.append(fit[::step])
+            sample.append(fit[::step].copy())  # a view would hold all of the unit
             peak = max(peak, float(fit.max()))
     if not sample:
         return None, None

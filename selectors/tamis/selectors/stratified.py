@@ -89,7 +89,7 @@ class Stratified:
         return [
             PhaseCost("groups", len(dataset.units), dataset.bytes, dataset.bytes / 1e9 + 1e-7 * rows),
             PhaseCost("draw", 0, 0, 1e-6 * rows),
-            PhaseCost("report", 0, 0, 1e-7 * rows + 1e-3),
+            PhaseCost("report", 0, 0, 6e-7 * rows + 1e-3),
         ]
 
     def notices(self, job: Job) -> Iterable[Notice]:

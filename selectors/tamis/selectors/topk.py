@@ -71,7 +71,7 @@ class Topk:
         """Score, then one decision."""
         difficulty.check(self.params, job)
         rows = job.candidates.rows or 0
-        own = [PhaseCost("select", 0, 0, 5e-8 * rows), PhaseCost("report", 0, 0, 1e-7 * rows + 1e-3)]
+        own = [PhaseCost("select", 0, 0, 2e-7 * rows), PhaseCost("report", 0, 0, 6e-7 * rows + 1e-3)]
         return [*difficulty.costs(self.params, job), *own]
 
     def notices(self, job: Job) -> Iterable[Notice]:
