@@ -49,6 +49,7 @@ class Greedy(NamedTuple):
     bounds: NDArray[np.float64]  # [n], gain when it was last computed
     fresh: NDArray[np.int32]  # [n], rows that were taken by then
     heap: NDArray[np.int32]  # [n]
+    heap_bounds: NDArray[np.float64]  # [n], of the rows in the heap: beside each other, as they are compared
     order: NDArray[np.int64]  # [capacity], rows in the order they were taken
     gains: NDArray[np.float64]  # [capacity]
     counters: NDArray[np.int64]
@@ -101,31 +102,28 @@ def _take(greedy, row, gain):
 
 
 @piece
-def _comes_before(bounds, ids, row, other):
-    return bounds[row] > bounds[other] or (bounds[row] == bounds[other] and ids[row] < ids[other])
-
-
-@piece
-def _sift_down(bounds, ids, heap, size, place):
-    row = heap[place]
+def _sift_down(heap, bounds, ids, size, place):
+    """Move the row at a place of the heap down to where it belongs; of equal bounds the lower row number is above."""
+    row, bound = heap[place], bounds[place]
     while 2 * place + 1 < size:
         child = 2 * place + 1
-        if child + 1 < size and _comes_before(bounds, ids, heap[child + 1], heap[child]):
-            child += 1
-        if not _comes_before(bounds, ids, heap[child], row):
+        if child + 1 < size:
+            left, right = bounds[child], bounds[child + 1]
+            if right > left or (right == left and ids[heap[child + 1]] < ids[heap[child]]):
+                child += 1
+        if bounds[child] < bound or (bounds[child] == bound and ids[heap[child]] > ids[row]):
             break
-        heap[place] = heap[child]
+        heap[place], bounds[place] = heap[child], bounds[child]
         place = child
-    heap[place] = row
+    heap[place], bounds[place] = row, bound
 
 
 @piece
-def _pop(greedy):
-    size = greedy.counters[_HEAPED] - 1
-    greedy.heap[0] = greedy.heap[size]
-    greedy.counters[_HEAPED] = size
-    if size > 0:
-        _sift_down(greedy.bounds, greedy.similarities.ids, greedy.heap, size, 0)
+def _pop(heap, bounds, ids, size):
+    """Take the top off a heap."""
+    heap[0], bounds[0] = heap[size - 1], bounds[size - 1]
+    if size > 1:
+        _sift_down(heap, bounds, ids, size - 1, 0)
 
 
 @piece
@@ -144,6 +142,7 @@ def _compute_first_gains(greedy, work):
             greedy.bounds[row] = _gain(greedy, row)
             greedy.fresh[row] = greedy.counters[_TAKEN]
             greedy.heap[greedy.counters[_HEAPED]] = row
+            greedy.heap_bounds[greedy.counters[_HEAPED]] = greedy.bounds[row]
             greedy.counters[_HEAPED] += 1
             pairs += _pairs_of(greedy, row)
         row += 1
@@ -151,7 +150,7 @@ def _compute_first_gains(greedy, work):
     if row == n:
         size = greedy.counters[_HEAPED]
         for place in range(size // 2 - 1, -1, -1):
-            _sift_down(greedy.bounds, greedy.similarities.ids, greedy.heap, size, place)
+            _sift_down(greedy.heap, greedy.heap_bounds, greedy.similarities.ids, size, place)
     return pairs
 
 
@@ -176,23 +175,27 @@ def advance(greedy, work):
     pairs = 0
     if greedy.counters[_CURSOR] < len(greedy.bounds):
         pairs += _compute_first_gains(greedy, work)
+    heap, bounds, ids = greedy.heap, greedy.heap_bounds, greedy.similarities.ids
     while pairs < work:
-        if greedy.counters[_HEAPED] == 0 or greedy.counters[_TAKEN] == len(greedy.order):
+        size = greedy.counters[_HEAPED]
+        if size == 0 or greedy.counters[_TAKEN] == len(greedy.order):
             return FINISHED
-        top = greedy.heap[0]
+        top = heap[0]
         pairs += 1
-        if is_closed(greedy.limits, stratum_of(greedy.limits, greedy.similarities.ids[top])):
-            _pop(greedy)
+        if is_closed(greedy.limits, stratum_of(greedy.limits, ids[top])):
+            _pop(heap, bounds, ids, size)
+            greedy.counters[_HEAPED] = size - 1
         elif greedy.fresh[top] < greedy.counters[_TAKEN]:
-            greedy.bounds[top] = _gain(greedy, top)
+            bounds[0] = greedy.bounds[top] = _gain(greedy, top)
             greedy.fresh[top] = greedy.counters[_TAKEN]
             pairs += _pairs_of(greedy, top)
-            _sift_down(greedy.bounds, greedy.similarities.ids, greedy.heap, greedy.counters[_HEAPED], 0)
+            _sift_down(heap, bounds, ids, size, 0)
         else:
-            if fits(greedy.limits, greedy.similarities.ids[top]):
+            if fits(greedy.limits, ids[top]):
                 _take(greedy, top, greedy.bounds[top])
                 pairs += _pairs_of(greedy, top)
-            _pop(greedy)
+            _pop(heap, bounds, ids, size)
+            greedy.counters[_HEAPED] = size - 1
     return WORKING
 
 
@@ -237,6 +240,7 @@ def begin(
         bounds=np.zeros(n),
         fresh=fresh,
         heap=np.empty(n, np.int32),
+        heap_bounds=np.empty(n),
         order=np.empty(n, np.int64),
         gains=np.empty(n),
         counters=np.zeros(3, np.int64),

@@ -137,7 +137,7 @@ class _Greedy:
         """Vectors, their copy in cells, the graph, and its pairs in both directions."""
         n = job.candidates.rows or 0
         per_row = self._pairs_per_row(job)
-        pairs = int(n * per_row * (8 if self._complete(n) else 17))
+        pairs = int(n * per_row * (8 if self._complete(n) else 25))
         graph = 0 if self._complete(n) else graph_bytes(job.candidates, int(per_row))
         return matrix_bytes(job.candidates, "embedding") + graph + pairs + 80 * n
 
