@@ -55,7 +55,7 @@ class Data(NamedTuple):
 
 
 DATA = {
-    "mnist1d": Data("MNIST-1D", 10_000, 1_000, 0.0, 30),
+    "mnist1d": Data("MNIST-1D", 10_000, 1_000, 0.0, 20),
     "mnist5k": Data("MNIST-5k, 5% label noise", 4_000, 250, 0.05, 30),
 }
 

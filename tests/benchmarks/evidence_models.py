@@ -33,10 +33,10 @@ class Networks(NamedTuple):
 
 
 def initial(inputs: int, classes: int, count: int, random: np.random.Generator) -> Networks:
-    """Draw He-normal weights; biases are 0."""
+    """Draw He-normal weights, the same for every network, so that only rows tell them apart; biases are 0."""
     sizes = [inputs, HIDDEN, HIDDEN, classes]
     weights = [
-        (random.normal(0, np.sqrt(2 / before), (count, before, after))).astype(np.float32)
+        np.repeat(random.normal(0, np.sqrt(2 / before), (1, before, after)), count, axis=0).astype(np.float32)
         for before, after in itertools.pairwise(sizes)
     ]
     return Networks(weights, [np.zeros((count, 1, after), np.float32) for after in sizes[1:]])

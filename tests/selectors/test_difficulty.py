@@ -19,7 +19,7 @@ from tamis.selectors import difficulty
 from tamis.selectors.datasets import Dataset
 from tamis.selectors.difficulty import METRICS, DifficultyParams, SourceParams
 from tamis.selectors.errors import Cancelled, DataError, Invalid
-from tamis.selectors.jobs import Environment
+from tamis.selectors.jobs import Environment, execute
 from tamis.selectors.run import Unobserved
 from tamis.selectors.selector import Job
 from tamis.selectors.spec import JobSpec, Manifest
@@ -341,6 +341,30 @@ def test_an_interrupted_job_goes_on_where_it_was(tmp_path: Path, environment: Ma
     assert 0 < done < units
     assert len(list((tmp_path / "cache").glob("*/*.arrow"))) == units + 1
     assert (resumed == scores_of(spec, environment(2, "other"), source="dynamics")[0]).all()
+
+
+@pytest.mark.parametrize("selector", ["topk", "ccs"])
+def test_whole_jobs_are_the_same_bytes_for_any_threads(
+    selector: str, tmp_path: Path, environment: MakeEnvironment
+) -> None:
+    log = visits()
+    log = log.filter(pa.array(log["row"].to_numpy() != 17))
+    own = {"topk": {"order": "lowest"}, "ccs": {"beta": 0.1, "strata": 4}}[selector]
+    spec = job(write(tmp_path, log), candidates(tmp_path))
+    spec |= {"selector": {"name": selector, "params": {"source": "dynamics", **own}}, "budget": {"rows": 20}}
+    found = []
+    for threads in (1, 2, 7):
+        out = tmp_path / f"out-{threads}"
+        manifest = execute(JobSpec.model_validate(spec), out, environment(threads, f"cache-{threads}"))
+        found.append([(out / name).read_bytes() for name in ("selection.parquet", "report.json")])
+        assert (manifest.totals.eligible, manifest.totals.rows) == ({"topk": 59, "ccs": 54}[selector], 20)
+    assert found[0] == found[1] == found[2]
+    warned = [warning["code"] for warning in json.loads(found[0][1])["warnings"]]
+    assert "rows-never-visited" in warned
+    rows = pq.read_table(tmp_path / "out-1" / "selection.parquet")["row"].to_pylist()
+    if selector == "topk":
+        aum = [row.aum() if row.visits else np.inf for row in expected_of(log, 60)]
+        assert sorted(rows) == sorted(np.argsort(aum, kind="stable")[:20].tolist())
 
 
 # -- snapshots
