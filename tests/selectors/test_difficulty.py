@@ -349,7 +349,8 @@ def test_whole_jobs_are_the_same_bytes_for_any_threads(
 ) -> None:
     log = visits()
     log = log.filter(pa.array(log["row"].to_numpy() != 17))
-    own = {"topk": {"order": "lowest"}, "ccs": {"beta": 0.1, "strata": 4}}[selector]
+    asked: dict[str, dict[str, Any]] = {"topk": {"order": "lowest"}, "ccs": {"beta": 0.1, "strata": 4}}
+    own = asked[selector]
     spec = job(write(tmp_path, log), candidates(tmp_path))
     spec |= {"selector": {"name": selector, "params": {"source": "dynamics", **own}}, "budget": {"rows": 20}}
     found = []
