@@ -152,6 +152,15 @@ def test_negative_and_constant_scores_lose_nothing() -> None:
         assert strata.populations(cut(scores), strata.no_cut_off(), own).sum() == len(scores)
 
 
+def test_negative_scores_are_cut_into_strata_that_hold_them() -> None:
+    """Between -3.0001 and -3 the reference's last edge is below the first one."""
+    scores = np.linspace(-3.0001, -3, 400).astype(np.float32)
+    own = strata.equal_width(scores.min(), scores.max(), 10)
+    assert (np.diff(own.edges) > 0).all()
+    assert own.edges[-1] == scores.max()
+    assert np.count_nonzero(strata.populations(cut(scores), strata.no_cut_off(), own)) == 10
+
+
 def test_wrong_arguments_are_refused() -> None:
     chunks = cut(np.ones(3, np.float32))
     sample = strata.sample(chunks, 3)

@@ -227,6 +227,7 @@ class Ccs:
             reason_details=coverage_strata.REASON_DETAILS,
             columns={"score_stratum": pa.array(codes, pa.int32(), mask=codes == NO_STRATUM)},
             notices=[*columns.difficulty.notices, *second, *unchosen, *swept, *_crowding(parts)],
+            left_out=sum(part.cut_off.dropped for part in parts),
         )
 
     # -- the steps

@@ -82,7 +82,7 @@ def make_report(run: Run, selector: Selector, decision: Decision) -> dict[str, J
         "effective_sample_size": sample_size if selector.scores_are_log_weights else None,
         "evidence": evidence,
     }
-    notices = [*decision.notices, *choice.warnings, *_notices(choice, evidence), *drawn, *uncounted, *unmeasured]
+    notices = [*decision.notices, *choice.warnings, *_notices(decision, evidence), *drawn, *uncounted, *unmeasured]
     report["warnings"] = [notice.model_dump(mode="json") for notice in notices]
     return report
 
@@ -203,10 +203,10 @@ def _scores(run: Run, decision: Decision) -> tuple[JsonValue, JsonValue]:
     return scores, {"rows": size, "share_of_eligible": size / eligible if eligible else None}
 
 
-def _notices(choice: Choice, evidence: dict[str, JsonValue]) -> list[Notice]:
+def _notices(decision: Decision, evidence: dict[str, JsonValue]) -> list[Notice]:
     notices: list[Notice] = []
-    totals = choice.totals
-    lost = totals.candidates - totals.eligible - totals.excluded
+    totals = decision.choice.totals
+    lost = totals.candidates - totals.eligible - totals.excluded - decision.left_out
     if lost > LOST_SHARE_WARNED * totals.candidates:
         notices.append(
             Notice(
@@ -214,7 +214,7 @@ def _notices(choice: Choice, evidence: dict[str, JsonValue]) -> list[Notice]:
                 detail=f"{lost:,} of {totals.candidates:,} rows can't be selected; 'explain' tells why, row by row.",
             )
         )
-    notices.extend(_binding(choice))
+    notices.extend(_binding(decision.choice))
     same = evidence.get("rows_identical_to_a_target_row")
     if isinstance(same, dict) and same.get("selected"):
         notices.append(

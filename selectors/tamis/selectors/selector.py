@@ -68,6 +68,7 @@ class Decision:
     columns: Mapping[str, pa.Array] = field(default_factory=dict)  # extra columns of selection.parquet, in row order
     model: pa.Table | None = None  # the fitted model, where the selector fits one
     notices: list[Notice] = field(default_factory=list)
+    left_out: int = 0  # rows with a reason against them that is the selector's purpose, not a defect of the data
 
 
 class Selector(Protocol):
