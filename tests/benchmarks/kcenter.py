@@ -277,9 +277,9 @@ def save(folder: Path, kind: str, rows: int, dimension: int) -> str:
 def peers(sizes: list[tuple[str, int, int, int]]) -> None:
     """Print the table of all ways."""
     print(
-        "| data | n x d, budget | DeepCore-style | scikit-learn loop | lightly-mundig | Tamis | ratios | peak RSS MB |"
+        "| data | n x d, budget | DeepCore-style | sklearn loop | mundig | Tamis | ratios | agreement | peak RSS MB |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for kind, rows, dimension, budget in sizes:
         with tempfile.TemporaryDirectory() as temporary:
             path = save(Path(temporary), kind, rows, dimension)
