@@ -1,8 +1,9 @@
 """Benchmarks of CCS: ``run.py ccs`` (select from scores in memory, beside the reference loop; then a job on Parquet).
 
-The reference is a loop as the authors' code has it, written anew in NumPy: an unstable sort for the cut-off, two scans
-of the whole column for every stratum, one number taken out of an array for every row selected. Theirs runs on torch
-tensors, which makes the last of these dearer and the scans cheaper. CPU seconds; each leg is a process of its own.
+The reference is a loop as the authors' code has it, written anew: an unstable sort for the cut-off, two scans of the
+whole column for every stratum, one number taken out of an array for every row selected. It runs on torch tensors, as
+theirs does (``ccs_torch.py``), and on NumPy arrays, where the last of these is cheap. CPU seconds; each leg is a
+process of its own.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from peers import peer_python  # type: ignore[import-not-found]
 
 KEEP, BETA, STRATA = 0.1, 0.3, 50
+TORCH = "torch==2.13.0"
 SHARD_ROWS = 5_000_000
 ROW_GROUP = 1_000_000
 STREAM_BUDGET = 1_000_000
@@ -157,16 +160,35 @@ def leg(*arguments: str) -> dict[str, Any]:
     return found
 
 
+def torch_leg(rows: int) -> dict[str, Any]:
+    """Run the reference loop on torch tensors, in torch's own environment."""
+    python = peer_python("torch-peers", TORCH, "numpy")
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "scores.npy"
+        np.save(path, margins(rows))
+        command = [str(python), str(Path(__file__).with_name("ccs_torch.py")), str(path)]
+        done = subprocess.run(
+            [*command, str(KEEP), str(BETA), str(STRATA)], check=True, stdout=subprocess.PIPE, text=True
+        )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def compare(sizes: list[int], repetitions: int) -> None:
     """Print the table of both ways."""
-    print("| rows | keep, beta | reference CPU s | Tamis CPU s (best) | ns a row | ratio | memory beside the scores |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| rows | keep, beta | torch CPU s | NumPy CPU s | Tamis CPU s (best) | ns a row | torch ratio | NumPy ratio "
+        "| memory beside the scores (NumPy, Tamis) |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for rows in sizes:
         theirs, ours = leg("reference", str(rows), "1"), leg("tamis", str(rows), str(repetitions))
-        assert theirs["selected"] == ours["selected"] == int(KEEP * rows)
+        torch = torch_leg(rows)
+        assert theirs["selected"] == ours["selected"] == torch["selected"] == int(KEEP * rows)
         print(
-            f"| {rows:,} | {KEEP:g}, {BETA:g} | {theirs['seconds']:.2f} | {ours['seconds']:.4f} ({ours['best']:.4f}) "
-            f"| {1e9 * ours['seconds'] / rows:.1f} | {theirs['seconds'] / ours['seconds']:.0f}x "
+            f"| {rows:,} | {KEEP:g}, {BETA:g} | {torch['seconds']:.2f} | {theirs['seconds']:.2f} "
+            f"| {ours['seconds']:.4f} ({ours['best']:.4f}) | {1e9 * ours['seconds'] / rows:.1f} "
+            f"| {torch['seconds'] / ours['seconds']:.0f}x | {theirs['seconds'] / ours['seconds']:.0f}x "
             f"| {theirs['peak_bytes'] / 1e6:.0f} MB, {ours['peak_bytes'] / 1e6:.0f} MB |",
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""The reference loop of CCS on torch tensors, as the authors' code runs it: a leg of ``ccs.py``, in torch's own environment.
+"""The reference loop of CCS on torch tensors, as the authors' code runs it: a leg of ``ccs.py``.
 
 Written anew from the algorithm, with the cost of each of its steps: an unstable sort of the column for the cut-off, two
 scans of it for every stratum, `Tensor.item` for every row selected.

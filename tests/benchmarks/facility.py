@@ -16,29 +16,18 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers import peer_python  # type: ignore[import-not-found]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PEERS = ("apricot-select==0.6.1", "submodlib-py==0.0.3", "faiss-cpu==1.15.1")
 
 NEIGHBOURS = 32
-
-
-def peers_python() -> Path:
-    """Return the interpreter of the peers' own virtual environment, made when it is not there."""
-    folder = ROOT / ".venv" / "coverage-peers"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        print(f"Installing {', '.join(PEERS)} into {folder.relative_to(ROOT)}", file=sys.stderr)
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS], check=True)
-    return python
 
 
 def vectors(rows: int, dimension: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -188,7 +177,7 @@ def peers(arguments: argparse.Namespace) -> None:
     """Compare selections."""
     from tamis.native import distances
 
-    python = peers_python()
+    python = peer_python("coverage-peers", *PEERS)
     print("| data, b | | CPU s | times slower | mean min d² | objective, of apricot's | peak RSS MB |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
@@ -232,7 +221,7 @@ def graph(arguments: argparse.Namespace) -> None:
     """Compare neighbour graphs."""
     from tamis.native import distances
 
-    python = peers_python()
+    python = peer_python("coverage-peers", *PEERS)
     print("| rows × 64 | | probes | CPU s | recall of 32 | peak RSS MB |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

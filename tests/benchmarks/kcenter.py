@@ -18,10 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from peers import peer_python  # type: ignore[import-not-found]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -246,20 +247,9 @@ def whole_job(path: str) -> dict[str, Any]:
     }
 
 
-def mundig_python() -> Path:
-    """Return the interpreter of the wheel's own virtual environment, made when it is not there."""
-    folder = ROOT / ".venv" / "mundig"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        print(f"Installing {MUNDIG} into {folder.relative_to(ROOT)}", file=sys.stderr)
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", MUNDIG, "numpy"], check=True)
-    return python
-
-
 def leg(*arguments: str) -> dict[str, Any]:
     """Run one leg in a process of its own and return what it printed."""
-    python = mundig_python() if arguments[0] == "mundig" else Path(sys.executable)
+    python = peer_python("mundig", MUNDIG, "numpy") if arguments[0] == "mundig" else Path(sys.executable)
     done = subprocess.run([python, __file__, "leg", *arguments], check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from peers import peer_python  # type: ignore[import-not-found]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DEMO = ROOT / "tests" / "data" / "demo"
 REFERENCE = ("data-selection==1.0.3", "nltk==3.8.1")
 """Pinned: the reference is faster on this NLTK than on newer ones, and its tokens are the paper's."""
-
-
-def reference_python() -> Path:
-    """Return the interpreter of the reference's own virtual environment, made when it is not there."""
-    folder = ROOT / ".venv" / "reference"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        print(f"Installing the reference ({', '.join(REFERENCE)}) into {folder.relative_to(ROOT)}", file=sys.stderr)
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *REFERENCE], check=True)
-    return python
 
 
 def leg(python: Path | str, script: str, *arguments: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
@@ -91,7 +80,7 @@ def dsir(arguments: argparse.Namespace) -> None:
     """Time the reference and Tamis on the same text."""
     raw = arguments.raw or str(DEMO / "pool" / "*.parquet")
     target = arguments.target or str(DEMO / "targets" / "python" / "*.parquet")
-    python = reference_python()
+    python = peer_python("reference", *REFERENCE)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         megabytes, rows = write_corpus(raw, arguments.megabytes, folder, "raw")

@@ -251,6 +251,15 @@ def test_q3_rows_without_a_score_are_no_room(bench: Bench) -> None:
         assert len(bench.rows(columns, params={"beta": 0.2}, budget={"rows": 40}, strata=strata)) == 40
 
 
+def test_what_is_cut_off_on_purpose_is_no_loss_to_warn_of(bench: Bench) -> None:
+    scores = aum(100)
+    job = bench.job({"score": scores}, params={"beta": 0.5}, budget={"rows": 10})
+    assert "many-rows-not-eligible" not in codes_of(bench.run(job))
+    scores[:30] = np.nan
+    job = bench.job({"score": scores}, params={"beta": 0.5}, budget={"rows": 10})
+    assert "many-rows-not-eligible" in codes_of(bench.run(job))
+
+
 def test_q4_an_outlier_that_crowds_the_others_is_said(bench: Bench) -> None:
     scores = aum(500)
     scores[7] = 1e9
