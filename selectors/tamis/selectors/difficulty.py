@@ -56,7 +56,7 @@ REASON_DETAILS: Mapping[str, str] = {
 }
 
 SCORE_BYTES_PER_SECOND = 1e9
-OUTPUT_BYTES_PER_SECOND = 150e6
+OUTPUT_BYTES_PER_SECOND = 70e6
 
 
 class Kind(NamedTuple):
