@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from peers import peer_python  # type: ignore[import-not-found]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tamis.service.client import Client
@@ -69,18 +69,6 @@ class Split(NamedTuple):
     validation_y: Ints
     test_x: npt.NDArray[np.float32]
     test_y: Ints
-
-
-def data_python() -> Path:
-    """Return the interpreter of the data's own virtual environment, made when it is not there."""
-    folder = ROOT / ".venv" / "evidence"
-    marker = folder / "installed"
-    if not marker.exists():
-        print(f"Installing {', '.join(PACKAGES)} into {folder.relative_to(ROOT)}", file=sys.stderr)
-        venv.create(folder, with_pip=True)
-        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-        marker.touch()
-    return folder / "bin" / "python"
 
 
 def split(path: Path, data: Data, seed: int) -> Split:
@@ -246,7 +234,7 @@ def main() -> None:
         work = (arguments.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         if not all((work / f"{name}.npz").exists() for name in DATA):
-            subprocess.run([data_python(), HERE / "evidence_data.py", work], check=True)
+            subprocess.run([peer_python("evidence", *PACKAGES), HERE / "evidence_data.py", work], check=True)
         # Products of small matrices gain nothing from threads.
         with running_service(work / "service", work) as url, Client(url) as client, threadpool_limits(1):
             for name in arguments.data:
