@@ -13,8 +13,8 @@ from llvmlite import ir
 from numba import extending, types
 
 from tamis.native.compiled import piece
+from tamis.native.vector import intrinsic
 
-intrinsic: Any = extending.intrinsic
 overload: Any = extending.overload
 
 _LOG2_E = np.float32(1.4426950408889634)

@@ -35,20 +35,49 @@ class Relation(NamedTuple):
 
 
 @kernel
-def relate(keys, labels, limit, starts, rows):
+def attention_strengths(alpha1, alpha2, strengths):
+    """Strength of each neighbour's tie by the attention paid to it: its share of the most that is paid to a neighbour.
+
+    Parameters
+    ----------
+    alpha1, alpha2 : float32 [n, k + 1, heads], float32 [n, k + 1]
+        Of `tamis.native.gat.Activations`.
+    strengths : int32 [n, k]
+        Overwritten: 1 to FULL.
+    """
+    n, k = strengths.shape
+    heads = alpha1.shape[2]
+    paid = np.empty(k, np.float32)
+    for i in range(n):
+        most = np.float32(0.0)
+        for s in range(k):
+            total = alpha1[i, s + 1, 0]
+            for head in range(1, heads):
+                total += alpha1[i, s + 1, head]
+            paid[s] = total / np.float32(heads) + alpha2[i, s + 1]
+            most = max(most, paid[s])
+        for s in range(k):
+            share = paid[s] / most if most > 0 else np.float32(0.0)
+            strengths[i, s] = max(1, np.int32(share * np.float32(FULL)))
+
+
+@kernel
+def relate(keys, ties, labels, limit, starts, rows, strengths):
     """Turn lists of neighbours around: for every row, those that have it among their nearest of their class.
 
     Parameters
     ----------
     keys : int64 [n, k]
         Neighbours, nearest first.
+    ties : int32 [n, k]
+        Strength of each neighbour's tie, 1 to FULL.
     labels : int32 [n]
     limit : int
         At most so many neighbours of the same class represent a row.
     starts : int64 [n + 1]
         Overwritten.
-    rows : int32 [n (k + 1)]
-        Overwritten up to starts[n]; each row's list ascends.
+    rows, strengths : int32 [n (k + 1)]
+        Overwritten up to starts[n]; each row's list ascends, the row itself in it with FULL.
 
     Returns
     -------
@@ -63,6 +92,7 @@ def relate(keys, labels, limit, starts, rows):
                 starts[i + 1] += 1
             else:
                 rows[starts[i]] = i
+                strengths[starts[i]] = FULL
                 starts[i] += 1
             related = 0
             for s in range(k):
@@ -75,6 +105,7 @@ def relate(keys, labels, limit, starts, rows):
                         starts[j + 1] += 1
                     else:
                         rows[starts[j]] = i
+                        strengths[starts[j]] = ties[i, s]
                         starts[j] += 1
         if pass_ == 0:
             for i in range(n):
@@ -199,3 +230,54 @@ def cover_class(members, quota, least, relation, mass, state, picks, gains):
         if size > 0:
             _sift_down(heap, size, 0)
     return picked
+
+
+class Cover(NamedTuple):
+    """What a batch's coverage gave."""
+
+    order: NDArray[np.int32]  # [n], a row's place among the picks of its class, -1 where it was not picked
+    gains: NDArray[np.int64]  # [n], of a pick when it was picked; else a bound of what the row would gain next
+
+
+def cover_batch(
+    relation: Relation,
+    labels: NDArray[np.int32],
+    quotas: NDArray[np.int64],
+    mass: NDArray[np.int32],
+    state: NDArray[np.int8],
+    least: int,
+) -> Cover:
+    """Cover every class of a batch; see `cover_class`.
+
+    Parameters
+    ----------
+    relation : Relation
+    labels : int32 [n]
+    quotas : int64 [classes]
+        Rows to pick of each class, at most.
+    mass : int32 [n]
+    state : int8 [n]
+        Changed.
+    least : int
+    """
+    order = np.full(len(labels), -1, np.int32)
+    gains = np.zeros(len(labels), np.int64)
+    members = np.argsort(labels, kind="stable").astype(np.int32)
+    bounds = np.searchsorted(labels[members], np.arange(len(quotas) + 1))
+    for code in np.flatnonzero(np.diff(bounds)).tolist():
+        own = members[bounds[code] : bounds[code + 1]]
+        picks = np.empty(min(int(quotas[code]), len(own)), np.int32)
+        picked = cover_class(own, len(picks), least, relation, mass, state, picks, gains)
+        order[picks[:picked]] = np.arange(picked)
+    return Cover(order, gains)
+
+
+def relation_of(
+    keys: NDArray[np.int64], ties: NDArray[np.int32], labels: NDArray[np.int32], limit: int
+) -> Relation:
+    """Relation of a batch's neighbours; see `relate`."""
+    n, k = keys.shape
+    starts = np.empty(n + 1, np.int64)
+    rows, strengths = np.empty(n * (k + 1), np.int32), np.empty(n * (k + 1), np.int32)
+    used = relate(keys, ties, labels, limit, starts, rows, strengths)
+    return Relation(starts, rows[:used], strengths[:used])

@@ -20,15 +20,16 @@ from tamis.native.elementary import logarithms
 from tamis.native.gat import SELF, Graph
 from tamis.native.nearest import (
     NO_NEIGHBOUR,
-    TILE,
-    fill_tile,
+    fill_sums,
     insert,
+    key_of,
     merge_neighbours,
     nearest_members,
+    pack_members,
     row_of,
-    transpose,
 )
 from tamis.native.rng import natural_log
+from tamis.native.tile import LANES, QUERIES
 
 Kind = Literal["minibatch", "lsh", "lsh_multilevel", "lsh_multiview"]
 Single = NDArray[np.float32]
@@ -54,7 +55,7 @@ _ORDER_LAST = np.float32(65535.0)
 class Found(NamedTuple):
     """A batch's nearest neighbours as far as a graph sees them."""
 
-    keys: Keys  # [n, k], ascending: distance bits above row numbers, `NO_NEIGHBOUR` behind the last
+    keys: Keys  # [n, k], ascending, `NO_NEIGHBOUR` behind the last
     weights: Single  # [n, k], how often, or at what level, each was proposed; 0 where there is none
 
 
@@ -136,18 +137,19 @@ def window_neighbours(points, order, buckets, window, found):
         Overwritten.
     """
     n, d = points.shape
-    transposed = np.empty((d, n), np.float32)
-    transpose(points, order, transposed)
-    tile = np.empty((TILE, n), np.float32)
-    bits = tile.view(np.int32)
-    queries = np.zeros((TILE, d), np.float32)
-    for first in range(0, n, TILE):
-        rows = min(TILE, n - first)
+    used = (n + LANES - 1) // LANES
+    panels, bias = np.zeros((used, d, LANES), np.float32), np.empty((used, LANES), np.float32)
+    pack_members(points, order, panels, bias)
+    queries = np.zeros((QUERIES, d), np.float32)
+    sums = np.empty((1, used, QUERIES, LANES), np.float32)
+    for start in range(0, n, QUERIES):
+        rows = min(QUERIES, n - start)
         for r in range(rows):
-            queries[r] = points[order[first + r]]
-        fill_tile(transposed, queries, max(0, first - window), min(n, first + TILE + window), tile)
+            queries[r] = points[order[start + r]]
+        begin, end = max(0, start - window), min(n, start + rows + window)
+        fill_sums(queries, panels, bias, begin // LANES, (end + LANES - 1) // LANES, sums)
         for r in range(rows):
-            place = first + r
+            place = start + r
             own = order[place]
             out = found[own]
             out[:] = NO_NEIGHBOUR
@@ -155,7 +157,7 @@ def window_neighbours(points, order, buckets, window, found):
             for other in range(max(0, place - window), min(n, place + window + 1)):
                 row = order[other]
                 if other != place and buckets[row] == buckets[own]:
-                    filled = insert(out, filled, np.int64(bits[r, other]) << 32 | np.int64(row))
+                    filled = insert(out, filled, key_of(sums[0, other // LANES, r, other % LANES], row))
 
 
 def _sorted(keys: NDArray[np.uint32]) -> NDArray[np.int32]:
@@ -186,7 +188,7 @@ def find_neighbours(points: Single, k: int, kind: Kind, views: Single) -> Found:
     points : float32 [n, d]
         C-contiguous, finite.
     k : int
-        Neighbours a row, at most `nearest.LANES`; fewer are found where a batch or a bucket holds fewer.
+        Neighbours a row, at most `nearest.MAX_NEIGHBOURS`; fewer are found where a batch or a bucket holds fewer.
     kind
         `minibatch`: the exact k nearest. `lsh`: by the first view. `lsh_multilevel`: by the first view's keys as
         prefixes of `LEVELS` lengths, finest first; a level weighs half of the finer one. `lsh_multiview`: every view's

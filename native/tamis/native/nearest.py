@@ -1,8 +1,11 @@
-"""Exact nearest neighbours inside small sets of rows (a batch, a leaf of a hash), and merging what several sets gave.
+"""Nearest neighbours inside small sets of rows (a batch, a leaf of a hash), and merging what several sets gave.
 
-Distances of four rows to all others are summed in register tiles, dimension by dimension in order, so that a pair has
-the same bits whatever set it is met in and from whichever side. A neighbour is one int64 key: the bits of its float32
-squared distance above its row number. Keys order by distance, then by row, and equal keys are the same neighbour.
+All rows of a set meet in the register tiles of :mod:`tamis.native.tile`; a query's sums are then folded into a few
+columns, whose k-th largest maximum bounds the k-th largest sum from below, so that about k columns need a closer look.
+What is nearest is decided by q.x - |x|² / 2 in float32, which has the same bits for a pair whatever set it is met in.
+
+A neighbour is one int64 key: the complement of the sum's ordered bits above the row number. Keys order by distance,
+then by row, and equal keys are the same neighbour.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -10,65 +13,71 @@ squared distance above its row number. Keys order by distance, then by row, and 
 import numpy as np
 
 from tamis.native.compiled import kernel, piece
-from tamis.native.fused import multiply_add
+from tamis.native.tile import LANES, QUERIES, tile_products
 
 NO_NEIGHBOUR = np.int64(2**63 - 1)
 """The key of an absent neighbour: larger than any other."""
 
-LANES = 64
-"""Columns that a row of distances is folded into to bound its k-th smallest value; k is at most as many."""
+MAX_NEIGHBOURS = 32
+"""Columns that a query's sums are folded into; k is at most as many."""
 
-TILE = 4
-"""Rows, and dimensions, that a pass over the transposed set serves at once."""
+_GROUPS = 2
+"""Tiles of queries that take their turn at a panel before the next one is read."""
+_FOLDED = MAX_NEIGHBOURS // LANES
+"""Panels side by side in the folded columns."""
+_FLOAT_BYTES = 4
+_ROW_BITS = 31
+_ROW_MASK = np.int64(2**31 - 1)
+_SIGN = np.uint32(1 << 31)
+_ABSENT = np.float32(-np.inf)
 
-_ROW_BITS = 32
-_ROW_MASK = np.int64(2**32 - 1)
-_FAR = np.int32(2**31 - 1)
 
-
-@kernel
+@piece
 def row_of(key):
     """Row number of a neighbour's key."""
     return key & _ROW_MASK
 
 
 @piece
-def transpose(points, members, transposed):
-    """Copy the rows ``members`` of float32 [n, d] into float32 [d, padded]; what is behind them stays as it was."""
-    for position in range(len(members)):
-        row = points[members[position]]
-        for c in range(len(row)):
-            transposed[c, position] = row[c]
+def key_of(total, row):
+    """Key of a neighbour by its sum q.x - |x|²/2, a float32 that is not NaN, and its row number."""
+    bits = np.float32(total + np.float32(0.0)).view(np.uint32)
+    ordered = ~bits if bits & _SIGN != 0 else bits | _SIGN
+    return np.int64(np.uint32(~ordered)) << _ROW_BITS | np.int64(row)
 
 
 @piece
-def add_four_dimensions(query, c, y0, y1, y2, y3, out):
-    """Add the squared differences of dimensions c to c + 3 to one row of distances; all of one length."""
-    x0, x1, x2, x3 = query[c], query[c + 1], query[c + 2], query[c + 3]
-    for j in range(len(out)):
-        total = multiply_add(x0 - y0[j], x0 - y0[j], out[j])
-        total = multiply_add(x1 - y1[j], x1 - y1[j], total)
-        total = multiply_add(x2 - y2[j], x2 - y2[j], total)
-        out[j] = multiply_add(x3 - y3[j], x3 - y3[j], total)
+def pack_members(points, members, panels, bias):
+    """Pack rows into panels, float32 [panels, d, LANES], with their -|x|²/2; -inf where there is no row."""
+    d = points.shape[1]
+    bias[:] = _ABSENT
+    for place in range(len(members)):
+        row = points[members[place]]
+        panel, lane = place // LANES, place % LANES
+        total = 0.0
+        for c in range(d):
+            panels[panel, c, lane] = row[c]
+            total += np.float64(row[c]) * np.float64(row[c])
+        bias[panel, lane] = np.float32(-0.5 * total)
 
 
 @piece
-def fill_tile(transposed, queries, begin, end, tile):
-    """Squared distances of four rows, ``queries`` float32 [4, d], to columns begin to end of the transposed set."""
+def fill_sums(queries, panels, bias, first, last, sums):
+    """Sums of a few groups of queries with panels ``first`` to ``last``, float32 [groups, panels, QUERIES, LANES]."""
     d = queries.shape[1]
-    tile[:, begin:end] = np.float32(0.0)
-    whole = d - d % TILE
-    for c in range(0, whole, TILE):
-        y0, y1 = transposed[c, begin:end], transposed[c + 1, begin:end]
-        y2, y3 = transposed[c + 2, begin:end], transposed[c + 3, begin:end]
-        for r in range(TILE):
-            add_four_dimensions(queries[r], c, y0, y1, y2, y3, tile[r, begin:end])
-    for c in range(whole, d):
-        y = transposed[c, begin:end]
-        for r in range(TILE):
-            x, out = queries[r, c], tile[r, begin:end]
-            for j in range(len(out)):
-                out[j] = multiply_add(x - y[j], x - y[j], out[j])
+    worst = np.full(QUERIES, np.inf, np.float32)
+    query_at, panel_at = np.int64(queries.ctypes.data), np.int64(panels.ctypes.data)
+    bias_at, out_at = np.int64(bias.ctypes.data), np.int64(sums.ctypes.data)
+    for panel in range(first, last):
+        for group in range(len(queries) // QUERIES):
+            tile_products(
+                query_at + group * QUERIES * d * _FLOAT_BYTES,
+                panel_at + panel * d * LANES * _FLOAT_BYTES,
+                bias_at + panel * LANES * _FLOAT_BYTES,
+                d,
+                np.int64(worst.ctypes.data),
+                out_at + (group * sums.shape[1] + panel) * QUERIES * LANES * _FLOAT_BYTES,
+            )
 
 
 @piece
@@ -88,69 +97,75 @@ def insert(keys, filled, key):
 
 
 @piece
-def kth_of_minima(bits, minima, smallest, k):
-    """Bound of the k-th smallest of int32 [blocks * LANES]: the k-th smallest of the minima of its columns."""
-    minima[:] = _FAR
-    for block in range(0, len(bits), LANES):
-        part = bits[block : block + LANES]
-        for lane in range(LANES):
-            minima[lane] = min(minima[lane], part[lane])
-    filled = 0
-    for lane in range(LANES):
-        value = minima[lane]
-        at = filled
-        if filled == k:
-            if value >= smallest[k - 1]:
-                continue
+def fold(sums, query, maxima):
+    """Largest sum of a query in every column, float32 [MAX_NEIGHBOURS]; the number of panels is a multiple of two."""
+    maxima[:] = _ABSENT
+    for panel in range(0, len(sums), _FOLDED):
+        for side in range(_FOLDED):
+            part, column = sums[panel + side, query], maxima[side * LANES : (side + 1) * LANES]
+            for lane in range(LANES):
+                column[lane] = part[lane] if part[lane] > column[lane] else column[lane]
+
+
+@piece
+def kth_largest(values, k, largest):
+    """k-th largest of float32 [n]; -inf where there are fewer. ``largest`` float32 [k] is scratch."""
+    largest[:] = _ABSENT
+    for value in values:
+        if value > largest[k - 1]:
             at = k - 1
-        while at > 0 and smallest[at - 1] > value:
-            smallest[at] = smallest[at - 1]
-            at -= 1
-        smallest[at] = value
-        filled = min(filled + 1, k)
-    return smallest[k - 1]
+            while at > 0 and largest[at - 1] < value:
+                largest[at] = largest[at - 1]
+                at -= 1
+            largest[at] = value
+    return largest[k - 1]
 
 
 @kernel
 def nearest_members(points, members, keys):
-    """Find the exact nearest other members of every member of a set.
+    """Find the nearest other members of every member of a set.
 
     Parameters
     ----------
     points : float32 [n, d]
+        C-contiguous, finite, squared lengths within float32.
     members : int32 [m]
         Distinct rows of ``points``.
     keys : int64 [n, k]
-        k is at most `LANES`. Rows of the members are overwritten: keys ascending, `NO_NEIGHBOUR` behind the last.
+        k is at most `MAX_NEIGHBOURS`. Rows of the members are overwritten: keys ascending, `NO_NEIGHBOUR` behind the
+        last.
     """
     m, d, k = len(members), points.shape[1], keys.shape[1]
-    padded = (m + LANES - 1) // LANES * LANES
-    transposed = np.zeros((d, padded), np.float32)
-    transpose(points, members, transposed)
-    tile = np.empty((TILE, padded), np.float32)
-    bits = tile.view(np.int32)
-    queries = np.zeros((TILE, d), np.float32)
-    minima, smallest = np.empty(LANES, np.int32), np.empty(k, np.int32)
-    for first in range(0, m, TILE):
-        rows = min(TILE, m - first)
+    used = (m + LANES - 1) // LANES
+    folded = (used + _FOLDED - 1) // _FOLDED * _FOLDED
+    panels, bias = np.zeros((used, d, LANES), np.float32), np.empty((used, LANES), np.float32)
+    pack_members(points, members, panels, bias)
+    groups = min(_GROUPS, (m + QUERIES - 1) // QUERIES)
+    queries = np.zeros((groups * QUERIES, d), np.float32)
+    sums = np.full((groups, folded, QUERIES, LANES), _ABSENT, np.float32)
+    maxima, largest = np.empty(MAX_NEIGHBOURS, np.float32), np.empty(k, np.float32)
+    for start in range(0, m, len(queries)):
+        rows = min(len(queries), m - start)
         for r in range(rows):
-            queries[r] = points[members[first + r]]
-        fill_tile(transposed, queries, 0, padded, tile)
+            queries[r] = points[members[start + r]]
+        fill_sums(queries, panels, bias, 0, used, sums)
         for r in range(rows):
-            out = keys[members[first + r]]
+            place, query = start + r, r % QUERIES
+            own = sums[r // QUERIES]
+            own[place // LANES, query, place % LANES] = _ABSENT
+            fold(own, query, maxima)
+            bound = kth_largest(maxima, k, largest)
+            out = keys[members[place]]
             out[:] = NO_NEIGHBOUR
-            own = bits[r]
-            own[m:] = _FAR
-            own[first + r] = _FAR
-            bound = min(kth_of_minima(own, minima, smallest, k), _FAR - np.int32(1))
             filled = 0
-            for lane in range(LANES):
-                if minima[lane] > bound:
+            for column in range(MAX_NEIGHBOURS):
+                if maxima[column] < bound or maxima[column] == _ABSENT:
                     continue
-                for position in range(lane, padded, LANES):
-                    if own[position] <= bound:
-                        key = np.int64(own[position]) << _ROW_BITS | np.int64(members[position])
-                        filled = insert(out, filled, key)
+                lane = column % LANES
+                for panel in range(column // LANES, used, _FOLDED):
+                    total = own[panel, query, lane]
+                    if total >= bound and total > _ABSENT:
+                        filled = insert(out, filled, key_of(total, members[panel * LANES + lane]))
 
 
 @kernel
