@@ -1,4 +1,4 @@
-"""Products of small dense matrices in float32 or float64, every sum in a fixed order: no BLAS, whose bits depend on it."""
+"""Products of small dense matrices in float32 or float64, every sum in a fixed order: no BLAS."""
 
 # mypy: disable-error-code="no-untyped-def"
 

@@ -94,7 +94,7 @@ def _double(x):
     return series * scale if x > _LOWEST_DOUBLE else 0.0
 
 
-def exponential(x):
+def exponential(x: Any) -> Any:
     """Exponential of a number in its own float type; only in kernels."""
     raise TypeError("`exponential` is for compiled code")
 
@@ -102,7 +102,7 @@ def exponential(x):
 @overload(exponential, inline="always")
 def _exponential(x):
     if x == types.float32:
-        return lambda x: _single(x)
+        return lambda x: _single(x)  # noqa: PLW0108 - an overload must be plain Python
     if x == types.float64:
-        return lambda x: _double(x)
+        return lambda x: _double(x)  # noqa: PLW0108
     return None

@@ -272,9 +272,7 @@ def cover_batch(
     return Cover(order, gains)
 
 
-def relation_of(
-    keys: NDArray[np.int64], ties: NDArray[np.int32], labels: NDArray[np.int32], limit: int
-) -> Relation:
+def relation_of(keys: NDArray[np.int64], ties: NDArray[np.int32], labels: NDArray[np.int32], limit: int) -> Relation:
     """Relation of a batch's neighbours; see `relate`."""
     n, k = keys.shape
     starts = np.empty(n + 1, np.int64)

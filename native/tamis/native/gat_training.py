@@ -20,7 +20,6 @@ from tamis.native.gat import (
     WIDTH,
     Floats,
     Graph,
-    Weights,
     class_probabilities,
     empty_activations,
     forward,
@@ -229,9 +228,7 @@ def _adam(parameters, gradient, moments, step_size, decay, correction):
         parameters[k] -= size * first[k] / (np.sqrt(second[k]) / root + epsilon)
 
 
-def adam_step(
-    parameters: Floats, gradient: Floats, moments: Floats, step: int, rate: float, decay: float
-) -> None:
+def adam_step(parameters: Floats, gradient: Floats, moments: Floats, step: int, rate: float, decay: float) -> None:
     """One step of Adam with L2 weight decay added to the gradient.
 
     Parameters
@@ -260,9 +257,9 @@ def initial_parameters(key: NDArray[np.uint64], d: int, classes: int) -> NDArray
     """
     flat = (2.0 * rng.uniform(key, 0, n_parameters(d, classes)) - 1.0).astype(np.float32)
     parts = split(flat, d, classes)
-    fans = Weights(d + HIDDEN, WIDTH + 1, WIDTH + 1, 0, HIDDEN + classes, classes + 1, classes + 1, 0)
+    fans = (d + HIDDEN, WIDTH + 1, WIDTH + 1, None, HIDDEN + classes, classes + 1, classes + 1, None)
     for part, fan in zip(parts, fans, strict=True):
-        part *= np.float32(np.sqrt(6.0 / fan)) if fan else np.float32(0.0)
+        np.multiply(part, np.float32(0.0 if fan is None else np.sqrt(6.0 / fan)), out=part)
     return flat
 
 

@@ -8,6 +8,7 @@ projections; windows, levels, leaves and weights are ours.
 
 # mypy: disable-error-code="no-untyped-def"
 
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ def gaussian(key: NDArray[np.uint64], n: int) -> NDArray[np.float64]:
         square = (u * u).sum(axis=1)
         used = square < 1.0
         factor = np.sqrt(-2.0 * logarithms(square[used]) / square[used])
-        drawn = (u[used] * factor[:, None]).reshape(-1)
+        drawn: NDArray[np.float64] = (u[used] * factor[:, None]).reshape(-1)
         if len(drawn) >= n:
             return drawn[:n]
         pairs *= 2
@@ -77,7 +78,8 @@ def directions(key: NDArray[np.uint64], views: int, d: int) -> Single:
     """Random unit vectors, float32 [views, MAX_BITS + 1, d]; the last of a view orders rows inside a bucket."""
     drawn = gaussian(key, views * (MAX_BITS + 1) * d).reshape(views, MAX_BITS + 1, d)
     lengths = np.sqrt((drawn * drawn).sum(axis=2, keepdims=True))
-    return (drawn / lengths).astype(np.float32)
+    unit: Single = (drawn / lengths).astype(np.float32)
+    return unit
 
 
 def sign_bits(n: int) -> int:
@@ -207,7 +209,7 @@ def find_neighbours(points: Single, k: int, kind: Kind, views: Single) -> Found:
         bounds = leaves(n)
         for hashed in hash_rows(points, views):
             order = _sorted(hashed)
-            for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+            for begin, end in pairwise(bounds.tolist()):
                 nearest_members(points, order[begin:end], found)
             merge_neighbours(keys, weights, found, np.float32(1.0))
         return Found(keys, weights)

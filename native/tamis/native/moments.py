@@ -30,7 +30,9 @@ class Moments(NamedTuple):
             return self
         apart = other.mean - self.mean
         share = other.rows / rows
-        return Moments(rows, self.mean + apart * share, self.squares + other.squares + apart * apart * (self.rows * share))
+        return Moments(
+            rows, self.mean + apart * share, self.squares + other.squares + apart * apart * (self.rows * share)
+        )
 
 
 @kernel

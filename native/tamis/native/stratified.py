@@ -27,7 +27,7 @@ def stratified_order(codes: NDArray[np.int32], bits: NDArray[np.uint64]) -> Ints
     starts = np.flatnonzero(np.concatenate([np.ones(min(n, 1), np.bool_), ordered[1:] != ordered[:-1]]))
     counts = np.diff(np.append(starts, n))
     ranks = np.arange(n) - np.repeat(starts, counts)
-    # The last of a class in shuffled order has the largest word: of many rows nearly 1, so another word is drawn from it.
+    # The first of a class in shuffled order has its smallest word, nearly 0 of many rows: another is made of it.
     shifts = (bits[shuffled[starts]] * np.uint64(0x9E3779B97F4A7C15)).astype(np.float64) / 2.0**64
     places = (ranks + np.repeat(np.minimum(shifts, 1.0 - 2.0**-53), counts)) / np.repeat(counts, counts)
     return shuffled[np.argsort(places, kind="stable")]

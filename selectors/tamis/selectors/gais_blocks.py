@@ -134,7 +134,7 @@ def score_block(
     settings : Settings
     network : Network, optional
     quotas : tuple of ndarray, shape (classes,), int64, optional
-        Rows to pick of every class in the whole dataset, its rows there, and those in earlier blocks; None: no coverage.
+        Rows to pick of every class in the whole dataset, its rows there, and those in earlier blocks; None: pick none.
     """
     n = len(rows)
     directions = settings.directions(points.shape[1])
@@ -199,7 +199,7 @@ def _cover(
 
 @unit_task(revision=1, roles=("embedding", "label"), numbered=True)
 def score_units(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
-    """Score the block that starts with this unit: columns key, gain float64, own, margin, same, other float32, a row each.
+    """Score the block that starts with this unit: columns key, gain float64, own, margin, same, other float32.
 
     Rows without a label have zeros and the key NEVER.
     """

@@ -15,8 +15,9 @@ from tamis.native.moments import Moments, moments_of, standardise
 from tamis.selectors.datasets import RoleBatch
 from tamis.selectors.embeddings import check_finite
 from tamis.selectors.engines.base import UnitReader, unit_task
-from tamis.selectors.run import MAX_NAMES, Mapped
 from tamis.selectors.errors import Invalid
+from tamis.selectors.row_columns import MAX_NAMES
+from tamis.selectors.run import Mapped
 from tamis.selectors.signals import metadata_of, with_metadata
 
 Ints = npt.NDArray[np.int64]
@@ -165,7 +166,8 @@ class Surveyed:
     def codes(self, unit: int) -> Codes:
         """Return the class of every row of a unit, -1 without a label."""
         table = self.tables[unit]
-        return self._global(table)[one_list(table, "codes")]
+        codes: Codes = self._global(table)[one_list(table, "codes")]
+        return codes
 
     def _global(self, table: pa.Table) -> Codes:
         number = {name: code for code, name in enumerate(self.names)}
@@ -193,7 +195,7 @@ def surveyed(tables: Mapped, pointer: str) -> Surveyed:
         found.update(metadata["names"])
         if len(found) > MAX_NAMES:
             raise Invalid(
-                f"The label column holds more than {MAX_NAMES:,} different values: name a column of classes, not of ids.",
+                f"The label column holds more than {MAX_NAMES:,} different values: name a column of classes, not ids.",
                 pointer=pointer,
             )
     names = sorted(found)

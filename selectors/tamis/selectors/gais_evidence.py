@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import JsonValue
 
@@ -17,7 +17,7 @@ from tamis.selectors.engines.base import UnitReader, unit_task
 from tamis.selectors.gais_data import Codes, Ints, Matrix, Scaling, Surveyed, vectors_of
 
 if TYPE_CHECKING:
-    from tamis.selectors.gais import GaisRanked
+    from tamis.selectors.gais_ranking import GaisRanked
     from tamis.selectors.run import Run
 
 TESTED_ROWS = 2_000
@@ -46,23 +46,32 @@ def gather_vectors(reader: UnitReader, params: Mapping[str, Any], shared: Mappin
     return pa.table({"vector": pa.FixedSizeListArray.from_arrays(pa.array(flat), dimension)})
 
 
-def measure(
-    run: Run,
-    found: Surveyed,
-    ranked: GaisRanked,
-    scaling: Scaling,
-    choice: Choice,
-    random: Choice,
-    network: bool,
-) -> dict[str, JsonValue]:
-    """Return the evidence as JSON values."""
+@dataclass(frozen=True)
+class Known:
+    """What the selector found on its way."""
+
+    found: Surveyed
+    ranked: GaisRanked
+    scaling: Scaling
+    network: bool  # whether the network's signals are there
+
+
+def measure(run: Run, known: Known, choice: Choice, random: Choice) -> dict[str, JsonValue]:
+    """Return the evidence as JSON values.
+
+    Returns
+    -------
+    dict
+        ``classes``: raw, drawn and selected rows of each; ``nearest_neighbour_on_the_rest``: accuracy of 1-NN on rows
+        outside both; ``margin`` and ``attention_received``: histograms of all labelled and of selected rows.
+    """
     evidence: dict[str, JsonValue] = {
-        "classes": _classes(run, found, choice, random),
-        "nearest_neighbour_on_the_rest": _nearest(run, found, scaling, choice, random),
+        "classes": _classes(run, known.found, choice, random),
+        "nearest_neighbour_on_the_rest": _nearest(run, known.found, known.scaling, choice, random),
     }
-    if network:
-        evidence["margin"] = _histogram(run, ranked, choice, ("margin",), -1.0, 1.0)
-        evidence["attention_received"] = _histogram(run, ranked, choice, ("same", "other"), 0.0, ATTENTION_SHOWN)
+    if known.network:
+        evidence["margin"] = _histogram(run, known.ranked, choice, ("margin",), -1.0, 1.0)
+        evidence["attention_received"] = _histogram(run, known.ranked, choice, ("same", "other"), 0.0, ATTENTION_SHOWN)
     return evidence
 
 
@@ -130,7 +139,9 @@ def _nearest(run: Run, found: Surveyed, scaling: Scaling, choice: Choice, random
     rest = rest[_codes_of(run, found, rest) >= 0][:TESTED_ROWS]
     if len(rest) == 0:
         return None
-    picked = [_drawn(run, p.rows, REFERENCE_ROWS, f"gais.reference.{name}") for name, p in (("s", choice), ("r", random))]
+    picked = [
+        _drawn(run, p.rows, REFERENCE_ROWS, f"gais.reference.{name}") for name, p in (("s", choice), ("r", random))
+    ]
     wanted = np.unique(np.concatenate([rest, *picked]))
     shared = {"rows": run.share("rows", pa.table({"row": wanted}), scratch=True)}
     tables = run.map(gather_vectors, run.candidates, shared=shared, scratch=True)

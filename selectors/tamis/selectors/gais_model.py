@@ -53,9 +53,7 @@ def train(
     return with_metadata(pa.table({"parameter": flat}), {"losses": losses}), losses
 
 
-def _batches(
-    points: Matrix, codes: Codes, settings: Settings, count: int, batch_rows: int
-) -> list[gat_training.Batch]:
+def _batches(points: Matrix, codes: Codes, settings: Settings, count: int, batch_rows: int) -> list[gat_training.Batch]:
     """Cut the sample into batches of about `batch_rows` with the class mix of the whole, and build their graphs."""
     key = rng.stream_key(settings.seed, "gais.training-order")
     order = stratified_order(codes, rng.random_bits(key, 0, np.empty(len(codes), np.uint64)))

@@ -21,8 +21,9 @@ class GaisParams(Shape):
     )
     score: Literal["coverage", "attention", "confidence"] = Field(
         "coverage",
-        description="'coverage' (ours): greedy coverage of each class by rows that are neighbours of others. 'attention' "
-        "(2025): the rows that receive most attention. 'confidence' (2024): the largest probability of the own label.",
+        description="'coverage' (ours): greedy coverage of each class by rows that are neighbours of others. "
+        "'attention' (2025): the rows that receive most attention. 'confidence' (2024): the largest "
+        "probability of the own label.",
     )
     gate: Annotated[float, Field(ge=0, le=1)] | None = Field(
         0.8,
@@ -35,7 +36,7 @@ class GaisParams(Shape):
     )
     spread: Annotated[float, Field(gt=0, le=10)] = Field(
         0.7,
-        description="Coverage: a pick covers about spread / (share kept) rows, 2 to 32 and at most 'neighbours' (ours).",
+        description="Coverage: a pick covers about spread / (share kept) rows: 2 to 32, at most 'neighbours' (ours).",
     )
     quotas: Literal["proportional", "square_root", "equal"] = Field(
         "proportional", description="Rows a class gets: in proportion to its rows, their square root, or the same."
@@ -45,8 +46,9 @@ class GaisParams(Shape):
     )
     min_score: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="Rows with a lower score are not taken, even if the budget is not reached: the reduction becomes an "
-        "output. Of coverage, the rows that a pick newly represents; of attention, rows; of confidence, a probability.",
+        description="Rows with a lower score are not taken, even if the budget is not reached: the reduction becomes "
+        "an output. Of coverage, the rows that a pick newly represents; of attention, rows; of "
+        "confidence, a probability.",
     )
     neighbours: Annotated[int, Field(ge=1, le=MAX_NEIGHBOURS)] = Field(16, description="Neighbours of a row (ours).")
     batch_rows: Annotated[int, Field(ge=16, le=BLOCK_ROWS)] = Field(

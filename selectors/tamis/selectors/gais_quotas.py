@@ -44,8 +44,8 @@ def class_quotas(
     lower = np.maximum(np.minimum(floor, available), kept)
     if int(lower.sum()) > rows:
         raise Infeasible(
-            f"The budget asks {rows} rows, but min_per_class = {floor} needs {int(lower.sum())} for {len(totals)} classes: "
-            "ask more rows, or lower min_per_class.",
+            f"The budget asks {rows} rows, but min_per_class = {floor} needs {int(lower.sum())} for {len(totals)} "
+            "classes: ask more rows, or lower min_per_class.",
             pointer=pointer,
         )
     weights = {"proportional": totals.astype(np.float64), "square_root": np.sqrt(totals), "equal": np.ones(len(totals))}
