@@ -73,11 +73,8 @@ def loss(
 
 
 def distances(points: Array) -> NDArray[np.float64]:
-    n = len(points)
-    result = np.zeros((n, n))
-    for i in range(n):
-        for j in range(n):
-            result[i, j] = sum((float(a) - float(b)) ** 2 for a, b in zip(points[i], points[j], strict=True))
+    wide = points.astype(np.float64)
+    result: NDArray[np.float64] = ((wide[:, None] - wide[None]) ** 2).sum(axis=-1)
     return result
 
 

@@ -1,19 +1,23 @@
 """Greedy coverage against a loop that looks at every row in every step; batches and their quotas."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.native import naive_gais as naive
 
 from tamis.native import gais_coverage as coverage
 from tamis.native import rng
 from tamis.native.moments import moments_of, standardise
 from tamis.native.nearest import NO_NEIGHBOUR
 from tamis.native.stratified import cumulative_quotas, slices, stratified_order
-from tests.native import naive_gais as naive
 
 
-def related(neighbours: list[list[int]], ties: list[list[int]], labels: list[int], limit: int) -> list[list[tuple[int, int]]]:
+def related(
+    neighbours: list[list[int]], ties: list[list[int]], labels: list[int], limit: int
+) -> list[list[tuple[int, int]]]:
     result: list[list[tuple[int, int]]] = [[] for _ in labels]
     for i, row in enumerate(neighbours):
         result[i].append((i, coverage.FULL))
@@ -38,7 +42,9 @@ def problems(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]], list[in
 
 @settings(max_examples=150, deadline=None)
 @given(problems(), st.data())
-def test_picks_are_those_of_the_loop(problem: tuple[list[list[int]], list[list[int]], list[int], int], data: st.DataObject) -> None:
+def test_picks_are_those_of_the_loop(
+    problem: tuple[list[list[int]], list[list[int]], list[int], int], data: st.DataObject
+) -> None:
     neighbours, ties, labels, limit = problem
     n = len(labels)
     keys = np.array([[j if j >= 0 else NO_NEIGHBOUR for j in row] for row in neighbours], np.int64)
@@ -106,7 +112,7 @@ def test_every_slice_has_the_class_mix(labels: list[int], rows: int, seed: int) 
     bounds = slices(n, rows)
     assert bounds[0] == 0 and bounds[-1] == n and (np.diff(bounds) > 0).all()
     totals = np.bincount(codes, minlength=5)
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in pairwise(bounds.tolist()):
         mix = np.bincount(codes[order[begin:end]], minlength=5)
         fair = totals * (end - begin) / n
         assert (np.abs(mix - fair) < 1 + 5 * 2).all()  # every class is spread to within a row; slices shift by others'

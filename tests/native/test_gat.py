@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.native import naive_gais as naive
 
 from tamis.native import gat, rng
 from tamis.native import gat_training as training
-from tests.native import naive_gais as naive
 
 D, CLASSES, SLOTS = 5, 3, 5
 
@@ -46,7 +46,9 @@ def gradient_of(x: Any, graph: gat.Graph, labels: Any, class_weights: Any, flat:
 
 def test_the_loss_is_the_one_that_loops_give() -> None:
     x, graph, labels, class_weights, flat = problem(12, np.float64)
-    expected = naive.loss(x, *graph, gat.split(flat, D, CLASSES), labels.tolist(), class_weights.tolist())
+    expected = naive.loss(
+        x, graph.neighbours, graph.log_weights, gat.split(flat, D, CLASSES), labels.tolist(), class_weights.tolist()
+    )
     assert gradient_of(x, graph, labels, class_weights, flat)[0] == pytest.approx(expected, rel=1e-12)
 
 
@@ -71,7 +73,7 @@ def test_signals_and_attention_are_those_of_loops() -> None:
     gat.forward(x, graph, weights, activations)
     own, margin = np.empty(20, np.float32), np.empty(20, np.float32)
     gat.class_signals(activations.u, weights, labels, own, margin)
-    expected = naive.network(x, *graph, weights)
+    expected = naive.network(x, graph.neighbours, graph.log_weights, weights)
     for i, probabilities in enumerate(expected):
         label = labels[i]
         others = [p for c, p in enumerate(probabilities) if c != label]
@@ -108,9 +110,7 @@ def test_gradients_in_float32_are_those_of_torch() -> None:
     h = (torch.tensor(x) @ w1).reshape(-1, 4, 8)
     z = torch.nn.functional.elu(attention(h, source1.reshape(4, 8), target1.reshape(4, 8)).reshape(-1, 32) + b1)
     logits = attention((z @ w2)[:, None, :], source2[None], target2[None])[:, 0] + b2
-    theirs = torch.nn.functional.cross_entropy(
-        logits, torch.tensor(labels).long(), weight=torch.tensor(class_weights)
-    )
+    theirs = torch.nn.functional.cross_entropy(logits, torch.tensor(labels).long(), weight=torch.tensor(class_weights))
     theirs.backward()
     assert loss == pytest.approx(theirs.item(), rel=1e-5)
     for own, part in zip(gat.split(gradient, D, CLASSES), parts, strict=True):

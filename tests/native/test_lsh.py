@@ -1,14 +1,15 @@
 """Neighbours in a batch: each graph against loops over the same candidates."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.native import naive_gais as naive
 
 from tamis.native import lsh, nearest, rng
 from tamis.native.gat import SELF
-from tests.native import naive_gais as naive
 
 Points = NDArray[np.float32]
 
@@ -101,8 +102,8 @@ def test_multi_view_hashing_merges_leaves_and_counts_views() -> None:
     proposals: list[list[set[int]]] = []
     for view in directions:
         order, _ = expected_order(points, view, lsh.sign_bits(700))
-        own: list[set[int]] = [set() for _ in order]
-        for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+        own: list[set[int]] = [set()] * len(order)
+        for begin, end in pairwise(bounds):
             leaf = order[begin:end]
             for i in leaf:
                 own[i] = set(sorted((j for j in leaf if j != i), key=lambda j, i=i: (distances[i, j], j))[:4])  # type: ignore[misc]

@@ -194,7 +194,25 @@ def gather(graph, alpha, z, u):
 
 
 @kernel
-def forward(x, graph, weights, activations):
+def head_terms(h, source, target, terms):
+    """Attention terms of the first layer: source terms of the heads, then target terms."""
+    by_head = h.reshape(len(h), HEADS, WIDTH)
+    sources, targets = source.reshape(HEADS, WIDTH), target.reshape(HEADS, WIDTH)
+    for i in range(len(h)):
+        for head in range(HEADS):
+            terms[i, head] = dot(by_head[i, head], sources[head])
+            terms[i, HEADS + head] = dot(by_head[i, head], targets[head])
+
+
+@kernel
+def class_terms(w2, source, target, pair):
+    """W2 times the second layer's attention vectors: float [HIDDEN, 2], what z is multiplied with for its terms."""
+    for c in range(HIDDEN):
+        pair[c, 0] = dot(w2[c], source)
+        pair[c, 1] = dot(w2[c], target)
+
+
+def forward(x: Floats, graph: Graph, weights: Weights, activations: Activations) -> None:
     """Run both layers but for the last product with W2.
 
     Parameters
@@ -205,22 +223,15 @@ def forward(x, graph, weights, activations):
     activations : Activations
         Of n rows; overwritten.
     """
-    h, terms1, z, terms2 = activations.h, activations.terms1, activations.z, activations.terms2
-    multiply(x, weights.w1, h)
-    for i in range(len(x)):
-        for head in range(HEADS):
-            part = slice(head * WIDTH, head * WIDTH + WIDTH)
-            terms1[i, head] = dot(h[i, part], weights.source1[part])
-            terms1[i, HEADS + head] = dot(h[i, part], weights.target1[part])
-    attend_heads(graph, terms1, activations.alpha1)
-    gather_heads(graph, activations.alpha1, h, weights.b1, z)
+    multiply(x, weights.w1, activations.h)
+    head_terms(activations.h, weights.source1, weights.target1, activations.terms1)
+    attend_heads(graph, activations.terms1, activations.alpha1)
+    gather_heads(graph, activations.alpha1, activations.h, weights.b1, activations.z)
     pair = np.empty((HIDDEN, 2), x.dtype)
-    for c in range(HIDDEN):
-        pair[c, 0] = dot(weights.w2[c], weights.source2)
-        pair[c, 1] = dot(weights.w2[c], weights.target2)
-    multiply(z, pair, terms2)
-    attend(graph, terms2, activations.alpha2)
-    gather(graph, activations.alpha2, z, activations.u)
+    class_terms(weights.w2, weights.source2, weights.target2, pair)
+    multiply(activations.z, pair, activations.terms2)
+    attend(graph, activations.terms2, activations.alpha2)
+    gather(graph, activations.alpha2, activations.z, activations.u)
 
 
 @piece

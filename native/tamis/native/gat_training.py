@@ -18,8 +18,10 @@ from tamis.native.gat import (
     SELF,
     SLOPE,
     WIDTH,
+    Activations,
     Floats,
     Graph,
+    Weights,
     class_probabilities,
     empty_activations,
     forward,
@@ -54,7 +56,7 @@ class Schedule(NamedTuple):
     masked: float = 0.1  # share of undirected edges left out of a step
 
 
-@piece
+@kernel
 def _loss(u, labels, class_weights, weights, gradient, du):
     """Weighted mean cross entropy, with its gradient by u, W2 (the direct part) and b2."""
     probabilities = np.empty(len(weights.b2), u.dtype)
@@ -84,12 +86,11 @@ def _slope(x):
 
 @kernel
 def _second_layer(graph, activations, weights, gradient, du, dz):
-    """From du to dz, with the gradient by the second layer's attention vectors and their part of W2's."""
+    """Add what du gives to dz, and to the gradient by the second layer's attention vectors and W2."""
     n, slots = graph.neighbours.shape
     z, terms, alpha = activations.z, activations.terms2, activations.alpha2
     dterms = np.zeros((n, 2), z.dtype)
     dalpha = np.empty(slots, z.dtype)
-    dz[:] = 0
     for i in range(n):
         mean = z.dtype.type(0)
         for s in range(slots):
@@ -131,34 +132,42 @@ def _first_layer(x, graph, activations, weights, gradient, dz):
     dh = np.zeros((n, HIDDEN), h.dtype)
     dterms = np.zeros((n, 2 * HEADS), h.dtype)
     dalpha = np.empty((slots, HEADS), h.dtype)
+    h_of, dz_of, dh_of = (h.reshape(n, HEADS, WIDTH), dz.reshape(n, HEADS, WIDTH), dh.reshape(n, HEADS, WIDTH))
+    sources, targets = weights.source1.reshape(HEADS, WIDTH), weights.target1.reshape(HEADS, WIDTH)
     for i in range(n):
         for head in range(HEADS):
-            part = slice(head * WIDTH, head * WIDTH + WIDTH)
             mean = h.dtype.type(0)
             for s in range(slots):
                 j = graph.neighbours[i, s]
-                dalpha[s, head] = dot(dz[i, part], h[j, part])
+                dalpha[s, head] = dot(dz_of[i, head], h_of[j, head])
                 mean = multiply_add(alpha[i, s, head], dalpha[s, head], mean)
-                add_scaled(dh[j, part], alpha[i, s, head], dz[i, part])
+                add_scaled(dh_of[j, head], alpha[i, s, head], dz_of[i, head])
             for s in range(slots):
                 j = graph.neighbours[i, s]
                 d = alpha[i, s, head] * (dalpha[s, head] - mean) * _slope(terms[j, head] + terms[i, HEADS + head])
                 dterms[j, head] += d
                 dterms[i, HEADS + head] += d
+    dsources, dtargets = gradient.source1.reshape(HEADS, WIDTH), gradient.target1.reshape(HEADS, WIDTH)
     for i in range(n):
         for head in range(HEADS):
-            part = slice(head * WIDTH, head * WIDTH + WIDTH)
             source, target = dterms[i, head], dterms[i, HEADS + head]
-            add_scaled(dh[i, part], source, weights.source1[part])
-            add_scaled(dh[i, part], target, weights.target1[part])
-            add_scaled(gradient.source1[part], source, h[i, part])
-            add_scaled(gradient.target1[part], target, h[i, part])
+            add_scaled(dh_of[i, head], source, sources[head])
+            add_scaled(dh_of[i, head], target, targets[head])
+            add_scaled(dsources[head], source, h_of[i, head])
+            add_scaled(dtargets[head], target, h_of[i, head])
         for c in range(x.shape[1]):
             add_scaled(gradient.w1[c], x[i, c], dh[i])
 
 
-@kernel
-def loss_and_gradient(x, graph, labels, class_weights, weights, activations, gradient):
+def loss_and_gradient(
+    x: Floats,
+    graph: Graph,
+    labels: NDArray[np.int32],
+    class_weights: Floats,
+    weights: Weights,
+    activations: Activations,
+    gradient: Weights,
+) -> float:
     """Class-weighted mean cross entropy of a batch, and its gradient by every parameter.
 
     Parameters
@@ -178,13 +187,11 @@ def loss_and_gradient(x, graph, labels, class_weights, weights, activations, gra
     float
         The loss.
     """
-    gradient.w1[:] = 0
-    gradient.w2[:] = 0
-    for part in (gradient.source1, gradient.target1, gradient.b1, gradient.source2, gradient.target2, gradient.b2):
-        part[:] = 0
+    for part in gradient:
+        part.fill(0)
     forward(x, graph, weights, activations)
-    du, dz = np.empty((len(x), HIDDEN), x.dtype), np.empty((len(x), HIDDEN), x.dtype)
-    loss = _loss(activations.u, labels, class_weights, weights, gradient, du)
+    du, dz = np.empty_like(activations.u), np.zeros_like(activations.z)
+    loss = float(_loss(activations.u, labels, class_weights, weights, gradient, du))
     _second_layer(graph, activations, weights, gradient, du, dz)
     _first_layer(x, graph, activations, weights, gradient, dz)
     return loss
