@@ -46,9 +46,8 @@ def gradient_of(x: Any, graph: gat.Graph, labels: Any, class_weights: Any, flat:
 
 def test_the_loss_is_the_one_that_loops_give() -> None:
     x, graph, labels, class_weights, flat = problem(12, np.float64)
-    expected = naive.loss(
-        x, graph.neighbours, graph.log_weights, gat.split(flat, D, CLASSES), labels.tolist(), class_weights.tolist()
-    )
+    weights = gat.split(flat, D, CLASSES)
+    expected = naive.loss(x, graph.neighbours, graph.log_weights, weights, labels.tolist(), class_weights.tolist())
     assert gradient_of(x, graph, labels, class_weights, flat)[0] == pytest.approx(expected, rel=1e-12)
 
 
@@ -83,15 +82,17 @@ def test_signals_and_attention_are_those_of_loops() -> None:
     assert activations.alpha2.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
     assert activations.alpha2[0, 2] == 0.0  # the absent edge
 
-    same, other = np.empty(20, np.float32), np.empty(20, np.float32)
-    gat.attention_received(graph, activations.alpha1, activations.alpha2, labels, same, other)
-    received = np.zeros((20, 2))
+    same, other, shares = (np.empty(20, np.float32) for _ in range(3))
+    gat.attention_received(graph, activations.alpha1, activations.alpha2, labels, same, other, shares)
+    received, given = np.zeros((20, 2)), np.zeros((20, 2))
     for i in range(20):
         for s in range(1, SLOTS):
             j = graph.neighbours[i, s]
             paid = (activations.alpha1[i, s].mean() + activations.alpha2[i, s]) / 2
             received[j, int(labels[i] != labels[j])] += paid
+            given[i, int(labels[i] != labels[j])] += paid
     assert np.stack([same, other], axis=1) == pytest.approx(received, abs=1e-5)
+    assert shares == pytest.approx(given[:, 0] / given.sum(axis=1), abs=1e-5)
 
 
 def test_gradients_in_float32_are_those_of_torch() -> None:

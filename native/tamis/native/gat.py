@@ -29,6 +29,9 @@ SLOPE = np.float32(0.2)
 SELF = 0
 """The slot of a node's list of neighbours that holds the node itself."""
 
+_HALF = np.float32(0.5)
+_A_HEAD = np.float32(0.5 / HEADS)
+
 Floats = NDArray[np.floating]
 
 
@@ -278,8 +281,8 @@ def class_signals(u, weights, labels, own, margin):
 
 
 @kernel
-def attention_received(graph, alpha1, alpha2, labels, same, other):
-    """Attention that each node receives from the others of its batch, by whether they share its label.
+def attention_received(graph, alpha1, alpha2, labels, same, other, paid):
+    """Attention that each node receives from the others of its batch, and pays to those of its own label.
 
     The mean of both layers' attention, the first layer's over its heads; what a node pays itself does not count (ours).
 
@@ -289,19 +292,25 @@ def attention_received(graph, alpha1, alpha2, labels, same, other):
     alpha1, alpha2 : float [n, slots, HEADS], float [n, slots]
     labels : int32 [n]
     same, other : float [n]
-        Overwritten; in rows: the sum over all nodes of what they pay is at most n.
+        Overwritten: received from nodes with the same label, and from others; the sum over all nodes is at most n.
+    paid : float [n]
+        Overwritten: of what a node pays its neighbours, the share that those with its label get; 1 without neighbours.
     """
     n, slots = graph.neighbours.shape
     same[:] = 0
     other[:] = 0
     for i in range(n):
+        to_same, to_all = same.dtype.type(0), same.dtype.type(0)
         for s in range(SELF + 1, slots):
             j = graph.neighbours[i, s]
-            paid = alpha1[i, s, 0]
+            weight = alpha1[i, s, 0]
             for head in range(1, HEADS):
-                paid += alpha1[i, s, head]
-            paid = (paid / HEADS + alpha2[i, s]) / 2
+                weight += alpha1[i, s, head]
+            weight = weight * _A_HEAD + alpha2[i, s] * _HALF
+            to_all += weight
             if labels[i] == labels[j]:
-                same[j] += paid
+                to_same += weight
+                same[j] += weight
             else:
-                other[j] += paid
+                other[j] += weight
+        paid[i] = to_same / to_all if to_all > 0 else 1

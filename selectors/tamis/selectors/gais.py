@@ -118,8 +118,10 @@ class Gais:
         p = self.params
         covers = int(np.clip(round(p.spread / keep), 2, MAX_NEIGHBOURS))
         least = p.min_score if p.min_score is not None and p.score == "coverage" else 0.0
-        gate = p.gate if p.score == "coverage" else None
-        return Settings(p.graph, p.neighbours, p.batch_rows, p.views, p.passes, p.relation, gate, covers, least, seed)
+        doubt = p.doubt if p.score == "coverage" else "none"
+        return Settings(
+            p.graph, p.neighbours, p.batch_rows, p.views, p.passes, p.relation, doubt, p.gate, covers, least, seed
+        )
 
     # -- the steps
 

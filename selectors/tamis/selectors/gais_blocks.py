@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,10 @@ from tamis.selectors.gais_data import BLOCK_ROWS, Codes, Ints, Matrix, Scaling, 
 
 Floats = npt.NDArray[np.float32]
 
-GATED_MASS = 1
-"""Of `MASS`: what a row counts that the network holds for wrongly labelled."""
+LEAST_MASS = 1
+"""Of `MASS`: what a row counts at least, however much its label is doubted."""
+
+Doubt = Literal["none", "gate", "probability", "attention"]
 
 NEVER = -1.0
 """The key of a row that nobody picked lies from here up to, but without, 0."""
@@ -35,7 +37,8 @@ class Settings:
     views: int
     passes: int
     relation: str  # "nearest" or "attention"
-    gate: float | None
+    doubt: Doubt
+    gate: float
     covers: int  # neighbours of its class that may represent a row
     least_gain: float  # coverage ends before a pick that gains less; 0: never
     seed: int
@@ -73,10 +76,15 @@ class Signals:
     margin: Floats  # that, less the most probable other class
     same: Floats  # attention received from rows of the same class
     other: Floats  # … of other classes
+    paid: Floats  # share of the attention it pays its neighbours that those of its class get
 
     @staticmethod
     def zeros(n: int) -> Signals:
-        return Signals(*(np.zeros(n, np.float32) for _ in range(4)))
+        return Signals(*(np.zeros(n, np.float32) for _ in range(5)))
+
+    def at(self, rows: Ints, passes: int) -> Signals:
+        """Return the means of so many passes for some rows."""
+        return Signals(*(getattr(self, name)[rows] / np.float32(passes) for name in vars(self)))
 
     def add(self, rows: Ints, part: Signals) -> None:
         """Add a pass over some rows."""
@@ -97,7 +105,9 @@ def look(found: lsh.Found, points: Matrix, labels: Codes, network: Network) -> t
     gat.forward(points, graph, network.weights, activations)
     signals = Signals.zeros(n)
     gat.class_signals(activations.u, network.weights, labels, signals.own, signals.margin)
-    gat.attention_received(graph, activations.alpha1, activations.alpha2, labels, signals.same, signals.other)
+    gat.attention_received(
+        graph, activations.alpha1, activations.alpha2, labels, signals.same, signals.other, signals.paid
+    )
     return signals, activations
 
 
@@ -156,10 +166,24 @@ def score_block(
             now = seen + np.bincount(own, minlength=len(seen))
             share = cumulative_quotas(quotas[0], quotas[1], now) - cumulative_quotas(quotas[0], quotas[1], seen)
             seen = now
-            margin = total.margin[members] / np.float32(settings.passes)
-            _cover(scored, members, found, own, margin, activations, share, state[members], settings)
+            mass = masses(total.at(members, settings.passes), settings)
+            _cover(scored, members, found, own, mass, activations, share, state[members], settings)
     total.divided(settings.passes)
     return scored
+
+
+def masses(signals: Signals, settings: Settings) -> Codes:
+    """Return how much it counts that each row is represented: `MASS` in full, less where its label is doubted."""
+    if settings.doubt == "none":
+        return np.full(len(signals.own), MASS, np.int32)
+    if settings.doubt == "gate":
+        return np.where(signals.margin < -settings.gate, LEAST_MASS, MASS).astype(np.int32)
+    trust = signals.paid
+    if settings.doubt == "probability":  # of the own label, as a share of the most probable one's
+        largest = np.maximum(signals.own, signals.own - signals.margin)
+        trust = signals.own / np.maximum(largest, np.finfo(np.float32).tiny)
+    mass: Codes = np.maximum(trust * np.float32(MASS), LEAST_MASS).astype(np.int32)
+    return mass
 
 
 def _slices(order: Ints, rows: int) -> Iterator[Ints]:
@@ -173,7 +197,7 @@ def _cover(
     members: Ints,
     found: lsh.Found,
     labels: Codes,
-    margin: Floats,
+    mass: Codes,
     activations: gat.Activations | None,
     quotas: Ints,
     state: npt.NDArray[np.int8],
@@ -183,9 +207,6 @@ def _cover(
     ties = np.full(found.keys.shape, FULL, np.int32)
     if settings.relation == "attention" and activations is not None:
         attention_strengths(activations.alpha1, activations.alpha2, ties)
-    mass = np.full(len(labels), MASS, np.int32)
-    if settings.gate is not None:
-        mass[margin < -settings.gate] = GATED_MASS
     relation = relation_of(found.keys, ties, labels, settings.covers)
     least = int(np.ceil(settings.least_gain * MASS * FULL))
     cover = cover_batch(relation, labels, quotas, mass, state, least)

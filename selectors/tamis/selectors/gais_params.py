@@ -25,11 +25,14 @@ class GaisParams(Shape):
         "'attention' (2025): the rows that receive most attention. 'confidence' (2024): the largest "
         "probability of the own label.",
     )
-    gate: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        0.8,
-        description="Coverage need not represent rows to which the network gives another class with a margin above "
-        "this; null: none, and the network is not needed (ours).",
+    doubt: Literal["none", "gate", "probability", "attention"] = Field(
+        "attention",
+        description="Coverage: how much it counts that a row is represented. 'none': all rows alike, without a "
+        "network. 'gate': hardly, where the network gives another class a margin above 'gate'. 'probability': by its "
+        "own label's probability as a share of the largest. 'attention': by the share of its attention that goes to "
+        "its own class (all ours).",
     )
+    gate: Annotated[float, Field(ge=0, le=1)] = Field(0.8, description="The margin of doubt = 'gate' (ours).")
     relation: Literal["nearest", "attention"] = Field(
         "nearest",
         description="Coverage: neighbours represent a row in full, or by the attention that the row pays them (ours).",
@@ -76,4 +79,4 @@ class GaisParams(Shape):
     @property
     def needs_network(self) -> bool:
         """Whether anything that is decided depends on the network."""
-        return self.score != "coverage" or self.gate is not None or self.relation == "attention"
+        return self.score != "coverage" or self.doubt != "none" or self.relation == "attention"
