@@ -240,7 +240,8 @@ def score_units(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[s
         quotas = (np.array(table.column("quota")[0].as_py()), np.array(table.column("total")[0].as_py()), seen)
     network = None
     if "network" in shared:
-        network = Network(shared["network"].column("parameter").to_numpy(), points.shape[1], len(names))
+        flat = np.array(shared["network"].column("parameter"))  # a copy: kernels are compiled for arrays of one kind
+        network = Network(flat, points.shape[1], len(names))
     states = np.zeros(n, np.int8)
     for name, state in (("kept", 1), ("barred", 2)):
         listed = shared[name].column("row").to_numpy() if name in shared else np.empty(0, np.int64)
