@@ -94,6 +94,13 @@ def test_rows_in_doubt_are_not_represented_before_others() -> None:
     assert first([100] * 3 + [1] * 4) == 0
 
 
+def test_the_share_of_neighbours_with_the_own_label() -> None:
+    keys = np.array([[1, 2, NO_NEIGHBOUR], [0, 2, 3], [NO_NEIGHBOUR] * 3, [1, 0, NO_NEIGHBOUR]], np.int64)
+    shares = np.empty(4, np.float32)
+    coverage.own_share(keys, np.array([0, 0, 1, 1], np.int32), shares)
+    assert shares == pytest.approx([1 / 2, 1 / 3, 1.0, 0.0])
+
+
 def test_ties_by_attention_are_shares_of_the_most_that_is_paid() -> None:
     alpha2 = np.array([[0.4, 0.3, 0.15, 0.15]], np.float32)
     alpha1 = np.repeat(alpha2[:, :, None], 4, axis=2)

@@ -114,12 +114,12 @@ def test_coverage_avoids_rows_with_wrong_labels(tmp_path: Path, environment: Mak
     pq.write_table(clouds.table(points, noisy), tmp_path / "data" / "0.parquet")
     job = clouds.job(tmp_path / "data") | {"budget": {"rows": 150}}
     share = {}
-    for doubt in ("none", "gate", "probability", "attention"):
+    for doubt in ("none", "neighbours", "gate", "probability", "attention"):
         out = tmp_path / doubt
         run(changed(job, doubt=doubt, gate=0.3, steps=80), out, environment())
         share[doubt] = wrong[selected(out)["row"].to_numpy()].mean()
-        assert ("margin" in report(out)["evidence"]) == (doubt != "none")
-    assert all(share[doubt] < 0.5 * share["none"] for doubt in ("gate", "probability", "attention"))
+        assert ("margin" in report(out)["evidence"]) == (doubt not in ("none", "neighbours"))
+    assert all(share[doubt] < 0.5 * share["none"] for doubt in share if doubt != "none")
 
 
 def test_a_minimum_score_makes_the_reduction_an_output(tmp_path: Path, environment: MakeEnvironment) -> None:

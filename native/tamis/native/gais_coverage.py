@@ -62,6 +62,19 @@ def attention_strengths(alpha1, alpha2, strengths):
 
 
 @kernel
+def own_share(keys, labels, shares):
+    """Share of each row's neighbours, keys int64 [n, k], that have its label: float32 [n]; 1 without neighbours."""
+    n, k = keys.shape
+    for i in range(n):
+        same = there = 0
+        for s in range(k):
+            if keys[i, s] != NO_NEIGHBOUR:
+                there += 1
+                same += labels[row_of(keys[i, s])] == labels[i]
+        shares[i] = np.float32(same) / np.float32(there) if there else np.float32(1.0)
+
+
+@kernel
 def relate(keys, ties, labels, limit, starts, rows, strengths):
     """Turn lists of neighbours around: for every row, those that have it among their nearest of their class.
 

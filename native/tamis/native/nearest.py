@@ -8,12 +8,15 @@ A neighbour is one int64 key: the complement of the sum's ordered bits above the
 then by row, and equal keys are the same neighbour.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 import numpy as np
+from llvmlite import ir
+from numba import types
 
 from tamis.native.compiled import kernel, piece
 from tamis.native.tile import LANES, QUERIES, tile_products
+from tamis.native.vector import intrinsic, trailing_zeros
 
 NO_NEIGHBOUR = np.int64(2**63 - 1)
 """The key of an absent neighbour: larger than any other."""
@@ -25,6 +28,9 @@ _GROUPS = 2
 """Tiles of queries that take their turn at a panel before the next one is read."""
 _FOLDED = MAX_NEIGHBOURS // LANES
 """Panels side by side in the folded columns."""
+_I32 = ir.IntType(32)
+_I64 = ir.IntType(64)
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _FLOAT_BYTES = 4
 _ROW_BITS = 31
 _ROW_MASK = np.int64(2**31 - 1)
@@ -96,29 +102,86 @@ def insert(keys, filled, key):
     return min(filled + 1, k)
 
 
-@piece
-def fold(sums, query, maxima):
-    """Largest sum of a query in every column, float32 [MAX_NEIGHBOURS]; the number of panels is a multiple of two."""
-    maxima[:] = _ABSENT
-    for panel in range(0, len(sums), _FOLDED):
-        for side in range(_FOLDED):
-            part, column = sums[panel + side, query], maxima[side * LANES : (side + 1) * LANES]
-            for lane in range(LANES):
-                column[lane] = part[lane] if part[lane] > column[lane] else column[lane]
+@intrinsic
+def reached(typingctx, address, bound):
+    """Mask of the `LANES` float32 at an address that are at least ``bound``."""
+
+    def codegen(context, builder, signature, args):
+        values = builder.load(builder.inttoptr(args[0], _FLOATS.as_pointer()), align=_FLOAT_BYTES)
+        single = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), args[1], ir.Constant(_I32, 0))
+        lanes = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
+        spread = builder.shuffle_vector(single, ir.Constant(_FLOATS, ir.Undefined), lanes)
+        bits = builder.bitcast(builder.fcmp_ordered(">=", values, spread), ir.IntType(LANES))
+        return builder.zext(bits, _I64)
+
+    return types.uint64(types.int64, types.float32), codegen
+
+
+@intrinsic
+def fold(typingctx, address, panels, stride, out):
+    """Largest value of every column, written to float32 [_FOLDED * LANES] at ``out``.
+
+    Parameters
+    ----------
+    address : int64
+        Of the first panel's values, float32 [LANES].
+    panels : int64
+        A multiple of _FOLDED, and not 0.
+    stride : int64
+        Bytes from one panel's values to the next.
+    """
+
+    def codegen(context, builder, signature, args):
+        address, panels, stride, out = args
+
+        def load(place):
+            return builder.load(builder.inttoptr(place, _FLOATS.as_pointer()), align=_FLOAT_BYTES)
+
+        start = builder.block
+        loop, done = builder.append_basic_block("panels"), builder.append_basic_block("done")
+        lowest = ir.Constant(_FLOATS, [float("-inf")] * LANES)
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        at, place = builder.phi(_I64), builder.phi(_I64)
+        at.add_incoming(ir.Constant(_I64, 0), start)
+        place.add_incoming(address, start)
+        following, columns = place, []
+        for _ in range(_FOLDED):
+            largest = builder.phi(_FLOATS)
+            largest.add_incoming(lowest, start)
+            columns.append(largest)
+        values = []
+        for largest in columns:
+            value = load(following)
+            values.append(builder.select(builder.fcmp_ordered(">", value, largest), value, largest))
+            following = builder.add(following, stride)
+        for largest, value in zip(columns, values, strict=True):
+            largest.add_incoming(value, loop)
+        count = builder.add(at, ir.Constant(_I64, _FOLDED))
+        at.add_incoming(count, loop)
+        place.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", count, panels), loop, done)
+        builder.position_at_end(done)
+        for side, value in enumerate(values):
+            target = builder.add(out, ir.Constant(_I64, side * LANES * _FLOAT_BYTES))
+            builder.store(value, builder.inttoptr(target, _FLOATS.as_pointer()), align=_FLOAT_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
 
 
 @piece
-def kth_largest(values, k, largest):
-    """k-th largest of float32 [n]; -inf where there are fewer. ``largest`` float32 [k] is scratch."""
-    largest[:] = _ABSENT
+def kth_largest(values, k, larger):
+    """k-th largest of float32 [n], by counting for each how many are larger; -inf where there are fewer than k."""
+    larger[:] = 0
     for value in values:
-        if value > largest[k - 1]:
-            at = k - 1
-            while at > 0 and largest[at - 1] < value:
-                largest[at] = largest[at - 1]
-                at -= 1
-            largest[at] = value
-    return largest[k - 1]
+        for j in range(len(larger)):
+            larger[j] += np.int32(value > values[j])
+    bound = np.float32(np.inf)
+    for j in range(len(larger)):
+        candidate = values[j] if larger[j] < k else np.float32(np.inf)
+        bound = candidate if candidate < bound else bound
+    return bound
 
 
 @kernel
@@ -143,7 +206,9 @@ def nearest_members(points, members, keys):
     groups = min(_GROUPS, (m + QUERIES - 1) // QUERIES)
     queries = np.zeros((groups * QUERIES, d), np.float32)
     sums = np.full((groups, folded, QUERIES, LANES), _ABSENT, np.float32)
-    maxima, largest = np.empty(MAX_NEIGHBOURS, np.float32), np.empty(k, np.float32)
+    maxima, larger = np.empty(MAX_NEIGHBOURS, np.float32), np.empty(MAX_NEIGHBOURS, np.int32)
+    stride = QUERIES * LANES * _FLOAT_BYTES
+    lowest = np.nextafter(_ABSENT, np.float32(0.0))
     for start in range(0, m, len(queries)):
         rows = min(len(queries), m - start)
         for r in range(rows):
@@ -153,19 +218,18 @@ def nearest_members(points, members, keys):
             place, query = start + r, r % QUERIES
             own = sums[r // QUERIES]
             own[place // LANES, query, place % LANES] = _ABSENT
-            fold(own, query, maxima)
-            bound = kth_largest(maxima, k, largest)
+            at = np.int64(own.ctypes.data) + query * LANES * _FLOAT_BYTES
+            fold(at, folded, stride, np.int64(maxima.ctypes.data))
+            bound = max(kth_largest(maxima, k, larger), lowest)
             out = keys[members[place]]
             out[:] = NO_NEIGHBOUR
             filled = 0
-            for column in range(MAX_NEIGHBOURS):
-                if maxima[column] < bound or maxima[column] == _ABSENT:
-                    continue
-                lane = column % LANES
-                for panel in range(column // LANES, used, _FOLDED):
-                    total = own[panel, query, lane]
-                    if total >= bound and total > _ABSENT:
-                        filled = insert(out, filled, key_of(total, members[panel * LANES + lane]))
+            for panel in range(used):
+                mask = reached(at + panel * stride, bound)
+                while mask:
+                    lane = trailing_zeros(mask)
+                    mask &= mask - np.uint64(1)
+                    filled = insert(out, filled, key_of(own[panel, query, lane], members[panel * LANES + lane]))
 
 
 @kernel

@@ -147,6 +147,7 @@ def _attention() -> None:
     gat.attention_received(graph, activations.alpha1, activations.alpha2, labels, out[2], out[3], out[4])
     ties = np.ones((3, 1), np.int32)
     gais_coverage.attention_strengths(activations.alpha1, activations.alpha2, ties)
+    gais_coverage.own_share(found.keys, labels, out[0])
     relation = gais_coverage.relation_of(found.keys, ties, labels, 1)
     mass, state = np.ones(3, np.int32), np.zeros(3, np.int8)
     gais_coverage.cover_batch(relation, labels, np.ones(2, np.int64), mass, state, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tamis.native import gat, lsh, rng
-from tamis.native.gais_coverage import FULL, MASS, attention_strengths, cover_batch, relation_of
+from tamis.native.gais_coverage import FULL, MASS, attention_strengths, cover_batch, own_share, relation_of
 from tamis.native.stratified import cumulative_quotas, slices, stratified_order
 from tamis.selectors.engines.base import UnitReader, unit_task
 from tamis.selectors.gais_data import BLOCK_ROWS, Codes, Ints, Matrix, Scaling, vectors_of
@@ -21,7 +22,7 @@ Floats = npt.NDArray[np.float32]
 LEAST_MASS = 1
 """Of `MASS`: what a row counts at least, however much its label is doubted."""
 
-Doubt = Literal["none", "gate", "probability", "attention"]
+Doubt = Literal["none", "neighbours", "gate", "probability", "attention"]
 
 NEVER = -1.0
 """The key of a row that nobody picked lies from here up to, but without, 0."""
@@ -62,7 +63,7 @@ class Network:
     dimension: int
     classes: int
 
-    @property
+    @cached_property
     def weights(self) -> gat.Weights:
         """Its parameters."""
         return gat.split(self.flat, self.dimension, self.classes)
@@ -166,19 +167,22 @@ def score_block(
             now = seen + np.bincount(own, minlength=len(seen))
             share = cumulative_quotas(quotas[0], quotas[1], now) - cumulative_quotas(quotas[0], quotas[1], seen)
             seen = now
-            mass = masses(total.at(members, settings.passes), settings)
+            mass = masses(total.at(members, settings.passes), found, own, settings)
             _cover(scored, members, found, own, mass, activations, share, state[members], settings)
     total.divided(settings.passes)
     return scored
 
 
-def masses(signals: Signals, settings: Settings) -> Codes:
+def masses(signals: Signals, found: lsh.Found, labels: Codes, settings: Settings) -> Codes:
     """Return how much it counts that each row is represented: `MASS` in full, less where its label is doubted."""
     if settings.doubt == "none":
         return np.full(len(signals.own), MASS, np.int32)
     if settings.doubt == "gate":
         return np.where(signals.margin < -settings.gate, LEAST_MASS, MASS).astype(np.int32)
     trust = signals.paid
+    if settings.doubt == "neighbours":
+        trust = np.empty(len(labels), np.float32)
+        own_share(found.keys, labels, trust)
     if settings.doubt == "probability":  # of the own label, as a share of the most probable one's
         largest = np.maximum(signals.own, signals.own - signals.margin)
         trust = signals.own / np.maximum(largest, np.finfo(np.float32).tiny)
@@ -240,7 +244,9 @@ def score_units(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[s
         quotas = (np.array(table.column("quota")[0].as_py()), np.array(table.column("total")[0].as_py()), seen)
     network = None
     if "network" in shared:
-        flat = np.array(shared["network"].column("parameter"))  # a copy: kernels are compiled for arrays of one kind
+        flat = (
+            shared["network"].column("parameter").to_numpy().copy()
+        )  # a copy: kernels are compiled for arrays of one kind
         network = Network(flat, points.shape[1], len(names))
     states = np.zeros(n, np.int8)
     for name, state in (("kept", 1), ("barred", 2)):

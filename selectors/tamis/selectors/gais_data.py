@@ -134,7 +134,7 @@ class Scaling:
     @staticmethod
     def from_table(table: pa.Table) -> Scaling:
         """Read what :meth:`to_table` wrote."""
-        columns, mean, scale = (np.array(table.column(name)) for name in ("column", "mean", "scale"))
+        columns, mean, scale = (table.column(name).to_numpy().copy() for name in ("column", "mean", "scale"))
         return Scaling(columns, mean, scale, metadata_of(table)["dimension"])
 
     @staticmethod

@@ -10,6 +10,8 @@ from tamis.native.nearest import MAX_NEIGHBOURS
 from tamis.selectors.gais_data import BLOCK_ROWS
 from tamis.selectors.spec import Shape
 
+_WITHOUT_NETWORK = ("none", "neighbours")
+
 
 class GaisParams(Shape):
     """Parameters of GAIS."""
@@ -25,12 +27,12 @@ class GaisParams(Shape):
         "'attention' (2025): the rows that receive most attention. 'confidence' (2024): the largest "
         "probability of the own label.",
     )
-    doubt: Literal["none", "gate", "probability", "attention"] = Field(
+    doubt: Literal["none", "neighbours", "gate", "probability", "attention"] = Field(
         "attention",
-        description="Coverage: how much it counts that a row is represented. 'none': all rows alike, without a "
-        "network. 'gate': hardly, where the network gives another class a margin above 'gate'. 'probability': by its "
-        "own label's probability as a share of the largest. 'attention': by the share of its attention that goes to "
-        "its own class (all ours).",
+        description="Coverage: how much it counts that a row is represented. 'none': all rows alike. 'neighbours': by "
+        "the share of its neighbours that have its class; these two need no network. 'gate': hardly, where the network "
+        "gives another class a margin above 'gate'. 'probability': by its own label's probability as a share of the "
+        "largest. 'attention': by the share of its attention that goes to its own class (all ours).",
     )
     gate: Annotated[float, Field(ge=0, le=1)] = Field(0.8, description="The margin of doubt = 'gate' (ours).")
     relation: Literal["nearest", "attention"] = Field(
@@ -79,4 +81,4 @@ class GaisParams(Shape):
     @property
     def needs_network(self) -> bool:
         """Whether anything that is decided depends on the network."""
-        return self.score != "coverage" or self.doubt != "none" or self.relation == "attention"
+        return self.score != "coverage" or self.doubt not in _WITHOUT_NETWORK or self.relation == "attention"
