@@ -16,6 +16,10 @@ IS_RECENT := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+.PHONY: help demo serve test lint format bench evidence-gais clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.installed ## Select from real text with a running service and show what it chose
 	@$(BIN)/python -m tamis.service.demo $(ARGS)
@@ -40,6 +44,9 @@ lint: $(VENV)/.installed-dev ## Style, types, import directions, drift of openap
 format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+evidence-gais: $(VENV)/.installed-dev ## Accuracy kept by GAIS, against other ways to select (hours)
+	$(BIN)/python tests/benchmarks/evidence_gais.py $(ARGS)
 
 bench: $(VENV)/.installed-dev ## Speed of DSIR against the reference package
 	$(BIN)/python tests/benchmarks/run.py $(or $(ARGS),dsir)
