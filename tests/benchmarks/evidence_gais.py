@@ -13,10 +13,11 @@ import json
 import subprocess
 import sys
 import tempfile
+import uuid
 import venv
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ CLASSIFIERS = ("1-NN", "logistic", "forest")
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Rows = NDArray[np.int64]
+Select = Callable[[dict[str, Any]], Rows]
+"""Runs a job's request and returns the rows it selected."""
 
 
 def peer_python() -> Path:
@@ -176,8 +179,8 @@ def accuracies(features: Matrix, labels: Labels, test: Matrix, truth: Labels) ->
 class Bench:
     """A fold's training rows, as shards that a service reads."""
 
-    def __init__(self, client: Client, folder: Path, features: Matrix, labels: Labels, seed: int) -> None:
-        self._client = client
+    def __init__(self, select: Select, folder: Path, features: Matrix, labels: Labels, seed: int) -> None:
+        self._select = select
         self._folder = folder
         self._seed = seed
         self.features, self.labels = features, labels
@@ -194,9 +197,7 @@ class Bench:
             "budget": {"rows": rows},
             "seed": self._seed,
         }
-        selection = self._client.submit(request).wait().selection()
-        picked: Rows = selection["row"].to_numpy()
-        return picked
+        return self._select(request)
 
     def methods(self, rows: int, peers: bool) -> Iterator[tuple[str, Rows]]:
         """Yield every method's rows."""
@@ -217,17 +218,40 @@ class Bench:
                 yield name.upper(), kept
 
 
-def measure(arguments: argparse.Namespace, client: Client, work: Path) -> list[dict[str, Any]]:
+def by_service(client: Client) -> Select:
+    """Run jobs through a service's client."""
+
+    def select(request: dict[str, Any]) -> Rows:
+        picked: Rows = client.submit(request).wait().selection()["row"].to_numpy()
+        return picked
+
+    return select
+
+
+def in_process(work: Path) -> Select:
+    """Run the same jobs by the library: the same bytes, without a process for each."""
+    from tamis.selectors.datasets import LocalStorage
+    from tamis.selectors.jobs import Environment, execute
+    from tamis.selectors.spec import JobSpec
+
+    def select(request: dict[str, Any]) -> Rows:
+        out = work / f"out-{uuid.uuid4()}"
+        execute(JobSpec.model_validate(request), out, Environment(LocalStorage(), work / "cache", 1))
+        picked: Rows = pq.read_table(out / "selection.parquet")["row"].to_numpy()
+        return picked
+
+    return select
+
+
+def measure(arguments: argparse.Namespace, select: Select, work: Path) -> list[dict[str, Any]]:
     """Measure every combination; returns one record a set, fold, share, noise and method."""
     from sklearn.model_selection import StratifiedKFold
 
     records: list[dict[str, Any]] = []
-    for name in arguments.sets:
-        features, labels = load(arguments.data, name, arguments.rows)
-        folds = StratifiedKFold(5, shuffle=True, random_state=0).split(features, labels)
-        for fold, (train, test) in enumerate(folds):
-            if fold == arguments.folds:
-                break
+    for fold in range(arguments.folds):
+        for name in arguments.sets:
+            features, labels = load(arguments.data, name, arguments.rows)
+            train, test = list(StratifiedKFold(5, shuffle=True, random_state=0).split(features, labels))[fold]
             mean, deviation = features[train].mean(axis=0), features[train].std(axis=0)
             varies = deviation > 0
             scaled = ((features[:, varies] - mean[varies]) / deviation[varies]).astype(np.float32)
@@ -237,7 +261,7 @@ def measure(arguments: argparse.Namespace, client: Client, work: Path) -> list[d
                 wrong = random.random(len(given)) < noise
                 given[wrong] = random.integers(0, labels.max() + 1, int(wrong.sum()))
                 folder = work / f"{name}-{fold}-{noise}"
-                bench = Bench(client, folder, np.ascontiguousarray(scaled[train]), given, fold)
+                bench = Bench(select, folder, np.ascontiguousarray(scaled[train]), given, fold)
                 for reduction in arguments.reductions:
                     rows = max(2 * len(np.unique(given)), round((1 - reduction) * len(train)))
                     for method, picked in bench.methods(rows, reduction == arguments.reductions[0]):
@@ -296,14 +320,18 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000, help="rows of a set, at most")
     parser.add_argument("--reductions", nargs="+", type=float, default=[0.96, 0.9, 0.98])
     parser.add_argument("--noise", nargs="+", type=float, default=[0.0, 0.1])
+    parser.add_argument("--in-process", action="store_true", help="by the library: faster, the same rows")
     parser.add_argument("--json", type=Path, help="also write the records here, as they come")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     built(arguments.data)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        with running_service(work / "home", work) as address, Client(address) as client:
-            records = measure(arguments, client, work / "data")
+        if arguments.in_process:
+            records = measure(arguments, in_process(work), work / "data")
+        else:
+            with running_service(work / "home", work) as address, Client(address) as client:
+                records = measure(arguments, by_service(client), work / "data")
     show(records)
 
 

@@ -114,9 +114,8 @@ def recall(arguments: argparse.Namespace) -> None:
     from tamis.native import lsh, nearest, rng
 
     random = np.random.default_rng(0)
-    print(
-        "| dimension | graph | views | recall of 10 | recall in a batch of 1,024 | µs a row |\n|---|---|---|---|---|---|"
-    )
+    columns = ("dimension", "graph", "views", "recall of 10", "in a batch of 1,024", "µs a row")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for dimension in (8, 32, 128):
         centres = random.normal(size=(40, dimension))
         points = centres[random.integers(0, 40, arguments.rows)] + random.normal(size=(arguments.rows, dimension))
