@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -71,9 +75,9 @@ def test_every_score_and_graph_meets_budget_and_quotas(tmp_path: Path, environme
             assert all(abs(got[name] - 60 * count / 900) < 1 for name, count in totals.items())
             evidence = report(out)["evidence"]
             assert {entry["class"]: entry["selected"] for entry in evidence["classes"]["classes"]} == got
-            for signal in ("margin", "attention_received"):
-                assert sum(evidence[signal]["raw"]) == 900
-                assert sum(evidence[signal]["selected"]) == 60
+            for name in ("margin", "attention_received"):
+                assert sum(evidence[name]["raw"]) == 900
+                assert sum(evidence[name]["selected"]) == 60
             nearest = evidence["nearest_neighbour_on_the_rest"]
             assert 0.5 < nearest["random"] <= 1.0
             if score == "coverage":
@@ -104,6 +108,26 @@ def test_the_same_bytes_for_any_number_of_threads_and_after_a_stop(
         run(job, out, environment(threads, cache))
         digests.add(tuple((out / name).read_bytes() for name in ("selection.parquet", "scores.parquet")))
     assert len(digests) == 1
+
+
+def test_the_same_bytes_after_a_kill(tmp_path: Path, environment: MakeEnvironment) -> None:
+    job = clouds.write(tmp_path / "data", shards=6)
+    program = (
+        "import json, sys; from pathlib import Path; from tamis.selectors.jobs import Environment, execute; "
+        "from tamis.selectors.datasets import LocalStorage; from tamis.selectors.spec import JobSpec; "
+        "execute(JobSpec.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]), "
+        "Environment(LocalStorage(), Path(sys.argv[3]), 2))"
+    )
+    cache = tmp_path / "killed-cache"
+    with subprocess.Popen([sys.executable, "-c", program, json.dumps(job), tmp_path / "killed", cache]) as process:
+        while process.poll() is None and not any(cache.rglob("*.arrow")):
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    run(job, tmp_path / "killed", environment(2, "killed-cache"))
+    run(job, tmp_path / "whole", environment(1, "whole-cache"))
+    for name in ("selection.parquet", "scores.parquet", "report.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_coverage_avoids_rows_with_wrong_labels(tmp_path: Path, environment: MakeEnvironment) -> None:
@@ -173,7 +197,8 @@ def test_earlier_selections_strata_and_sizes_are_respected(tmp_path: Path, envir
 
 
 def test_ranks_keep_every_prefix_balanced(tmp_path: Path, environment: MakeEnvironment) -> None:
-    run(clouds.write(tmp_path / "data"), tmp_path / "out", environment())
+    job = changed(clouds.write(tmp_path / "data"), passes=2, graph="minibatch", relation="attention")
+    run(job, tmp_path / "out", environment())
     table = selected(tmp_path / "out").sort_by("rank")
     labels = labels_of(tmp_path / "data")
     half = Counter(labels[row] for row in table["row"].to_pylist()[:30])
@@ -181,7 +206,9 @@ def test_ranks_keep_every_prefix_balanced(tmp_path: Path, environment: MakeEnvir
     assert all(abs(half[name] - whole[name] / 2) <= 1 for name in whole)
 
 
-def test_awkward_data_are_taken_with_a_word(tmp_path: Path, environment: MakeEnvironment) -> None:
+def test_awkward_data_are_taken_with_a_word(
+    tmp_path: Path, environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     points, labels = clouds.cloud(400, 0)
     points[:, 1] = 7.5
     named: list[Any] = [*labels]
@@ -196,6 +223,12 @@ def test_awkward_data_are_taken_with_a_word(tmp_path: Path, environment: MakeEnv
     assert 5 in rows and 6 not in rows
     reasons = pq.read_table(tmp_path / "out" / "scores.parquet")["reason"].to_pylist()
     assert reasons[6] == "no-label"
+
+    pq.write_table(clouds.table(points[:20], pa.nulls(20, pa.string())), tmp_path / "data" / "1.parquet")
+    with monkeypatch.context() as patched:
+        patched.setattr("tamis.selectors.gais_data.BLOCK_ROWS", 10)  # a block of its own, without a label
+        run(clouds.job(tmp_path / "data"), tmp_path / "unlabelled", environment())
+    assert max(selected(tmp_path / "unlabelled")["row"].to_pylist()) < 400
 
     ids = clouds.table(points[:, :3], [row % 30 for row in range(400)])  # 30 classes, whole numbers as labels
     (tmp_path / "many").mkdir()

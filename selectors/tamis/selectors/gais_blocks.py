@@ -151,6 +151,8 @@ def score_block(
     directions = settings.directions(points.shape[1])
     total = Signals.zeros(n)
     scored = Scored(total, np.full(n, NEVER), np.zeros(n))
+    if n == 0:  # a block whose rows all lack a label
+        return scored
     for number in range(settings.passes - 1, -1, -1):  # the first pass comes last: its graph is the coverage's
         words = rng.random_bits_at(rng.stream_key(settings.seed, f"gais.order.{number}"), rows)
         order = stratified_order(labels, words)
