@@ -129,6 +129,8 @@ def _d2() -> None:
         pairs, np.ones(2), limits.begin_limits(2), free=free, first=nobody, gamma_forward=1.0, gamma_reverse=1.0
     )
     d2.advance(state, 1)
+
+
 def _attention() -> None:
     key = rng.stream_key(0, "warm-up")
     points, labels = np.zeros((3, 1), np.float32), np.zeros(3, np.int32)
