@@ -17,7 +17,8 @@ import uuid
 import venv
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,23 +200,31 @@ class Bench:
         }
         return self._select(request)
 
-    def methods(self, rows: int, peers: bool) -> Iterator[tuple[str, Rows]]:
-        """Yield every method's rows."""
-        yield "random, stratified", stratified(self.labels, rows, self._seed)
-        yield "k-means prototypes", prototypes(self.features, self.labels, rows, self._seed)
-        yield "k-center", self.job("kcenter", {}, rows)
+    def methods(self, rows: int, wanted: Collection[str], peers: bool) -> Iterator[tuple[str, Rows]]:
+        """Yield the rows of every method that is wanted."""
         ccs = {"source": "score", "hard_end": "low", "beta": 0.3, "class_balance": "proportional"}
-        yield "CCS, beta 0.3", self.job("ccs", ccs, rows)
-        for name, params in GAIS.items():
-            yield name, self.job("gais", params, rows)
-        yield "all rows", np.arange(len(self.labels))
+        known: dict[str, Callable[[], Rows]] = {
+            "random, stratified": lambda: stratified(self.labels, rows, self._seed),
+            "k-means prototypes": lambda: prototypes(self.features, self.labels, rows, self._seed),
+            "k-center": lambda: self.job("kcenter", {}, rows),
+            "CCS, beta 0.3": lambda: self.job("ccs", ccs, rows),
+            **{name: partial(self.job, "gais", params, rows) for name, params in GAIS.items()},
+            "all rows": lambda: np.arange(len(self.labels)),
+        }
         if peers:
-            np.save(self._folder / "x.npy", self.features)
-            np.save(self._folder / "y.npy", self.labels)
-            subprocess.run([peer_python(), HERE / "gais_peers.py", self._folder], check=True, stdout=subprocess.DEVNULL)
-            for name in ("cnn", "enn"):
-                kept = np.load(self._folder / f"{name}.npy")
-                yield name.upper(), kept
+            known |= {name: partial(self._peer, name) for name in ("CNN", "ENN")}
+        for name, rows_of in known.items():
+            if not wanted or name in wanted:
+                yield name, rows_of()
+
+    def _peer(self, name: str) -> Rows:
+        """Return the rows that a method of imbalanced-learn keeps; it has no budget."""
+        np.save(self._folder / "x.npy", self.features)
+        np.save(self._folder / "y.npy", self.labels)
+        command = [str(peer_python()), str(HERE / "gais_peers.py"), name, str(self._folder)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        kept: Rows = np.load(self._folder / "kept.npy")
+        return kept
 
 
 def by_service(client: Client) -> Select:
@@ -264,7 +273,7 @@ def measure(arguments: argparse.Namespace, select: Select, work: Path) -> list[d
                 bench = Bench(select, folder, np.ascontiguousarray(scaled[train]), given, fold)
                 for reduction in arguments.reductions:
                     rows = max(2 * len(np.unique(given)), round((1 - reduction) * len(train)))
-                    for method, picked in bench.methods(rows, reduction == arguments.reductions[0]):
+                    for method, picked in bench.methods(rows, arguments.methods, reduction == arguments.reductions[0]):
                         found = accuracies(bench.features[picked], given[picked], scaled[test], labels[test])
                         records.append(
                             {
@@ -297,10 +306,12 @@ def show(records: list[dict[str, Any]]) -> None:
                 for name in dict.fromkeys(record["set"] for record in own):
                     parts = [r["accuracy"] for r in own if r["method"] == method and r["set"] == name]
                     by_set[method][name] = np.mean(parts, axis=0)
-            print(f"\n{reduction:.0%} reduction, {noise:.0%} label noise; {title}: {len(by_set['all rows'])} sets\n")
+            print(
+                f"\n{reduction:.0%} reduction, {noise:.0%} label noise; {title}: {len(next(iter(by_set.values())))} sets\n"
+            )
             print(f"| | {' | '.join(CLASSIFIERS)} | mean | sets above random | worst against random |")
             print(f"|---|{'---|' * (len(CLASSIFIERS) + 3)}")
-            random = by_set["random, stratified"]
+            random = by_set.get("random, stratified", next(iter(by_set.values())))
             for method, sets in by_set.items():
                 mean = np.mean(list(sets.values()), axis=0)
                 apart = [float(sets[name].mean() - random[name].mean()) for name in sets]
@@ -320,6 +331,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000, help="rows of a set, at most")
     parser.add_argument("--reductions", nargs="+", type=float, default=[0.96, 0.9, 0.98])
     parser.add_argument("--noise", nargs="+", type=float, default=[0.0, 0.1])
+    parser.add_argument("--methods", nargs="+", default=[], help="by their names in the tables; all when left out")
     parser.add_argument("--in-process", action="store_true", help="by the library: faster, the same rows")
     parser.add_argument("--json", type=Path, help="also write the records here, as they come")
     arguments = parser.parse_args()

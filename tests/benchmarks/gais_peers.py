@@ -1,7 +1,7 @@
 """Condensed and edited nearest neighbours of imbalanced-learn, in a virtual environment of their own.
 
-``gais_peers.py FOLDER``: reads ``x.npy`` and ``y.npy`` (standardised training rows), writes ``cnn.npy`` and
-``enn.npy``, the rows kept, and prints their CPU seconds as JSON.
+``gais_peers.py CNN|ENN FOLDER``: reads ``x.npy`` and ``y.npy`` (standardised training rows), writes ``kept.npy``, the
+rows kept, and prints its CPU seconds as JSON. CNN keeps the whole smallest class, as imbalanced-learn defines it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from imblearn.under_sampling import (  # type: ignore[import-not-found, unused-i
 
 
 def main() -> None:
-    """Run both."""
+    """Run one of them."""
     warnings.simplefilter("ignore")
-    folder = Path(sys.argv[1])
+    folder = Path(sys.argv[2])
     x, y = np.load(folder / "x.npy"), np.load(folder / "y.npy")
-    spent = {}
-    for name, sampler in (
-        ("cnn", CondensedNearestNeighbour(sampling_strategy="all", random_state=0, n_jobs=1)),
-        ("enn", EditedNearestNeighbours(sampling_strategy="all", n_jobs=1)),
-    ):
-        start = time.process_time()
-        sampler.fit_resample(x, y)
-        spent[name] = time.process_time() - start
-        np.save(folder / f"{name}.npy", np.unique(sampler.sample_indices_))
-    print(json.dumps(spent))
+    sampler = (
+        CondensedNearestNeighbour(random_state=0)
+        if sys.argv[1] == "CNN"
+        else EditedNearestNeighbours(sampling_strategy="all")
+    )
+    start = time.process_time()
+    sampler.fit_resample(x, y)
+    print(json.dumps({"cpu": time.process_time() - start}))
+    np.save(folder / "kept.npy", np.unique(sampler.sample_indices_))
 
 
 if __name__ == "__main__":
