@@ -306,9 +306,8 @@ def show(records: list[dict[str, Any]]) -> None:
                 for name in dict.fromkeys(record["set"] for record in own):
                     parts = [r["accuracy"] for r in own if r["method"] == method and r["set"] == name]
                     by_set[method][name] = np.mean(parts, axis=0)
-            print(
-                f"\n{reduction:.0%} reduction, {noise:.0%} label noise; {title}: {len(next(iter(by_set.values())))} sets\n"
-            )
+            count = len(next(iter(by_set.values())))
+            print(f"\n{reduction:.0%} reduction, {noise:.0%} label noise; {title}: {count} sets\n")
             print(f"| | {' | '.join(CLASSIFIERS)} | mean | sets above random | worst against random |")
             print(f"|---|{'---|' * (len(CLASSIFIERS) + 3)}")
             random = by_set.get("random, stratified", next(iter(by_set.values())))

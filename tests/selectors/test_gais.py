@@ -196,6 +196,19 @@ def test_earlier_selections_strata_and_sizes_are_respected(tmp_path: Path, envir
     assert 190 < sum(sizes) <= 200
 
 
+def test_json_lines_give_the_same_rows(tmp_path: Path, environment: MakeEnvironment) -> None:
+    job = clouds.write(tmp_path / "data", shards=1)
+    rows = pq.read_table(tmp_path / "data" / "0.parquet").to_pylist()
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text("\n".join(json.dumps(row) for row in rows))
+    other = job | {"dataset": {"shards": [str(lines)]}}
+    run(job, tmp_path / "parquet", environment())
+    run(other, tmp_path / "lines", environment())
+    assert selected(tmp_path / "parquet")["row"].equals(selected(tmp_path / "lines")["row"])
+    known, unknown = (plan(spec, environment()).peak_memory_bytes for spec in map(JobSpec.model_validate, (job, other)))
+    assert 0.5 < unknown / known < 2.0
+
+
 def test_ranks_keep_every_prefix_balanced(tmp_path: Path, environment: MakeEnvironment) -> None:
     job = changed(clouds.write(tmp_path / "data"), passes=2, graph="minibatch", relation="attention")
     run(job, tmp_path / "out", environment())

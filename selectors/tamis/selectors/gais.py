@@ -43,6 +43,9 @@ SIZE_SLACK = 1.25
 
 SECONDS_A_ROW = 5e-6
 SECONDS_A_STEP = 5e-3
+BYTES_A_NUMBER = 8
+"""That JSON lines take for a feature, at least: tells rows that are not counted yet, for the estimate of memory."""
+
 ACTIVATION_BYTES = 1_500
 """Of one row in a graph: lists of neighbours, activations, relation."""
 
@@ -102,7 +105,10 @@ class Gais:
     def memory(self, job: Job, threads: int) -> int:
         """A block's features and one graph a thread, the training rows, and the decision's keys."""
         dimension = job.candidates.dimension("embedding")
-        counts = [unit.rows or 0 for unit in job.candidates.units]
+        counts = [
+            unit.bytes // (BYTES_A_NUMBER * dimension) if unit.rows is None else unit.rows
+            for unit in job.candidates.units
+        ]
         starts = np.concatenate([[0], np.cumsum(counts)])
         largest = max((int(starts[block.last] - starts[block.first]) for block in plan_blocks(counts)), default=0)
         slice_rows = self._settings(0, 1.0).slice_rows
