@@ -13,9 +13,14 @@ from tamis.native import (
     dynamics,
     elementary,
     farthest,
+    gais_coverage,
+    gat,
+    gat_training,
     knn,
     lengths,
     limits,
+    lsh,
+    moments,
     rng,
     similarities,
     strata,
@@ -40,6 +45,7 @@ def compile_all() -> None:
     _strata()
     _farthest()
     _d2()
+    _attention()
 
 
 def _decision() -> None:
@@ -123,3 +129,27 @@ def _d2() -> None:
         pairs, np.ones(2), limits.begin_limits(2), free=free, first=nobody, gamma_forward=1.0, gamma_reverse=1.0
     )
     d2.advance(state, 1)
+
+
+def _attention() -> None:
+    key = rng.stream_key(0, "warm-up")
+    points, labels = np.zeros((3, 1), np.float32), np.zeros(3, np.int32)
+    scaled = moments.moments_of(points)
+    moments.standardise(points, np.zeros(1, np.int64), scaled.mean, np.ones(1), points)
+    views = lsh.directions(key, 1, 1)
+    lsh.find_neighbours(points, 1, "lsh", views)
+    found = lsh.find_neighbours(points, 1, "lsh_multiview", views)
+    graph = lsh.to_graph(found)
+    flat = gat_training.initial_parameters(key, 1, 2)
+    batch = gat_training.Batch(points, graph, labels)
+    gat_training.train([batch], np.ones(2, np.float32), key, gat_training.Schedule(1), flat)
+    activations = gat.empty_activations(3, 2, np.float32)
+    out = [np.empty(3, np.float32) for _ in range(5)]
+    gat.class_signals(activations.u, gat.split(flat, 1, 2), labels, out[0], out[1])
+    gat.attention_received(graph, activations.alpha1, activations.alpha2, labels, out[2], out[3], out[4])
+    ties = np.ones((3, 1), np.int32)
+    gais_coverage.attention_strengths(activations.alpha1, activations.alpha2, ties)
+    gais_coverage.own_share(found.keys, labels, out[0])
+    relation = gais_coverage.relation_of(found.keys, ties, labels, 1)
+    mass, state = np.ones(3, np.int32), np.zeros(3, np.int8)
+    gais_coverage.cover_batch(relation, labels, np.ones(2, np.int64), mass, state, 0)

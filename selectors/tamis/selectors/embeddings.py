@@ -57,7 +57,7 @@ def read_matrix(run: Run, dataset: Dataset, role: Role) -> Matrix:
             vectors = batch.vectors(role)
             with np.errstate(over="ignore"):  # found below, as infinite
                 part[:] = vectors
-            _check_finite(part, vectors, dataset, unit, batch.start, role)
+            check_finite(part, vectors, dataset, unit, batch.start, role)
             run.advance(rows=batch.rows)
             run.check_cancelled()
         run.advance(units=1)
@@ -73,9 +73,10 @@ def read_matrix(run: Run, dataset: Dataset, role: Role) -> Matrix:
     return matrix
 
 
-def _check_finite(
+def check_finite(
     part: Matrix, vectors: npt.NDArray[np.floating], dataset: Dataset, unit: int, start: int, role: Role
 ) -> None:
+    """Refuse vectors that are not finite as float32; `start` is the number of the first inside its unit."""
     finite = np.isfinite(part)
     if finite.all():
         return

@@ -94,10 +94,13 @@ def _random_draw(run: Run, decision: Decision) -> tuple[Choice, list[Notice]]:
     """
     layout = run.layout()
     ranked = UniformDraw(decision.rankings[0], layout.starts, run.stream("report.random"))
+    rows = Budget(rows=len(decision.choice.rows))
+    if (asked := decision.choice.totals.asked_rows) is not None and len(decision.choice.rows) < asked:
+        # The selector ended before its budget by a rule of its own: a draw of as many rows is what it has to beat.
+        return choose(ranked, layout, rows, excluded=run.excluded, reason_names=decision.reason_names), []
     try:
         return run.choose(ranked, decision.reason_names), []
     except Infeasible as error:
-        rows = Budget(rows=len(decision.choice.rows))
         draw = choose(ranked, layout, rows, excluded=run.excluded, reason_names=decision.reason_names)
         detail = f"The random draw beside the selection has as many rows, but not its budget and bounds: {error.detail}"
         return draw, [Notice(code="random-draw-by-rows", detail=detail)]

@@ -42,6 +42,10 @@ class UnitReader:
         """The unit's first row over the whole dataset; for tasks that are `numbered`."""
         return _first_row(self.dataset, self.unit.index)
 
+    def of(self, unit: int) -> UnitReader:
+        """Return a reader of another unit of the dataset, for tasks that work on several at once."""
+        return UnitReader(self.dataset, self.dataset.units[unit], self._roles, self._watch)
+
     def batches(self) -> Iterator[RoleBatch]:
         """Yield the unit's batches in row order.
 
