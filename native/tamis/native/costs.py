@@ -33,7 +33,9 @@ def _fill(vectors, panels, out):
         for panel in range(count):
             panel_at = panels_at + panel * dimension * LANES * _FLOAT_BYTES
             for group in range(0, rows, QUERIES):
-                tile_products(lines_at + group * dimension * _FLOAT_BYTES, panel_at, bias_at, dimension, worst_at, sums_at)
+                tile_products(
+                    lines_at + group * dimension * _FLOAT_BYTES, panel_at, bias_at, dimension, worst_at, sums_at
+                )
                 for query in range(min(QUERIES, rows - group)):
                     for lane in range(LANES):
                         similarity = sums[query, lane]

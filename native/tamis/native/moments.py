@@ -7,13 +7,14 @@ arrived, as long as the blocks are cut alike; sums of several parts are added in
 
 # mypy: disable-error-code="no-untyped-def"
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel
-from tamis.native.doubles import DOUBLE_BYTES, LANES, LINES, add_tile, whole_tiles
+from tamis.native.doubles import DOUBLE_BYTES, LANES, LINES, add_tile
 
 BLOCK = 64
 """Rows summed at a time: twice their coordinates in float64 stay in the second-level cache up to 512 dimensions."""
@@ -24,7 +25,7 @@ Floats = NDArray[np.float64]
 class Moments(NamedTuple):
     """Sums over rows."""
 
-    count: int
+    rows: int
     shift: Floats  # [d], taken off every row
     sums: Floats  # [d], of the shifted rows
     products: Floats  # [d, d], of their outer products
@@ -62,44 +63,54 @@ def _add_rows(rows, shift, sums, products, scratch):
                         products[first + line, panel * LANES + lane] += tile[line, lane]
 
 
-def second_moments(rows: NDArray[np.floating], shift: Floats) -> Moments:
+def second_moments(parts: Iterable[NDArray[np.floating]], shift: Floats) -> Moments:
     """Sum rows and their outer products.
 
     Parameters
     ----------
-    rows : float16, float32 or float64 [n, d]
-        Finite.
+    parts : iterable of float16, float32 or float64 [n, d]
+        Finite rows, part by part.
     shift : float64 [d]
         Taken off every row: a point near their mean.
     """
     d = len(shift)
-    if rows.ndim != 2 or rows.shape[1] != d or d == 0:
-        raise ValueError("rows must have as many columns as the shift, one or more")
-    data = np.ascontiguousarray(rows, np.float32 if rows.dtype.itemsize < DOUBLE_BYTES else np.float64).view()
-    data.setflags(write=False)
+    if d == 0:
+        raise ValueError("one column or more is needed")
     wide = -(-d // (LINES * LANES)) * LINES * LANES
     sums, products = np.zeros(d), np.zeros((wide, wide))
     scratch = (np.zeros((wide, BLOCK)), np.zeros((wide // LANES, BLOCK, LANES)), np.zeros((LINES, LANES)))
-    _add_rows(data, np.ascontiguousarray(shift, np.float64), sums, products, scratch)
+    origin = np.ascontiguousarray(shift, np.float64)
+    count = 0
+    for rows in parts:
+        if rows.ndim != 2 or rows.shape[1] != d:
+            raise ValueError("rows must have as many columns as the shift")
+        _add_rows(as_floats(rows), origin, sums, products, scratch)
+        count += len(rows)
     upper = np.triu(products[:d, :d])
-    return Moments(len(rows), np.asarray(shift, np.float64), sums, upper + np.triu(upper, 1).T)
+    return Moments(count, origin, sums, upper + np.triu(upper, 1).T)
+
+
+def as_floats(rows: NDArray[np.floating]) -> NDArray[Any]:
+    """View of rows as C-contiguous float32 or float64 that kernels can't write: half precision is widened."""
+    kind = np.float32 if rows.dtype.itemsize < DOUBLE_BYTES else np.float64
+    view = np.ascontiguousarray(rows, kind).view()
+    view.setflags(write=False)
+    return view
 
 
 def add_moments(left: Moments, right: Moments) -> Moments:
     """Moments of the rows of both, which must have been measured from the same shift."""
     if not np.array_equal(left.shift, right.shift):
         raise ValueError("moments measured from different points can't be added")
-    return Moments(
-        left.count + right.count, left.shift, left.sums + right.sums, left.products + right.products
-    )
+    return Moments(left.rows + right.rows, left.shift, left.sums + right.sums, left.products + right.products)
 
 
 def mean_and_covariance(moments: Moments) -> tuple[Floats, Floats]:
     """Mean, float64 [d], and covariance, float64 [d, d], divided by the number of rows."""
-    if moments.count == 0:
+    if moments.rows == 0:
         raise ValueError("no rows")
-    mean = moments.sums / moments.count
-    return moments.shift + mean, moments.products / moments.count - mean[:, None] * mean[None, :]
+    mean = moments.sums / moments.rows
+    return moments.shift + mean, moments.products / moments.rows - mean[:, None] * mean[None, :]
 
 
 def uncentred(moments: Moments) -> Floats:
@@ -110,7 +121,7 @@ def uncentred(moments: Moments) -> Floats:
 
 @kernel
 def _transform(rows, centre, columns, reach, out):
-    """Write (row - centre) times a matrix packed in panels of its columns; ``reach`` coordinates of each panel count."""
+    """Write (row - centre) times a matrix in panels of its columns; ``reach`` coordinates of each panel count."""
     n, d = rows.shape
     lines = np.zeros((LINES, d))
     tile = np.zeros((LINES, LANES))
@@ -146,8 +157,7 @@ def transform(rows: NDArray[np.floating], centre: Floats, matrix: Floats) -> Flo
     d, k = matrix.shape
     if rows.ndim != 2 or rows.shape[1] != d or len(centre) != d or d == 0:
         raise ValueError("rows and centre must have as many columns as the matrix has rows, one or more")
-    data = np.ascontiguousarray(rows, np.float32 if rows.dtype.itemsize < DOUBLE_BYTES else np.float64).view()
-    data.setflags(write=False)
+    data = as_floats(rows)
     panels = -(-k // LANES)
     columns = np.zeros((panels, d, LANES))
     reach = np.ones(panels, np.int64)

@@ -53,7 +53,7 @@ def spread(builder: Any, value: Any, kind: ir.VectorType) -> Any:
 
 
 def fused(builder: Any, kind: ir.VectorType, a: Any, b: Any, c: Any) -> Any:
-    """a b + c, rounded once."""
+    """A b + c, rounded once."""
     letter = "32" if kind.element == _F32 else "64"
     name = f"llvm.fma.v{kind.count}f{letter}"
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)

@@ -1,0 +1,600 @@
+"""TAROT: targeted data selection via optimal transport (Feng et al., ICML 2025, arXiv 2412.00420).
+
+Candidates and targets are gradients of a model's loss, whitened together and scaled to length 1. Layer i holds the i-th
+most similar candidate of every target: whole layers are taken while they fit the budget, and the last one is filled
+with the rows that are cheapest to transport to the targets. With `mode: otm` the number of layers is an output.
+
+Where we deviate from the authors' code, `release: true` does as it does: rows are whitened by inverse(L)', not by its
+transpose; lambda is relative to the covariance's scale; the last layer is filled by the smallest potential, not the
+largest; a budget that ends exactly on a layer takes no other one; layers never run out; several checkpoints are
+averaged, not the last one taken; and a size is chosen from the whole curve, not at its first increase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field, JsonValue, model_validator
+
+from tamis.native import rng
+from tamis.selectors import gradient_origin, last_layer, tarot_evidence, tarot_otm, unigram_fisher
+from tamis.selectors.choice import Choice
+from tamis.selectors.errors import Invalid
+from tamis.selectors.ngrams import NgramParams, check_tokenizer, tables_version
+from tamis.selectors.ordered import Terms, terms
+from tamis.selectors.outcome import Notice
+from tamis.selectors.run import Run
+from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.spec import Shape
+from tamis.selectors.tarot_features import (
+    MEANING,
+    ROLES,
+    Features,
+    Source,
+    Space,
+    Whitening,
+    make_whitener,
+    pooled_moments,
+    source_dimension,
+)
+from tamis.selectors.tarot_layers import (
+    RELEASED_LAYERS,
+    LayerOrder,
+    Layers,
+    cut,
+    potential_weights,
+    released_set,
+    released_weights,
+    repeats,
+)
+from tamis.selectors.transport import KEPT_COST_BYTES, Costs, Solver, Transport, solve
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Matrix = npt.NDArray[np.float32]
+
+REASONS = ("eligible",)
+
+LISTS_BYTES = 2**29
+"""Lists of neighbours held at most; where a budget reaches beyond them, rows follow by their nearest target."""
+
+BYTES_A_NEIGHBOUR = 36
+"""Row and similarity, of the lists as they are merged, of a unit's, and sorted into layers."""
+
+SPARE_LAYERS = 2
+"""Neighbours sought at first, for as many as would do if no two targets shared one: targets do share them."""
+
+FEWEST_LAYERS = 16
+OTM_LAYERS = 64
+"""Layers that the curve of `otm` reaches to where the request does not say."""
+
+RELEASED_SEED = 42
+"""Of the release's folds, which does not change with a job's seed."""
+
+GATHERED_BYTES = 2**29
+"""Whitened vectors held for all folds at once; beyond, each fold reads its own."""
+
+TINY_TARGET_ROWS = 50
+"""A target with fewer rows is covered by a handful of candidates each: TAROT overfits it."""
+
+FLOPS = 25e9
+"""Multiply-adds a CPU-second of similarities, for plans (tests/benchmarks/README.md)."""
+DOUBLE_FLOPS = 10e9
+"""The same in float64: moments and whitening."""
+READ_BYTES_PER_SECOND = 1e9
+
+
+class TarotParams(Shape):
+    """Parameters of TAROT. Defaults are the corrected method's; the paper's where they agree."""
+
+    mode: Literal["fixed", "otm"] = Field(
+        "fixed",
+        description="'fixed': the budget's rows. 'otm': as many as bring the selection nearest to targets that did not "
+        "select it, the budget at most.",
+    )
+    source: Source = Field(
+        "gradient",
+        description="What is compared. 'gradient': projected gradients. 'last_layer': of a linear classifier, from "
+        "embedding and label. 'text': of a unigram model. 'embedding': as it is, similarity and not influence.",
+    )
+    whitening: Whitening = Field(
+        "cholesky", description="Of the pooled covariance. 'zca' gives the same similarities. 'none': plain cosines."
+    )
+    regularization: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        0.01, description="lambda relative to the mean eigenvalue trace(S) / d. Release: 1e-5, absolute."
+    )
+    solver: Solver = Field(
+        "released",
+        description="Of transport problems. 'released': one Sinkhorn sweep a temperature. 'converged': until the "
+        "marginals hold. 'exact': network simplex, for up to some thousand rows and targets.",
+    )
+    weights: Literal["uniform", "potential"] = Field(
+        "uniform",
+        description="'potential': rows weigh by how cheap they are to transport to the targets, between 0 and 2, and "
+        "the columns 'potential' and 'repeats' are written. Release (data_weighting): potentials over their mean.",
+    )
+    layers: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None, description="'otm': how many layers the curve reaches to; 64 when left out. 'fixed': found by the budget."
+    )
+    folds: Annotated[int, Field(ge=2, le=1000)] = Field(10, description="'otm': parts of the targets. Release: 10.")
+    plateau: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.002, description="'otm': mean relative excess over the lowest distance that counts as equally good."
+    )
+    scoring_targets: Annotated[int, Field(ge=2)] = Field(
+        2000, description="'otm': targets that score a fold at most, drawn by the job's seed."
+    )
+    dimension: Annotated[int, Field(ge=8, le=8192)] = Field(
+        256, description="Length of the random projections of 'text' and 'last_layer'."
+    )
+    ngrams: NgramParams = Field(NgramParams(), description="'text': how text becomes hashed n-grams.")
+    release: bool = Field(False, description="Reproduce the authors' code in float32, defects included.")
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.release:
+            other = [
+                name
+                for name, wanted in (
+                    ("source", ("gradient", "embedding")),
+                    ("whitening", ("cholesky",)),
+                    ("solver", ("released",)),
+                )
+                if getattr(self, name) not in wanted
+            ]
+            if other:
+                raise ValueError(f"release has its own {other[0]}: leave it out")
+        if self.layers is not None and self.mode == "fixed":
+            raise ValueError("layers is for mode 'otm': with 'fixed' the budget decides")
+        return self
+
+
+@dataclass
+class Found:
+    """What select leaves for the report."""
+
+    space: Space
+    details: dict[str, JsonValue] = field(default_factory=dict)
+    problems: dict[str, Transport] = field(default_factory=dict)
+    curve: tarot_otm.Curve | None = None
+    notices: list[Notice] = field(default_factory=list)
+
+
+class Tarot:
+    """Selection by optimal transport on whitened gradients."""
+
+    name: ClassVar[str] = "tarot"
+    revision: ClassVar[int] = 1
+    summary: ClassVar[str] = "Takes every target's most similar candidates by whitened gradients, layer by layer."
+    citation: ClassVar[str] = (
+        "Feng, Teney, Alahi: TAROT: Targeted Data Selection via Optimal Transport. ICML 2025, arXiv:2412.00420."
+    )
+    cost: ClassVar[str] = (
+        "Two passes over the vectors, candidates x targets x dimension multiply-adds; 36 bytes a target and layer."
+    )
+    Params: ClassVar[type[TarotParams]] = TarotParams
+    scores_are_log_weights: ClassVar[bool] = False
+
+    def __init__(self, params: TarotParams) -> None:
+        self.params = params
+        self._found: Found | None = None
+
+    def needs(self) -> Needs:
+        """Read what the source is made of, of candidates and targets alike."""
+        return Needs(roles=ROLES[self.params.source], target=True)
+
+    def basis(self) -> str:
+        """Return the version of the tokenizer's character tables."""
+        return tables_version(self.params.ngrams.tokenizer) if self.params.source == "text" else ""
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Two passes over the vectors, the similarities between, and the decision."""
+        if job.spec.target is not None and job.spec.target.model is not None:
+            raise Invalid("tarot takes target datasets, not a fitted model.", pointer="/target/model")
+        d = self._dimension(job)
+        if self.params.source == "text":
+            check_tokenizer(self.params.ngrams, job)
+        if self.params.source == "gradient":
+            gradient_origin.check_origins(job.candidates, job.targets)
+            self._check_released_checkpoints(job)
+        if self.params.release and (
+            job.spec.strata or job.spec.preselected or job.spec.exclude or job.spec.budget.size
+        ):
+            raise Invalid(
+                "The release knows no strata, sizes or earlier selections: leave them out, or 'release'.",
+                pointer="/selector/params/release",
+            )
+        n = job.candidates.rows or 0
+        m = sum(target.rows or 0 for target in job.targets)
+        size = job.candidates.bytes + sum(target.bytes for target in job.targets)
+        units = len(job.candidates.units) + sum(len(target.units) for target in job.targets)
+        reading, squares = size / READ_BYTES_PER_SECOND, (n + m) * d * d / 2 / DOUBLE_FLOPS
+        solving = 1e-8 * min(n, m) * m * (10 if self.params.mode == "otm" else 1)
+        return [
+            PhaseCost("features", 0, 0, reading if self.params.source in ("text", "last_layer") else 1e-3),
+            PhaseCost("moments", units, size, reading + squares),
+            PhaseCost("neighbours", units, size, reading + squares + n * m * d / FLOPS),
+            PhaseCost("transport", 0, 0, solving),
+            PhaseCost("report", 0, 0, 1.0),
+        ]
+
+    def _dimension(self, job: Job) -> int:
+        features = Features(self.params.source)
+        return source_dimension(features, [job.candidates, *job.targets], self.params.dimension)
+
+    def _check_released_checkpoints(self, job: Job) -> None:
+        columns = job.candidates.columns["gradient"].columns_read()
+        if self.params.release and len(columns) > 1:
+            raise Invalid(
+                f"The release uses the last checkpoint alone, whatever it is given: name the column '{columns[-1]}' "
+                "only.",
+                pointer="/dataset/columns/gradient",
+            )
+
+    def notices(self, job: Job) -> Iterator[Notice]:
+        """Say what the vectors are, where they are no influence or of unknown origin, and when the target is tiny."""
+        if self.params.source == "embedding":
+            yield Notice(
+                code="similarity-not-influence",
+                detail="Embeddings are compared as they are: the selection is similar to the target, which is not the "
+                "same as useful for it. With labels, source 'last_layer' is nearer to influence.",
+            )
+        if self.params.source == "gradient":
+            yield from gradient_origin.notices(job.candidates, job.targets)
+        rows = [target.rows for target in job.targets]
+        total = sum(count for count in rows if count is not None)
+        if None not in rows and total < TINY_TARGET_ROWS:
+            yield Notice(
+                code="tiny-target",
+                detail=f"The target has {total} rows: the selection will be the neighbours of those few. Give more.",
+            )
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Whitening and moments of every thread, lists of neighbours, costs kept, and vectors of rows in transport."""
+        d = self._dimension(job)
+        m = sum(target.rows or 0 for target in job.targets)
+        n = job.candidates.rows or 0
+        budget = job.spec.budget
+        rows = budget.rows or int((budget.fraction or 0.0) * n) or n
+        depth = self._first_depth(rows, m, n)
+        lists = min(LISTS_BYTES, BYTES_A_NEIGHBOUR * m * depth)
+        moved = min(n, m if self.params.mode == "fixed" else m * depth)
+        if self.params.weights == "potential":
+            moved = max(moved, min(n, rows))
+        costs = min(KEPT_COST_BYTES, 4 * moved * m)
+        gathered = 8 * d * min(moved, GATHERED_BYTES // (4 * d) + m)
+        table = 200 * 2**20 if self.params.source == "text" else 0
+        return (threads + 1) * 40 * d * d + 8 * m * d * (threads + 1) + lists + costs + gathered + 24 * n + table
+
+    # -- the paper's steps
+
+    def select(self, run: Run) -> Decision:
+        """Whiten, find neighbours, take layers."""
+        space = self.whiten(run)
+        self._found = found = Found(space)
+        with ThreadPoolExecutor(run.engine.threads, thread_name_prefix="tamis-transport") as pool:
+            if self.params.release:
+                decision = self.released(run, space, found, pool)
+            elif self.params.mode == "otm":
+                decision = self.otm(run, space, found)
+            else:
+                decision = self.fixed(run, space, found, pool)
+            decision = self._weighed(decision, space, found, pool)
+        decision.notices += found.notices
+        return decision
+
+    def whiten(self, run: Run) -> Space:
+        """Whiten candidates and targets by their common covariance (section 3.2)."""
+        params = self.params
+        run.begin("features")
+        features = Features(params.source)
+        if params.source == "text":
+            table = unigram_fisher.fit(run, params.ngrams, params.dimension)
+            features = Features("text", params.ngrams.features(), {"unigrams": run.share("unigrams", table)})
+        elif params.source == "last_layer":
+            table = last_layer.fit(run, params.dimension)
+            features = Features("last_layer", {}, {"classifier": run.share("classifier", table)})
+        datasets = [run.candidates, *run.targets]
+        for index, target in enumerate(run.targets):
+            if not target.rows:
+                raise Invalid("The target has no rows.", pointer=f"/target/datasets/{index}/shards")
+        if not run.candidates.rows:
+            raise Invalid("The dataset has no rows: nothing can be selected from it.", pointer="/dataset/shards")
+        run.begin("moments", *datasets)
+        dimension = source_dimension(features, datasets, params.dimension)
+        moments = pooled_moments(run, features, dimension)
+        whitener = make_whitener(moments, params.whitening, params.regularization, released=params.release)
+        run.begin("neighbours", *run.targets, run.candidates)
+        return Space.make(run, features, whitener)
+
+    def fixed(self, run: Run, space: Space, found: Found, pool: ThreadPoolExecutor) -> Decision:
+        """Take whole layers while they fit, the last by the smallest potential (section 3.4)."""
+        wanted = terms(run)
+        layers, enough = self._layers(run, space, wanted)
+        run.begin("transport")
+        ordered = layers.listed(wanted.free)
+        taken = _fitting(ordered, wanted)
+        if enough and taken:
+            end = cut(ordered, layers, taken)
+            found.details |= {
+                "whole_layers": end.whole,
+                "rows_in_whole_layers": end.rows,
+                "rows_of_the_last_layer": end.wanted,
+                "rows_it_has": len(end.partial),
+            }
+            if end.wanted:
+                problem = _solved(space, end.partial, self.params.solver, self._target_weights(run), pool)
+                found.problems["last_layer"] = problem
+                order = np.lexsort((end.partial, problem.rows))
+                ordered[end.rows : end.rows + len(end.partial)] = end.partial[order]
+                cost = problem.rows[order]
+                found.details["potential_gap_at_cut"] = float(cost[end.wanted] - cost[end.wanted - 1])
+        starts = run.layout().starts
+        ranked = LayerOrder.of(ordered, layers, starts)
+        choice = run.choose(ranked, REASONS)
+        fresh = choice.rows[~choice.preselected]
+        if not enough or (layers.layer[fresh] == layers.depth).any():
+            ranked = self._beyond(run, space, layers, ordered, wanted, found)
+            choice = run.choose(ranked, REASONS)
+        return self._decision(choice, ranked, layers)
+
+    def _layers(self, run: Run, space: Space, wanted: Terms) -> tuple[Layers, bool]:
+        """Return layers that reach as deep as the budget needs, and whether they do."""
+        n, m = run.layout().rows, len(space.targets)
+        gone = run.excluded
+        most = max(FEWEST_LAYERS, LISTS_BYTES // (BYTES_A_NEIGHBOUR * m))
+        depth = min(self._first_depth(wanted.most_rows, m, n), most)
+        while True:
+            rows, scores = space.neighbours(min(depth, n), gone)
+            layers = Layers.of(rows, scores, n)
+            ordered = layers.listed(wanted.free)
+            if _covered(ordered, wanted):
+                return layers, True
+            if depth >= min(n, most):
+                return layers, False
+            depth = min(2 * depth, most)
+
+    def _first_depth(self, rows: int, m: int, n: int) -> int:
+        if self.params.mode == "otm":
+            return min(self.params.layers or OTM_LAYERS, max(1, n))
+        return max(FEWEST_LAYERS, SPARE_LAYERS * -(-min(rows, n) // max(m, 1)))
+
+    def _beyond(self, run: Run, space: Space, layers: Layers, ordered: Ints, wanted: Terms, found: Found) -> LayerOrder:
+        """Rank the rows that are in no list, behind those that are, by the similarity to their nearest target."""
+        mapped = space.best()
+        score = np.concatenate([mapped.column(unit, "score") for unit in range(len(mapped))])
+        target = np.concatenate([mapped.column(unit, "target") for unit in range(len(mapped))])
+        rest = wanted.free.copy()
+        rest[ordered] = False
+        rows = np.flatnonzero(rest)
+        rows = rows[np.lexsort((rows, -score[rows]))]
+        unlisted = layers.layer == layers.depth
+        layers.similarity[unlisted], layers.target[unlisted] = score[unlisted], target[unlisted]
+        found.notices.append(
+            Notice(
+                code="beyond-the-layers",
+                detail=f"The budget reaches beyond the {layers.depth:,} nearest candidates of every target that are "
+                "ranked in layers: further rows follow by their similarity to the nearest target.",
+            )
+        )
+        return LayerOrder.of(np.concatenate([ordered, rows]), layers, run.layout().starts)
+
+    def otm(self, run: Run, space: Space, found: Found) -> Decision:
+        """Choose the number of layers by the curve of the distance to targets that did not select (section 3.5)."""
+        wanted = terms(run)
+        n, m = run.layout().rows, len(space.targets)
+        if m < self.params.folds:
+            raise Invalid(
+                f"The target has {m} rows, fewer than folds = {self.params.folds}.", pointer="/selector/params/folds"
+            )
+        depth = self._first_depth(n, m, n)
+        neighbours = space.neighbours(depth, run.excluded)
+        run.begin("transport")
+        parts = []
+        folds = tarot_otm.folds_of(m, self.params.folds, run.stream("tarot.folds"))
+        for selecting in folds:
+            scoring = np.setdiff1d(np.arange(m), selecting)
+            if len(scoring) > self.params.scoring_targets:
+                draw = rng.random_bits_at(run.stream("tarot.scoring"), scoring)
+                scoring = np.sort(scoring[np.argsort(draw, kind="stable")[: self.params.scoring_targets]])
+            parts.append((selecting, scoring))
+        curve = tarot_otm.measure(
+            neighbours,
+            space.targets,
+            _gatherer(space, tarot_otm.union_order(*neighbours)[0]),
+            parts,
+            solver=self.params.solver,
+            tolerance=self.params.plateau,
+            threads=run.engine.threads,
+            kept_bytes=KEPT_COST_BYTES,
+            check=run.check_cancelled,
+        )
+        found.curve = curve
+        if curve.best == len(curve.layers) - 1 and depth < n:
+            found.notices.append(
+                Notice(
+                    code="curve-still-falling",
+                    detail=f"The distance is lowest at the {depth} layers that the curve ends at: more rows may do "
+                    "better. Raise selector.params.layers.",
+                )
+            )
+        layers = Layers.of(*neighbours, n)
+        ordered, of = tarot_otm.union_order(*neighbours)
+        ordered = ordered[: int(np.searchsorted(of, curve.layers[curve.chosen]))]
+        inside = layers.listed(wanted.free)
+        inside = inside[np.isin(inside, ordered)]
+        size = len(inside)
+        rows = _within(inside, wanted)
+        low, high = (curve.sizes[index] for index in curve.plateau)
+        detail = f"The size was chosen by the curve: {size:,} rows; {low:,} to {high:,} are as good."
+        if len(rows) < size:
+            detail = (
+                f"The curve chooses {size:,} rows, of which budget and bounds allow {len(rows):,}: raise the budget."
+            )
+        ranked = LayerOrder.of(rows, layers, run.layout().starts)
+        notice = Notice(code="size-chosen-by-otm", detail=detail)
+        choice = run.choose_given(ranked, rows, REASONS, stopped=notice)
+        return self._decision(choice, ranked, layers)
+
+    def released(self, run: Run, space: Space, found: Found, pool: ThreadPoolExecutor) -> Decision:
+        """Do as the authors' code does."""
+        n, m = run.layout().rows, len(space.targets)
+        wanted = terms(run)
+        budget = wanted.amount.value
+        if self.params.mode == "otm":
+            depth = min(n, RELEASED_LAYERS - 1, self.params.layers or OTM_LAYERS)
+            neighbours = space.neighbours(depth, run.excluded)
+            run.begin("transport")
+            folds = tarot_otm.released_folds(
+                neighbours, space.targets, space.vectors, folds=self.params.folds, seed=RELEASED_SEED
+            )
+            union = np.unique(np.concatenate([fold.rows for fold in folds]))
+            found.details |= {
+                "fold_stop_layers": [len(fold.distances) for fold in folds],
+                "fold_rows": [len(fold.rows) for fold in folds],
+                "fold_distances": [list(fold.distances) for fold in folds],
+            }
+            layers = Layers.of(*neighbours, n)
+            inside = layers.listed(wanted.free)
+            rows = inside[np.isin(inside, union)]
+            detail = f"The release's stop rule chose {len(rows):,} rows." + (
+                f" The budget allows {budget:,} of them." if len(rows) > budget else ""
+            )
+            rows = rows[:budget]
+        else:
+            depth = min(self._first_depth(budget, m, n), n, RELEASED_LAYERS)
+            while True:
+                neighbours = space.neighbours(depth, run.excluded)
+                listed = len(np.unique(neighbours[0]))
+                if listed > budget or depth >= min(n, RELEASED_LAYERS):
+                    break
+                depth = min(2 * depth, n, RELEASED_LAYERS)
+            run.begin("transport")
+            layers = Layers.of(*neighbours, n)
+
+            def potentials(rows: Ints) -> Floats:
+                uniform = np.full(m, 1 / m)
+                problem = _solved(space, rows, "released", uniform, pool)
+                found.problems["last_layer"] = problem
+                return problem.rows
+
+            outcome = released_set(neighbours[0], n, budget, potentials)
+            found.details |= {"whole_layers": outcome.whole, "rows_the_release_adds_beyond_the_budget": outcome.surplus}
+            rows = outcome.rows[:budget]
+            detail = "As released."
+            if outcome.surplus:
+                detail += f" The release would take {outcome.surplus:,} rows more: its budget ends on a layer."
+            if outcome.missing:
+                detail += f" It ranks {RELEASED_LAYERS:,} candidates of a target and is {outcome.missing:,} rows short."
+        ranked = LayerOrder.of(rows, layers, run.layout().starts)
+        stopped = Notice(code="as-released", detail=detail)
+        return self._decision(run.choose_given(ranked, rows, REASONS, stopped=stopped), ranked, layers)
+
+    def _target_weights(self, run: Run) -> Floats:
+        """Weigh targets equally, or each dataset's by its proportion."""
+        counts = [target.rows or 0 for target in run.targets]
+        shares = run.target_proportions or [count / sum(counts) for count in counts]
+        return np.concatenate(
+            [np.full(count, share / count) for share, count in zip(shares, counts, strict=True) if count]
+        )
+
+    def _decision(self, choice: Choice, ranked: LayerOrder, layers: Layers) -> Decision:
+        rows = choice.rows
+        layer, target = layers.layer[rows], layers.target[rows]
+        columns = {
+            "layer": pa.array(layer, pa.int32(), mask=layer == layers.depth),
+            "nearest_target": pa.array(target, pa.int32(), mask=target < 0),
+            "similarity": pa.array(layers.similarity[rows], pa.float32(), mask=target < 0),
+        }
+        return Decision(choice, [ranked], REASONS, {}, columns=columns)
+
+    def _weighed(self, decision: Decision, space: Space, found: Found, pool: ThreadPoolExecutor) -> Decision:
+        """Weigh the selected rows by their potentials, where that is asked."""
+        if self.params.weights == "uniform" or not len(decision.choice.rows):
+            return decision
+        run = space.run
+        targets = np.full(len(space.targets), 1 / len(space.targets))
+        if not self.params.release:
+            targets = self._target_weights(run)
+        problem = _solved(space, decision.choice.rows, self.params.solver, targets, pool)
+        found.problems["selection"] = problem
+        make = released_weights if self.params.release else potential_weights
+        weights = make(problem.rows)
+        more: dict[str, Any] = {"potential": pa.array(problem.rows), "repeats": pa.array(repeats(weights), pa.int64())}
+        choice = replace(decision.choice, weights=weights)
+        return replace(decision, choice=choice, columns={**decision.columns, **more})
+
+    # -- the report
+
+    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
+        """Measure how far from the target selection, random draw and all rows are; show layers and curve."""
+        assert self._found is not None
+        found = self._found
+        measured = tarot_evidence.measure(run, found.space, decision.choice, random)
+        return {
+            "meaning": MEANING[self.params.source],
+            "layers": dict(found.details),
+            "transport_problems": {name: problem.summary() for name, problem in found.problems.items()},
+            "otm": None if found.curve is None else found.curve.summary(),
+            **measured,
+        }
+
+
+def _solved(space: Space, rows: Ints, solver: Solver, targets: Floats, pool: ThreadPoolExecutor) -> Transport:
+    """Solve the transport of rows, of equal weights, to all targets."""
+    costs = Costs(space.vectors(rows), space.targets, pool)
+    return solve(costs, np.full(len(rows), 1 / len(rows)), targets, solver, bounds=True)
+
+
+def _gatherer(space: Space, union: Ints) -> Any:
+    """Return a reader of whitened vectors: of one table in memory while all of them fit, else read anew."""
+    if len(union) * space.targets.shape[1] * 4 > GATHERED_BYTES:
+        return space.vectors
+    rows = np.sort(union)
+    table = space.vectors(rows)
+    return lambda wanted: table[np.searchsorted(rows, wanted)]
+
+
+def _counted(rows: Ints, wanted: Terms) -> Ints:
+    """Return what each row counts against the budget."""
+    return np.ones(len(rows), np.int64) if wanted.sizes is None else wanted.sizes[rows]
+
+
+def _left(wanted: Terms) -> int:
+    kept = wanted.preselected
+    return wanted.amount.value - int(_counted(kept, wanted).sum())
+
+
+def _fitting(ordered: Ints, wanted: Terms) -> int:
+    """Return how many of the rows, in their order, stay within the budget; strata are left to the decision."""
+    return int(np.searchsorted(np.cumsum(_counted(ordered, wanted)), _left(wanted), side="right"))
+
+
+def _covered(ordered: Ints, wanted: Terms) -> bool:
+    """Whether the rows fill the budget."""
+    return int(_counted(ordered, wanted).sum()) >= _left(wanted) or len(ordered) == int(np.count_nonzero(wanted.free))
+
+
+def _within(ordered: Ints, wanted: Terms) -> Ints:
+    """Return the rows that may be taken one after the other: within the budget and the strata's maximums."""
+    if wanted.codes is None:
+        return ordered[: _fitting(ordered, wanted)]
+    left, counts = _left(wanted), _counted(ordered, wanted)
+    have = np.zeros(len(wanted.names), np.int64)
+    np.add.at(have, wanted.codes[wanted.preselected], _counted(wanted.preselected, wanted))
+    taken: list[int] = []
+    pairs: Iterable[tuple[int, int]] = zip(ordered.tolist(), counts.tolist(), strict=True)
+    for row, size in pairs:
+        code = int(wanted.codes[row])
+        if size <= left and have[code] + size <= wanted.upper[code]:
+            taken.append(row)
+            have[code] += size
+            left -= size
+    return np.array(taken, np.int64)
