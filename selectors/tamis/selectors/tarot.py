@@ -12,73 +12,67 @@ averaged, not the last one taken; and a size is chosen from the whole curve, not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field, JsonValue, model_validator
+from pydantic import JsonValue
 
 from tamis.native import rng
-from tamis.selectors import gradient_origin, last_layer, tarot_evidence, tarot_otm, unigram_fisher
+from tamis.selectors import gradient_origin, last_layer, tarot_evidence, tarot_otm, tarot_params, unigram_fisher
 from tamis.selectors.choice import Choice
 from tamis.selectors.errors import Invalid
-from tamis.selectors.ngrams import NgramParams, check_tokenizer, tables_version
+from tamis.selectors.ngrams import check_tokenizer, tables_version
 from tamis.selectors.ordered import Terms, terms
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
-from tamis.selectors.spec import Shape
 from tamis.selectors.tarot_features import (
     MEANING,
     ROLES,
     Features,
-    Source,
     Space,
-    Whitening,
     make_whitener,
     pooled_moments,
     source_dimension,
 )
 from tamis.selectors.tarot_layers import (
-    RELEASED_LAYERS,
     LayerOrder,
     Layers,
     cut,
     potential_weights,
-    released_set,
     released_weights,
     repeats,
 )
-from tamis.selectors.transport import KEPT_COST_BYTES, Costs, Solver, Transport, solve
+from tamis.selectors.tarot_params import TarotParams
+from tamis.selectors.tarot_released import released
+from tamis.selectors.tarot_steps import (
+    GATHERED_BYTES,
+    REASONS,
+    Found,
+    covered,
+    decision,
+    fitting,
+    gatherer,
+    solved,
+    target_weights,
+    within,
+)
+from tamis.selectors.transport import KEPT_COST_BYTES
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.float32]
-
-REASONS = ("eligible",)
 
 LISTS_BYTES = 2**29
 """Lists of neighbours held at most; where a budget reaches beyond them, rows follow by their nearest target."""
 
 BYTES_A_NEIGHBOUR = 36
 """Row and similarity, of the lists as they are merged, of a unit's, and sorted into layers."""
-
-SPARE_LAYERS = 2
-"""Neighbours sought at first, for as many as would do if no two targets shared one: targets do share them."""
-
-FEWEST_LAYERS = 16
-OTM_LAYERS = 64
-"""Layers that the curve of `otm` reaches to where the request does not say."""
-
-RELEASED_SEED = 42
-"""Of the release's folds, which does not change with a job's seed."""
-
-GATHERED_BYTES = 2**29
-"""Whitened vectors held for all folds at once; beyond, each fold reads its own."""
 
 TINY_TARGET_ROWS = 50
 """A target with fewer rows is covered by a handful of candidates each: TAROT overfits it."""
@@ -88,81 +82,6 @@ FLOPS = 25e9
 DOUBLE_FLOPS = 10e9
 """The same in float64: moments and whitening."""
 READ_BYTES_PER_SECOND = 1e9
-
-
-class TarotParams(Shape):
-    """Parameters of TAROT. Defaults are the corrected method's; the paper's where they agree."""
-
-    mode: Literal["fixed", "otm"] = Field(
-        "fixed",
-        description="'fixed': the budget's rows. 'otm': as many as bring the selection nearest to targets that did not "
-        "select it, the budget at most.",
-    )
-    source: Source = Field(
-        "gradient",
-        description="What is compared. 'gradient': projected gradients. 'last_layer': of a linear classifier, from "
-        "embedding and label. 'text': of a unigram model. 'embedding': as it is, similarity and not influence.",
-    )
-    whitening: Whitening = Field(
-        "cholesky", description="Of the pooled covariance. 'zca' gives the same similarities. 'none': plain cosines."
-    )
-    regularization: Annotated[float, Field(ge=0, le=1e6)] = Field(
-        0.01, description="lambda relative to the mean eigenvalue trace(S) / d. Release: 1e-5, absolute."
-    )
-    solver: Solver = Field(
-        "released",
-        description="Of transport problems. 'released': one Sinkhorn sweep a temperature. 'converged': until the "
-        "marginals hold. 'exact': network simplex, for up to some thousand rows and targets.",
-    )
-    weights: Literal["uniform", "potential"] = Field(
-        "uniform",
-        description="'potential': rows weigh by how cheap they are to transport to the targets, between 0 and 2, and "
-        "the columns 'potential' and 'repeats' are written. Release (data_weighting): potentials over their mean.",
-    )
-    layers: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
-        None, description="'otm': how many layers the curve reaches to; 64 when left out. 'fixed': found by the budget."
-    )
-    folds: Annotated[int, Field(ge=2, le=1000)] = Field(10, description="'otm': parts of the targets. Release: 10.")
-    plateau: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.002, description="'otm': mean relative excess over the lowest distance that counts as equally good."
-    )
-    scoring_targets: Annotated[int, Field(ge=2)] = Field(
-        2000, description="'otm': targets that score a fold at most, drawn by the job's seed."
-    )
-    dimension: Annotated[int, Field(ge=8, le=8192)] = Field(
-        256, description="Length of the random projections of 'text' and 'last_layer'."
-    )
-    ngrams: NgramParams = Field(NgramParams(), description="'text': how text becomes hashed n-grams.")
-    release: bool = Field(False, description="Reproduce the authors' code in float32, defects included.")
-
-    @model_validator(mode="after")
-    def _fitting(self) -> Self:
-        if self.release:
-            other = [
-                name
-                for name, wanted in (
-                    ("source", ("gradient", "embedding")),
-                    ("whitening", ("cholesky",)),
-                    ("solver", ("released",)),
-                )
-                if getattr(self, name) not in wanted
-            ]
-            if other:
-                raise ValueError(f"release has its own {other[0]}: leave it out")
-        if self.layers is not None and self.mode == "fixed":
-            raise ValueError("layers is for mode 'otm': with 'fixed' the budget decides")
-        return self
-
-
-@dataclass
-class Found:
-    """What select leaves for the report."""
-
-    space: Space
-    details: dict[str, JsonValue] = field(default_factory=dict)
-    problems: dict[str, Transport] = field(default_factory=dict)
-    curve: tarot_otm.Curve | None = None
-    notices: list[Notice] = field(default_factory=list)
 
 
 class Tarot:
@@ -263,7 +182,7 @@ class Tarot:
         n = job.candidates.rows or 0
         budget = job.spec.budget
         rows = budget.rows or int((budget.fraction or 0.0) * n) or n
-        depth = self._first_depth(rows, m, n)
+        depth = self.params.first_depth(rows, m, n)
         lists = min(LISTS_BYTES, BYTES_A_NEIGHBOUR * m * depth)
         moved = min(n, m if self.params.mode == "fixed" else m * depth)
         if self.params.weights == "potential":
@@ -281,14 +200,14 @@ class Tarot:
         self._found = found = Found(space)
         with ThreadPoolExecutor(run.engine.threads, thread_name_prefix="tamis-transport") as pool:
             if self.params.release:
-                decision = self.released(run, space, found, pool)
+                decided = released(run, space, self.params, found, pool)
             elif self.params.mode == "otm":
-                decision = self.otm(run, space, found)
+                decided = self.otm(run, space, found)
             else:
-                decision = self.fixed(run, space, found, pool)
-            decision = self._weighed(decision, space, found, pool)
-        decision.notices += found.notices
-        return decision
+                decided = self.fixed(run, space, found, pool)
+            decided = self._weighed(decided, space, found, pool)
+        decided.notices += found.notices
+        return decided
 
     def whiten(self, run: Run) -> Space:
         """Whiten candidates and targets by their common covariance (section 3.2)."""
@@ -320,7 +239,7 @@ class Tarot:
         layers, enough = self._layers(run, space, wanted)
         run.begin("transport")
         ordered = layers.listed(wanted.free)
-        taken = _fitting(ordered, wanted)
+        taken = fitting(ordered, wanted)
         if enough and taken:
             end = cut(ordered, layers, taken)
             found.details |= {
@@ -330,7 +249,7 @@ class Tarot:
                 "rows_it_has": len(end.partial),
             }
             if end.wanted:
-                problem = _solved(space, end.partial, self.params.solver, self._target_weights(run), pool)
+                problem = solved(space, end.partial, self.params.solver, target_weights(run), pool)
                 found.problems["last_layer"] = problem
                 order = np.lexsort((end.partial, problem.rows))
                 ordered[end.rows : end.rows + len(end.partial)] = end.partial[order]
@@ -343,28 +262,23 @@ class Tarot:
         if not enough or (layers.layer[fresh] == layers.depth).any():
             ranked = self._beyond(run, space, layers, ordered, wanted, found)
             choice = run.choose(ranked, REASONS)
-        return self._decision(choice, ranked, layers)
+        return decision(choice, ranked, layers)
 
     def _layers(self, run: Run, space: Space, wanted: Terms) -> tuple[Layers, bool]:
         """Return layers that reach as deep as the budget needs, and whether they do."""
         n, m = run.layout().rows, len(space.targets)
         gone = run.excluded
-        most = max(FEWEST_LAYERS, LISTS_BYTES // (BYTES_A_NEIGHBOUR * m))
-        depth = min(self._first_depth(wanted.most_rows, m, n), most)
+        most = max(tarot_params.FEWEST_LAYERS, LISTS_BYTES // (BYTES_A_NEIGHBOUR * m))
+        depth = min(self.params.first_depth(wanted.most_rows, m, n), most)
         while True:
             rows, scores = space.neighbours(min(depth, n), gone)
             layers = Layers.of(rows, scores, n)
             ordered = layers.listed(wanted.free)
-            if _covered(ordered, wanted):
+            if covered(ordered, wanted):
                 return layers, True
             if depth >= min(n, most):
                 return layers, False
             depth = min(2 * depth, most)
-
-    def _first_depth(self, rows: int, m: int, n: int) -> int:
-        if self.params.mode == "otm":
-            return min(self.params.layers or OTM_LAYERS, max(1, n))
-        return max(FEWEST_LAYERS, SPARE_LAYERS * -(-min(rows, n) // max(m, 1)))
 
     def _beyond(self, run: Run, space: Space, layers: Layers, ordered: Ints, wanted: Terms, found: Found) -> LayerOrder:
         """Rank the rows that are in no list, behind those that are, by the similarity to their nearest target."""
@@ -394,7 +308,7 @@ class Tarot:
             raise Invalid(
                 f"The target has {m} rows, fewer than folds = {self.params.folds}.", pointer="/selector/params/folds"
             )
-        depth = self._first_depth(n, m, n)
+        depth = self.params.first_depth(n, m, n)
         neighbours = space.neighbours(depth, run.excluded)
         run.begin("transport")
         parts = []
@@ -408,7 +322,7 @@ class Tarot:
         curve = tarot_otm.measure(
             neighbours,
             space.targets,
-            _gatherer(space, tarot_otm.union_order(*neighbours)[0]),
+            gatherer(space, tarot_otm.union_order(*neighbours)[0]),
             parts,
             solver=self.params.solver,
             tolerance=self.params.plateau,
@@ -431,7 +345,7 @@ class Tarot:
         inside = layers.listed(wanted.free)
         inside = inside[np.isin(inside, ordered)]
         size = len(inside)
-        rows = _within(inside, wanted)
+        rows = within(inside, wanted)
         low, high = (curve.sizes[index] for index in curve.plateau)
         detail = f"The size was chosen by the curve: {size:,} rows; {low:,} to {high:,} are as good."
         if len(rows) < size:
@@ -441,79 +355,7 @@ class Tarot:
         ranked = LayerOrder.of(rows, layers, run.layout().starts)
         notice = Notice(code="size-chosen-by-otm", detail=detail)
         choice = run.choose_given(ranked, rows, REASONS, stopped=notice)
-        return self._decision(choice, ranked, layers)
-
-    def released(self, run: Run, space: Space, found: Found, pool: ThreadPoolExecutor) -> Decision:
-        """Do as the authors' code does."""
-        n, m = run.layout().rows, len(space.targets)
-        wanted = terms(run)
-        budget = wanted.amount.value
-        if self.params.mode == "otm":
-            depth = min(n, RELEASED_LAYERS - 1, self.params.layers or OTM_LAYERS)
-            neighbours = space.neighbours(depth, run.excluded)
-            run.begin("transport")
-            folds = tarot_otm.released_folds(
-                neighbours, space.targets, space.vectors, folds=self.params.folds, seed=RELEASED_SEED
-            )
-            union = np.unique(np.concatenate([fold.rows for fold in folds]))
-            found.details |= {
-                "fold_stop_layers": [len(fold.distances) for fold in folds],
-                "fold_rows": [len(fold.rows) for fold in folds],
-                "fold_distances": [list(fold.distances) for fold in folds],
-            }
-            layers = Layers.of(*neighbours, n)
-            inside = layers.listed(wanted.free)
-            rows = inside[np.isin(inside, union)]
-            detail = f"The release's stop rule chose {len(rows):,} rows." + (
-                f" The budget allows {budget:,} of them." if len(rows) > budget else ""
-            )
-            rows = rows[:budget]
-        else:
-            depth = min(self._first_depth(budget, m, n), n, RELEASED_LAYERS)
-            while True:
-                neighbours = space.neighbours(depth, run.excluded)
-                listed = len(np.unique(neighbours[0]))
-                if listed > budget or depth >= min(n, RELEASED_LAYERS):
-                    break
-                depth = min(2 * depth, n, RELEASED_LAYERS)
-            run.begin("transport")
-            layers = Layers.of(*neighbours, n)
-
-            def potentials(rows: Ints) -> Floats:
-                uniform = np.full(m, 1 / m)
-                problem = _solved(space, rows, "released", uniform, pool)
-                found.problems["last_layer"] = problem
-                return problem.rows
-
-            outcome = released_set(neighbours[0], n, budget, potentials)
-            found.details |= {"whole_layers": outcome.whole, "rows_the_release_adds_beyond_the_budget": outcome.surplus}
-            rows = outcome.rows[:budget]
-            detail = "As released."
-            if outcome.surplus:
-                detail += f" The release would take {outcome.surplus:,} rows more: its budget ends on a layer."
-            if outcome.missing:
-                detail += f" It ranks {RELEASED_LAYERS:,} candidates of a target and is {outcome.missing:,} rows short."
-        ranked = LayerOrder.of(rows, layers, run.layout().starts)
-        stopped = Notice(code="as-released", detail=detail)
-        return self._decision(run.choose_given(ranked, rows, REASONS, stopped=stopped), ranked, layers)
-
-    def _target_weights(self, run: Run) -> Floats:
-        """Weigh targets equally, or each dataset's by its proportion."""
-        counts = [target.rows or 0 for target in run.targets]
-        shares = run.target_proportions or [count / sum(counts) for count in counts]
-        return np.concatenate(
-            [np.full(count, share / count) for share, count in zip(shares, counts, strict=True) if count]
-        )
-
-    def _decision(self, choice: Choice, ranked: LayerOrder, layers: Layers) -> Decision:
-        rows = choice.rows
-        layer, target = layers.layer[rows], layers.target[rows]
-        columns = {
-            "layer": pa.array(layer, pa.int32(), mask=layer == layers.depth),
-            "nearest_target": pa.array(target, pa.int32(), mask=target < 0),
-            "similarity": pa.array(layers.similarity[rows], pa.float32(), mask=target < 0),
-        }
-        return Decision(choice, [ranked], REASONS, {}, columns=columns)
+        return decision(choice, ranked, layers)
 
     def _weighed(self, decision: Decision, space: Space, found: Found, pool: ThreadPoolExecutor) -> Decision:
         """Weigh the selected rows by their potentials, where that is asked."""
@@ -522,8 +364,8 @@ class Tarot:
         run = space.run
         targets = np.full(len(space.targets), 1 / len(space.targets))
         if not self.params.release:
-            targets = self._target_weights(run)
-        problem = _solved(space, decision.choice.rows, self.params.solver, targets, pool)
+            targets = target_weights(run)
+        problem = solved(space, decision.choice.rows, self.params.solver, targets, pool)
         found.problems["selection"] = problem
         make = released_weights if self.params.release else potential_weights
         weights = make(problem.rows)
@@ -545,56 +387,3 @@ class Tarot:
             "otm": None if found.curve is None else found.curve.summary(),
             **measured,
         }
-
-
-def _solved(space: Space, rows: Ints, solver: Solver, targets: Floats, pool: ThreadPoolExecutor) -> Transport:
-    """Solve the transport of rows, of equal weights, to all targets."""
-    costs = Costs(space.vectors(rows), space.targets, pool)
-    return solve(costs, np.full(len(rows), 1 / len(rows)), targets, solver, bounds=True)
-
-
-def _gatherer(space: Space, union: Ints) -> Any:
-    """Return a reader of whitened vectors: of one table in memory while all of them fit, else read anew."""
-    if len(union) * space.targets.shape[1] * 4 > GATHERED_BYTES:
-        return space.vectors
-    rows = np.sort(union)
-    table = space.vectors(rows)
-    return lambda wanted: table[np.searchsorted(rows, wanted)]
-
-
-def _counted(rows: Ints, wanted: Terms) -> Ints:
-    """Return what each row counts against the budget."""
-    return np.ones(len(rows), np.int64) if wanted.sizes is None else wanted.sizes[rows]
-
-
-def _left(wanted: Terms) -> int:
-    kept = wanted.preselected
-    return wanted.amount.value - int(_counted(kept, wanted).sum())
-
-
-def _fitting(ordered: Ints, wanted: Terms) -> int:
-    """Return how many of the rows, in their order, stay within the budget; strata are left to the decision."""
-    return int(np.searchsorted(np.cumsum(_counted(ordered, wanted)), _left(wanted), side="right"))
-
-
-def _covered(ordered: Ints, wanted: Terms) -> bool:
-    """Whether the rows fill the budget."""
-    return int(_counted(ordered, wanted).sum()) >= _left(wanted) or len(ordered) == int(np.count_nonzero(wanted.free))
-
-
-def _within(ordered: Ints, wanted: Terms) -> Ints:
-    """Return the rows that may be taken one after the other: within the budget and the strata's maximums."""
-    if wanted.codes is None:
-        return ordered[: _fitting(ordered, wanted)]
-    left, counts = _left(wanted), _counted(ordered, wanted)
-    have = np.zeros(len(wanted.names), np.int64)
-    np.add.at(have, wanted.codes[wanted.preselected], _counted(wanted.preselected, wanted))
-    taken: list[int] = []
-    pairs: Iterable[tuple[int, int]] = zip(ordered.tolist(), counts.tolist(), strict=True)
-    for row, size in pairs:
-        code = int(wanted.codes[row])
-        if size <= left and have[code] + size <= wanted.upper[code]:
-            taken.append(row)
-            have[code] += size
-            left -= size
-    return np.array(taken, np.int64)

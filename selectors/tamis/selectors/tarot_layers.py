@@ -98,7 +98,7 @@ class LayerOrder:
     def __call__(self, unit: int) -> RankedUnit:
         """Rank a unit."""
         inside = slice(*self.starts[unit : unit + 2].tolist())
-        return RankedUnit(self.keys[inside], -self.layer[inside].astype(np.float64))
+        return RankedUnit(self.keys[inside], (-self.layer[inside]).astype(np.float64))
 
 
 # -- as released
