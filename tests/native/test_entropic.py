@@ -39,10 +39,13 @@ def test_a_row_costs_nothing_next_to_itself() -> None:
     assert (costs[~np.eye(5, dtype=bool)] == np.float32(math.sqrt(2))).all()
 
 
-@pytest.mark.parametrize(("kind", "kernel", "tolerance"), [
-    (np.float32, entropic.sweep_narrow, 2e-5),
-    (np.float64, entropic.sweep_wide, 1e-13),
-])
+@pytest.mark.parametrize(
+    ("kind", "kernel", "tolerance"),
+    [
+        (np.float32, entropic.sweep_narrow, 2e-5),
+        (np.float64, entropic.sweep_wide, 1e-13),
+    ],
+)
 @pytest.mark.parametrize("epsilon", [4.0, 0.05, 0.01])
 def test_sums_of_a_sweep_are_those_of_a_loop(kind: Any, kernel: Any, tolerance: float, epsilon: float) -> None:
     n, m = 72, 24  # more rows than a block, padding on both sides
@@ -56,9 +59,7 @@ def test_sums_of_a_sweep_are_those_of_a_loop(kind: Any, kernel: Any, tolerance: 
     steps = np.stack([f / epsilon, weights]).astype(kind).reshape(2, -1, entropic.ROWS).swapaxes(0, 1).copy()
     row_sums, column_sums = np.empty(n), np.zeros(m)
     kernel(costs, steps, np.stack([shifts, np.zeros(m)]).astype(kind), -1 / epsilon, row_sums, column_sums)
-    plan = [
-        [math.exp((f[i] + g[j] - float(costs[i, j])) / epsilon) for j in range(real)] for i in range(n)
-    ]
+    plan = [[math.exp((f[i] + g[j] - float(costs[i, j])) / epsilon) for j in range(real)] for i in range(n)]
     np.testing.assert_allclose(row_sums, [math.fsum(line) for line in plan], rtol=tolerance * max(1, 1 / epsilon))
     expected = [math.fsum(weights[i] * plan[i][j] for i in range(n)) for j in range(real)]
     np.testing.assert_allclose(column_sums[:real], expected, rtol=tolerance * max(1, 1 / epsilon))
@@ -96,11 +97,11 @@ def test_merged_lists_are_the_best_of_all(k: int, sizes: list[int], random: Any)
     offered: list[tuple[list[float], list[int]]] = []
     first = 0
     for size in sizes:
-        part = sorted(((-float(random.randint(0, 3)), row) for row in range(size)))
+        part = sorted((-float(random.randint(0, 3)), row) for row in range(size))
         values, numbers = [-score for score, _ in part], [row for _, row in part]
         offered.append((values, [first + row for row in numbers]))
         more_scores = np.full((1, size + 1), -np.inf, np.float32)
-        more_rows = np.full((1, size + 1), (1 << 31) - 1, np.int32)
+        more_rows = np.full((1, size + 1), -1, np.int32)
         more_scores[0, :size], more_rows[0, :size] = values, numbers
         for array in (more_scores, more_rows):
             array.setflags(write=False)

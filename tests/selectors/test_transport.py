@@ -91,7 +91,7 @@ def test_weights_of_targets_count() -> None:
     targets = np.eye(3, dtype=np.float32)[:2]
     b = np.array([0.75, 0.25])
     for solver in ("converged", "exact"):
-        found = solve(Costs(rows, targets), uniform(2), b, solver)  # type: ignore[arg-type]
+        found = solve(Costs(rows, targets), uniform(2), b, solver)
         assert found.value == pytest.approx(0.25 * np.sqrt(2), rel=2e-2)
     released = solve(Costs(rows, targets), uniform(2), b, bounds=True)  # far from converged, and it says so
     assert not released.converged and released.lower is not None and released.upper is not None
@@ -125,7 +125,7 @@ def test_rows_far_apart_do_not_overflow() -> None:
     rows = np.stack([near] * 5 + [far] * 4).astype(np.float32)
     targets = np.stack([near] * 7).astype(np.float32)
     for solver in ("released", "converged", "exact"):
-        found = solved(rows, targets, solver)  # type: ignore[arg-type]
+        found = solved(rows, targets, solver)
         assert np.isfinite(found.rows).all() and np.isfinite(found.targets).all()
         cost = Costs(rows, targets).block(0).astype(float).mean()
         assert found.value == pytest.approx(cost, rel=2e-2)

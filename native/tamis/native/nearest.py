@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel
 
-_EMPTY = np.int32((1 << 31) - 1)
-
 
 @kernel
 def merge_lists(scores, rows, more_scores, more_rows, first):
@@ -22,7 +20,7 @@ def merge_lists(scores, rows, more_scores, more_rows, first):
         Updated; -1 where nothing was found.
     more_scores : float32 [queries, j], read-only
     more_rows : int32 [queries, j], read-only
-        Numbers in their part, the largest int32 where nothing was found; all of them lie behind those of ``rows``.
+        Numbers in their part, -1 where nothing was found; all of them lie behind those of ``rows``.
     first : int
         Number of the part's first row.
     """
@@ -33,7 +31,7 @@ def merge_lists(scores, rows, more_scores, more_rows, first):
         old_rows[:] = rows[query]
         left = right = 0
         for place in range(k):
-            later = right < j and more_rows[query, right] != _EMPTY
+            later = right < j and more_rows[query, right] >= 0
             earlier = old_rows[left] >= 0
             if later and (not earlier or more_scores[query, right] > old_scores[left]):
                 scores[query, place] = more_scores[query, right]

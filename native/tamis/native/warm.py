@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tamis.native import (
+    costs,
     cutoffs,
     d2,
     distances,
@@ -12,16 +13,20 @@ from tamis.native import (
     duplicates,
     dynamics,
     elementary,
+    entropic,
     farthest,
     knn,
     lengths,
     limits,
+    moments,
+    nearest,
     rng,
     similarities,
     strata,
     submodular,
     text,
     topk,
+    whitening,
 )
 
 
@@ -40,6 +45,7 @@ def compile_all() -> None:
     _strata()
     _farthest()
     _d2()
+    _transport()
 
 
 def _decision() -> None:
@@ -123,3 +129,23 @@ def _d2() -> None:
         pairs, np.ones(2), limits.begin_limits(2), free=free, first=nobody, gamma_forward=1.0, gamma_reverse=1.0
     )
     d2.advance(state, 1)
+
+
+def _transport() -> None:
+    point, zero = np.ones((1, 1), np.float32), np.zeros(1)
+    for rows in (point, np.ones((1, 1))):
+        moments.second_moments([rows], zero)
+        moments.transform(rows, zero, np.ones((1, 1)))
+    lower = whitening.cholesky(np.ones((1, 1)))
+    whitening.symmetric_root(lower, whitening.inverse_lower(lower))
+    block = costs.sphere_costs(point, distances.pack(point, inner=True))
+    sums, columns = np.empty(len(block)), np.zeros(block.shape[1])
+    for kind, kernel in ((np.float32, entropic.sweep_narrow), (np.float64, entropic.sweep_wide)):
+        steps = np.zeros((len(block) // entropic.ROWS, 2, entropic.ROWS), kind)
+        kernel(block, steps, np.zeros((2, block.shape[1]), kind), -1.0, sums, columns)
+    entropic.row_potential(block[0], columns, 1.0)
+    scores, numbers = nearest.list_arrays(1, 1)
+    more = np.zeros((1, 1), np.float32), np.zeros((1, 1), np.int32)
+    for array in more:
+        array.setflags(write=False)  # as those of a mapped file
+    nearest.merge_lists(scores, numbers, *more, 0)

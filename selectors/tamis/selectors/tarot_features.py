@@ -212,16 +212,16 @@ def _nearest_unit(reader: UnitReader, params: Mapping[str, Any], shared: Mapping
     """Find a unit's k rows most similar to each target: lists of ``score`` and ``row`` (in the unit), best first."""
     whitener, targets = Whitener.of(shared["whitening"]), _matrix(shared["targets"])
     gone = shared["gone"].column("row").to_numpy() - reader.first_row if "gone" in shared else np.empty(0, np.int64)
-    lists = distances.empty_lists(len(targets), min(params["k"], reader.unit.rows or params["k"]))
+    keys = np.full((len(targets), min(params["k"], reader.unit.rows or params["k"])), distances.EMPTY)
     queries = distances.read_only(targets)
-    everyone = np.arange(len(targets), dtype=np.int32)
+    everyone, nobody = np.arange(len(targets), dtype=np.int32), np.full(len(targets), -1, np.int32)
     for part in _vectors(reader, params, shared):
         panels = distances.pack(whitener(part.vectors), inner=True)
         numbers = np.where(panels.ids < 0, -1, panels.ids + part.start).astype(np.int32)
         numbers[np.isin(numbers, gone)] = -1
         panels = panels._replace(ids=numbers)
-        distances.update_lists(queries, everyone, panels, 0, len(panels.rows), False, lists)
-    k = lists.scores.shape[1]
+        distances.update_lists(queries, nobody, everyone, panels, 0, len(panels.rows), keys)
+    lists, k = distances.lists_of(keys), keys.shape[1]
     return with_metadata(
         pa.table({"score": lists.scores.ravel(), "row": lists.rows.ravel()}), {"k": k, "targets": len(targets)}
     )

@@ -23,8 +23,8 @@ class Layers:
     """In which layer every candidate is, and its most similar target, as far as the lists of neighbours tell."""
 
     layer: npt.NDArray[np.int32]  # (n,) 0 is the first; `depth` where a row is in no list
-    similarity: Matrix  # (n,) to the most similar target; NaN where a row is in no list
-    target: npt.NDArray[np.int32]  # (n,) the most similar target, the lower of equal ones; -1 where there is none
+    similarity: Matrix  # (n,) the highest in any list; NaN where a row is in none
+    target: npt.NDArray[np.int32]  # (n,) of those whose lists hold the row, the most similar (then lowest); -1: none
     depth: int
 
     @classmethod

@@ -101,10 +101,10 @@ def _standard_error(values: Floats) -> float:
 
 
 def grid(most: int) -> list[int]:
-    """Return the numbers of layers to try: 1, 2, 3, 4, 6, 8, 11, 16, …, `most`."""
+    """Return the numbers of layers to try: 1, 2, 3, 4, 6, 8, 12, 17, …, `most`."""
     tried, value = {most}, 1.0
     while value < most:
-        tried.add(math.ceil(value - 1e-9))
+        tried.add(round(value))
         value = max(value * GRID_STEP, value + 1)
     return sorted(tried)
 
