@@ -1,4 +1,4 @@
-"""`make evidence-tarot`: does TAROT choose better training data than influence, and than a random draw?
+"""`make evidence-tarot`: whether TAROT chooses better training data than influence, and than a random draw.
 
 A pool of ten domains of ten classes, 30 % of the labels wrong; a target of four domains with unequal shares, or of one.
 A small network is trained on the pool; its per-example gradients at four checkpoints, projected with random signs, are
@@ -82,8 +82,8 @@ class Network:
         for step in range(1, steps + 1):
             batch = draw.integers(0, len(labels), 128)
             x, back, hidden, error = self._factors(inputs[batch], labels[batch])
-            for index, gradient in enumerate((x.T @ back / 128, hidden.T @ error / 128)):
-                gradient += 1e-4 * self.weights[index]
+            for index, loss in enumerate((x.T @ back / 128, hidden.T @ error / 128)):
+                gradient = loss + 1e-4 * self.weights[index]
                 first[index] = 0.9 * first[index] + 0.1 * gradient
                 second[index] = 0.999 * second[index] + 0.001 * gradient**2
                 corrected = first[index] / (1 - 0.9**step)
@@ -181,7 +181,7 @@ def one_seed(client: Client, folder: Path, kind: str, seed: int, steps: int) -> 
     network = Network(seed)
     kept = network.train(inputs, labels, 1600, seed, CHECKPOINTS)
     parameters = sum(weight.size for weight in network.weights)
-    signs = draw.choice(np.array([-1, 1], np.float32), (parameters, PROJECTED)) / np.float32(np.sqrt(parameters))
+    signs = (draw.choice([-1.0, 1.0], (parameters, PROJECTED)) / np.sqrt(parameters)).astype(np.float32)
     gradients: dict[str, list[Any]] = {"pool": [], "target": []}
     for weights in kept:
         network.weights = weights
@@ -189,7 +189,7 @@ def one_seed(client: Client, folder: Path, kind: str, seed: int, steps: int) -> 
         gradients["target"].append(network.gradients(target_inputs, target_labels, signs))
     for name, values in gradients.items():
         write(folder / f"{name}.parquet", values)
-    mean = {name: np.mean(values, axis=0, dtype=np.float64) for name, values in gradients.items()}
+    mean = {name: np.stack(values).mean(axis=0, dtype=np.float64) for name, values in gradients.items()}
     scores = influences(mean["pool"], mean["target"])
     columns = {"columns": [f"gradient_{index}" for index in range(CHECKPOINTS)]}
     last = f"gradient_{CHECKPOINTS - 1}"
@@ -239,9 +239,9 @@ def show(kind: str, seeds: list[dict[str, Any]]) -> None:
     sizes, low, high = ([entry["share"] for entry in otm], *zip(*(entry["plateau"] for entry in otm), strict=True))
     clean = [seed["clean rows of the target's domains"] for seed in seeds]
     print(
-        f"\n\nOTM chose {min(sizes):.1%} to {max(sizes):.1%} (plateaus from {min(low):.1%} to {max(high):.1%}), accuracy "
-        f"{statistics.mean(entry['accuracy'] for entry in otm):.3f}; full pool "
-        f"{statistics.mean(seed['full pool']['accuracy'] for seed in seeds):.3f}; all clean rows of the target's domains "
+        f"\n\nOTM chose {min(sizes):.1%} to {max(sizes):.1%} (plateaus from {min(low):.1%} to {max(high):.1%}), "
+        f"accuracy {statistics.mean(entry['accuracy'] for entry in otm):.3f}; full pool "
+        f"{statistics.mean(seed['full pool']['accuracy'] for seed in seeds):.3f}; all clean rows of its domains "
         f"({statistics.mean(entry['share'] for entry in clean):.1%} of the pool) "
         f"{statistics.mean(entry['accuracy'] for entry in clean):.3f}.",
         flush=True,
