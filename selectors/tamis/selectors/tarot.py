@@ -91,7 +91,7 @@ class Tarot:
     revision: ClassVar[int] = 1
     summary: ClassVar[str] = "Takes every target's most similar candidates by whitened gradients, layer by layer."
     citation: ClassVar[str] = (
-        "Feng, Teney, Alahi: TAROT: Targeted Data Selection via Optimal Transport. ICML 2025, arXiv:2412.00420."
+        "Feng, Nie, Liu, Alahi: TAROT: Targeted Data Selection via Optimal Transport. ICML 2025, arXiv:2412.00420."
     )
     cost: ClassVar[str] = (
         "Two passes over the vectors, candidates x targets x dimension multiply-adds; 36 bytes a target and layer."
@@ -210,7 +210,7 @@ class Tarot:
         return decided
 
     def whiten(self, run: Run) -> Space:
-        """Whiten candidates and targets by their common covariance (section 3.2)."""
+        """Whiten candidates and targets by their common covariance."""
         params = self.params
         run.begin("features")
         features = Features(params.source)
@@ -234,7 +234,7 @@ class Tarot:
         return Space.make(run, features, whitener)
 
     def fixed(self, run: Run, space: Space, found: Found, pool: ThreadPoolExecutor) -> Decision:
-        """Take whole layers while they fit, the last by the smallest potential (section 3.4)."""
+        """Take whole layers while they fit, the last by the smallest potential."""
         wanted = terms(run)
         layers, enough = self._layers(run, space, wanted)
         run.begin("transport")
@@ -301,7 +301,7 @@ class Tarot:
         return LayerOrder.of(np.concatenate([ordered, rows]), layers, run.layout().starts)
 
     def otm(self, run: Run, space: Space, found: Found) -> Decision:
-        """Choose the number of layers by the curve of the distance to targets that did not select (section 3.5)."""
+        """Choose the number of layers by the curve of the distance to targets that did not select."""
         wanted = terms(run)
         n, m = run.layout().rows, len(space.targets)
         if m < self.params.folds:

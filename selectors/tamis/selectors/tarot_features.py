@@ -149,7 +149,7 @@ class Whitener:
 def make_whitener(
     found: moments.Moments, kind: Whitening, regularization: float, *, released: bool = False
 ) -> Whitener:
-    """Make the whitening of the pooled rows' covariance S (section 3.2 of the paper, on S + lambda I).
+    """Make the whitening of the pooled rows' covariance S, regularised to S + lambda I.
 
     Parameters
     ----------
