@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.native import naive_transport as naive
 
-from tamis.native import entropic, nearest
+from tamis.native import entropic, list_merge
 from tamis.native.costs import sphere_costs
 from tamis.native.distances import pack
 
@@ -93,7 +93,7 @@ def test_a_softmin_from_its_largest_term(values: list[float], epsilon: float) ->
 @given(st.integers(1, 5), st.lists(st.integers(0, 6), min_size=1, max_size=4), st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
 def test_merged_lists_are_the_best_of_all(k: int, sizes: list[int], random: Any) -> None:
-    scores, rows = nearest.list_arrays(1, k)
+    scores, rows = list_merge.list_arrays(1, k)
     offered: list[tuple[list[float], list[int]]] = []
     first = 0
     for size in sizes:
@@ -105,7 +105,7 @@ def test_merged_lists_are_the_best_of_all(k: int, sizes: list[int], random: Any)
         more_scores[0, :size], more_rows[0, :size] = values, numbers
         for array in (more_scores, more_rows):
             array.setflags(write=False)
-        nearest.merge_lists(scores, rows, more_scores, more_rows, first)
+        list_merge.merge_lists(scores, rows, more_scores, more_rows, first)
         first += size
     expected = naive.merged(offered, k)
     assert [(s, r) for s, r in zip(scores[0].tolist(), rows[0].tolist(), strict=True) if r >= 0] == expected

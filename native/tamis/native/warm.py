@@ -18,9 +18,9 @@ from tamis.native import (
     knn,
     lengths,
     limits,
-    moments,
-    nearest,
+    list_merge,
     rng,
+    second_moments,
     similarities,
     strata,
     submodular,
@@ -134,8 +134,8 @@ def _d2() -> None:
 def _transport() -> None:
     point, zero = np.ones((1, 1), np.float32), np.zeros(1)
     for rows in (point, np.ones((1, 1))):
-        moments.second_moments([rows], zero)
-        moments.transform(rows, zero, np.ones((1, 1)))
+        second_moments.second_moments([rows], zero)
+        second_moments.transform(rows, zero, np.ones((1, 1)))
     lower = whitening.cholesky(np.ones((1, 1)))
     whitening.symmetric_root(lower, whitening.inverse_lower(lower))
     block = costs.sphere_costs(point, distances.pack(point, inner=True))
@@ -144,8 +144,8 @@ def _transport() -> None:
         steps = np.zeros((len(block) // entropic.ROWS, 2, entropic.ROWS), kind)
         kernel(block, steps, np.zeros((2, block.shape[1]), kind), -1.0, sums, columns)
     entropic.row_potential(block[0], columns, 1.0)
-    scores, numbers = nearest.list_arrays(1, 1)
+    scores, numbers = list_merge.list_arrays(1, 1)
     more = np.zeros((1, 1), np.float32), np.zeros((1, 1), np.int32)
     for array in more:
         array.setflags(write=False)  # as those of a mapped file
-    nearest.merge_lists(scores, numbers, *more, 0)
+    list_merge.merge_lists(scores, numbers, *more, 0)

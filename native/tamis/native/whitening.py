@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel
-from tamis.native.moments import transform
+from tamis.native.second_moments import transform
 
 Floats = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tamis.native import rng
 from tamis.native.elementary import exponentials
-from tamis.native.moments import transform
+from tamis.native.second_moments import transform
 from tamis.selectors.datasets import RoleBatch
 from tamis.selectors.engines.base import UnitReader, unit_task
 from tamis.selectors.errors import Invalid

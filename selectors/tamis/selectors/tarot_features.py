@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tamis.native import distances, moments, whitening
+from tamis.native import distances, second_moments, whitening
 from tamis.native.lengths import squared_lengths
-from tamis.native.nearest import merge_lists
+from tamis.native.list_merge import merge_lists
 from tamis.selectors import last_layer, unigram_fisher
 from tamis.selectors.datasets import RoleBatch
 from tamis.selectors.engines.base import Task, UnitReader
@@ -123,7 +123,7 @@ class Whitener:
         if self.matrix is None:
             out = vectors.astype(np.float32)
         else:
-            out = moments.transform(vectors, self.centre, self.matrix).astype(np.float32)
+            out = second_moments.transform(vectors, self.centre, self.matrix).astype(np.float32)
         lengths = np.sqrt(squared_lengths(out))
         out /= np.maximum(lengths, SHORTEST)[:, None]
         return out
@@ -147,7 +147,7 @@ class Whitener:
 
 
 def make_whitener(
-    found: moments.Moments, kind: Whitening, regularization: float, *, released: bool = False
+    found: second_moments.Moments, kind: Whitening, regularization: float, *, released: bool = False
 ) -> Whitener:
     """Make the whitening of the pooled rows' covariance S, regularised to S + lambda I.
 
@@ -171,7 +171,7 @@ def make_whitener(
     d = len(found.shift)
     if kind == "none":
         return Whitener(np.zeros(d), None)
-    mean, covariance = moments.mean_and_covariance(found)
+    mean, covariance = second_moments.mean_and_covariance(found)
     scale = float(np.trace(covariance)) / d
     if not scale > 0:
         raise Invalid(
@@ -203,7 +203,7 @@ def _tasks(name: str, function: Any, *, numbered: bool = False) -> tuple[Task, .
 def _sum_unit(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Sum a unit's vectors and their outer products, measured from the shared ``shift``."""
     shift = shared["shift"].column("shift").to_numpy()
-    total = moments.second_moments((part.vectors for part in _vectors(reader, params, shared)), shift)
+    total = second_moments.second_moments((part.vectors for part in _vectors(reader, params, shared)), shift)
     table = pa.table({"sums": _one_list(total.sums), "products": _one_list(total.products.ravel())})
     return with_metadata(table, {"rows": total.rows})
 
@@ -281,20 +281,20 @@ def _matrix(table: pa.Table) -> Matrix:
 # -- over a dataset
 
 
-def pooled_moments(run: Run, features: Features, dimension: int) -> moments.Moments:
+def pooled_moments(run: Run, features: Features, dimension: int) -> second_moments.Moments:
     """Sum the second moments of candidates and targets, the parts in the order of datasets and units."""
     shift = np.zeros(dimension)
     if features.source in ("gradient", "embedding"):
         shift = _first_mean(run.candidates, features.source, dimension)
     shared = {**features.shared, "shift": run.share("shift", pa.table({"shift": shift}))}
-    total = moments.Moments(0, shift, np.zeros(dimension), np.zeros((dimension, dimension)))
+    total = second_moments.Moments(0, shift, np.zeros(dimension), np.zeros((dimension, dimension)))
     for dataset in (run.candidates, *run.targets):
         mapped = run.map(_SUMS[_ORDER.index(features.source)], dataset, params=features.call(), shared=shared)
         for unit, metadata in enumerate(mapped.metadata()):
             table = mapped[unit]
-            total = moments.add_moments(
+            total = second_moments.add_moments(
                 total,
-                moments.Moments(
+                second_moments.Moments(
                     metadata["rows"],
                     shift,
                     table.column("sums").combine_chunks().flatten().to_numpy(),

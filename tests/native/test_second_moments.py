@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.native import naive_transport as naive
 
-from tamis.native import moments, whitening
+from tamis.native import second_moments, whitening
 
 Floats = NDArray[np.float64]
 
@@ -22,55 +22,57 @@ def test_covariance_is_that_of_a_loop_however_rows_arrive(n: int, d: int) -> Non
     rows = rows_of(n, d, far=1000.0)
     mean, expected = naive.covariance(rows.tolist())
     shift = rows[0].astype(np.float64)
-    whole = moments.second_moments([rows], shift)
-    found_mean, found = moments.mean_and_covariance(whole)
+    whole = second_moments.second_moments([rows], shift)
+    found_mean, found = second_moments.mean_and_covariance(whole)
     size = np.abs(expected).max() + 1e-9
     np.testing.assert_allclose(found_mean, mean, rtol=1e-12)
     np.testing.assert_allclose(found, expected, atol=1e-9 * size)
     assert np.array_equal(found, found.T)
-    parts = moments.add_moments(
-        moments.second_moments([rows[: n // 2]], shift), moments.second_moments([rows[n // 2 :]], shift)
+    parts = second_moments.add_moments(
+        second_moments.second_moments([rows[: n // 2]], shift), second_moments.second_moments([rows[n // 2 :]], shift)
     )
-    np.testing.assert_allclose(moments.mean_and_covariance(parts)[1], expected, atol=1e-9 * size)
+    np.testing.assert_allclose(second_moments.mean_and_covariance(parts)[1], expected, atol=1e-9 * size)
     fisher = np.array(expected) + np.outer(mean, mean)
-    np.testing.assert_allclose(moments.uncentred(whole), fisher, rtol=1e-9, atol=1e-9 * np.abs(fisher).max())
+    np.testing.assert_allclose(second_moments.uncentred(whole), fisher, rtol=1e-9, atol=1e-9 * np.abs(fisher).max())
 
 
 def test_types_and_layouts_of_rows() -> None:
     rows = _DATA.integers(-3, 4, (40, 5)).astype(np.float64)
     shift = np.zeros(5)
-    expected = moments.second_moments([rows], shift)
+    expected = second_moments.second_moments([rows], shift)
     for kind in (np.float16, np.float32, np.float64):
-        same = moments.second_moments([np.asfortranarray(rows.astype(kind))], shift)
+        same = second_moments.second_moments([np.asfortranarray(rows.astype(kind))], shift)
         assert np.array_equal(same.products, expected.products) and np.array_equal(same.sums, expected.sums)
-    assert moments.second_moments([rows[:0]], shift).rows == 0
+    assert second_moments.second_moments([rows[:0]], shift).rows == 0
 
 
 def test_moments_that_do_not_go_together_are_refused() -> None:
     rows = rows_of(4, 2)
-    zero, one = (moments.second_moments([rows], np.full(2, value)) for value in (0.0, 1.0))
+    zero, one = (second_moments.second_moments([rows], np.full(2, value)) for value in (0.0, 1.0))
     with pytest.raises(ValueError, match="different points"):
-        moments.add_moments(zero, one)
+        second_moments.add_moments(zero, one)
     with pytest.raises(ValueError, match="as many columns"):
-        moments.second_moments([rows], np.zeros(3))
+        second_moments.second_moments([rows], np.zeros(3))
     with pytest.raises(ValueError, match="no rows"):
-        moments.mean_and_covariance(moments.second_moments([], np.zeros(2)))
+        second_moments.mean_and_covariance(second_moments.second_moments([], np.zeros(2)))
 
 
 @pytest.mark.parametrize(("n", "d", "k"), [(1, 1, 1), (5, 3, 2), (6, 8, 8), (7, 9, 17)])
 def test_transform_is_that_of_a_loop(n: int, d: int, k: int) -> None:
     rows, matrix, centre = rows_of(n, d), _DATA.normal(size=(d, k)), _DATA.normal(size=d)
     expected = naive.product((rows - centre).tolist(), matrix.tolist())
-    np.testing.assert_allclose(moments.transform(rows, centre, matrix), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(second_moments.transform(rows, centre, matrix), expected, rtol=1e-12, atol=1e-12)
     matrix[d // 2 :] = 0.0  # zeros at the end of a column are skipped
     matrix[:, k // 2 :] = 0.0
     expected = naive.product((rows - centre).tolist(), matrix.tolist())
-    np.testing.assert_allclose(moments.transform(rows, centre, matrix), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(second_moments.transform(rows, centre, matrix), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("d", [1, 2, 7, 30])
 def test_factor_inverse_and_root(d: int) -> None:
-    _, covariance = moments.mean_and_covariance(moments.second_moments([rows_of(4 * d + 2, d)], np.zeros(d)))
+    _, covariance = second_moments.mean_and_covariance(
+        second_moments.second_moments([rows_of(4 * d + 2, d)], np.zeros(d))
+    )
     covariance += 0.01 * np.trace(covariance) / d * np.eye(d)
     lower = whitening.cholesky(covariance)
     np.testing.assert_allclose(lower, naive.cholesky(covariance.tolist()), atol=1e-9 * np.abs(lower).max())
