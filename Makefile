@@ -12,10 +12,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 IS_RECENT := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format bench evidence-ccs evidence-gais clean
+.PHONY: help demo serve test lint format bench evidence-ccs evidence-gais evidence-tarot clean
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.installed ## Select from real text with a running service and show what it chose
 	@$(BIN)/python -m tamis.service.demo $(ARGS)
@@ -49,6 +49,9 @@ evidence-ccs: $(VENV)/.installed-dev ## Does coverage pay? Coresets selected by 
 
 evidence-gais: $(VENV)/.installed-dev ## Accuracy kept by GAIS, against other ways to select (hours)
 	$(BIN)/python tests/benchmarks/evidence_gais.py $(ARGS)
+
+evidence-tarot: $(VENV)/.installed-dev ## Accuracy of networks trained on what TAROT selects, against influence and random draws
+	$(BIN)/python tests/benchmarks/evidence_tarot.py $(ARGS)
 
 # The state of a service (.tamis) is kept, the demo's apart: it may be somebody's work.
 clean: ## Remove .venv, caches and the demo's output

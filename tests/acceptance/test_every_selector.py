@@ -40,6 +40,13 @@ JOBS: dict[str, list[dict[str, Any]]] = {
     "saturated_coverage": [{}],
     "semdedup": [{}],
     "stratified": [{}],
+    "tarot": [
+        {"params": {"weights": "potential"}, "target": True},
+        {"params": {"mode": "otm", "folds": 4, "layers": 12}, "target": True},
+        {"params": {"source": "last_layer", "dimension": 32, "solver": "exact"}, "target": True},
+        {"params": {"source": "text", "dimension": 16, "whitening": "zca"}, "target": True},
+        {"params": {"release": True}, "target": True},
+    ],
     "topk": [{"params": {"order": "lowest"}}, {"params": {"source": "dynamics", "order": "highest"}, "dynamics": True}],
 }
 """What is asked of each selector, beside dataset, budget and seed."""
@@ -66,6 +73,7 @@ def table(rows: int, seed: int) -> pa.Table:
             "label": labels,
             "score": draw.normal(size=rows).astype(np.float32),
             "embedding": list(embeddings.astype(np.float32)),
+            "gradient": list((embeddings @ np.diag(np.arange(1, 9))).astype(np.float32)),
             "logits": list(log_probs.astype(np.float32)),
         }
     )

@@ -31,7 +31,8 @@ _DOUBLES = ir.VectorType(_F64, _HALF)
 _FLOAT_BYTES = 4
 
 
-def _pointer(builder: Any, address: Any, kind: ir.Type) -> Any:
+def pointer(builder: Any, address: Any, kind: ir.Type) -> Any:
+    """Pointer of an address."""
     return builder.inttoptr(address, kind.as_pointer())
 
 
@@ -39,18 +40,20 @@ def _offset(builder: Any, address: Any, bytes_on: Any) -> Any:
     return builder.add(address, bytes_on if not isinstance(bytes_on, int) else ir.Constant(_I64, bytes_on))
 
 
-def _load(builder: Any, address: Any, kind: ir.Type) -> Any:
-    return builder.load(_pointer(builder, address, kind), align=_FLOAT_BYTES)
+def loaded(builder: Any, address: Any, kind: ir.Type) -> Any:
+    """Value at an address, which is that of a float32."""
+    return builder.load(pointer(builder, address, kind), align=_FLOAT_BYTES)
 
 
-def _spread(builder: Any, value: Any, kind: ir.VectorType) -> Any:
+def spread(builder: Any, value: Any, kind: ir.VectorType) -> Any:
     """Vector of one value."""
     single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
     lanes = ir.Constant(ir.VectorType(_I32, kind.count), [0] * kind.count)
     return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), lanes)
 
 
-def _fma(builder: Any, kind: ir.VectorType, a: Any, b: Any, c: Any) -> Any:
+def fused(builder: Any, kind: ir.VectorType, a: Any, b: Any, c: Any) -> Any:
+    """A b + c, rounded once."""
     letter = "32" if kind.element == _F32 else "64"
     name = f"llvm.fma.v{kind.count}f{letter}"
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
@@ -87,7 +90,7 @@ def tile_products(typingctx, queries, panel, bias, dimension, worst, out):
         start = builder.block
         loop = builder.append_basic_block("dimensions")
         done = builder.append_basic_block("done")
-        halves = [_load(builder, _offset(builder, bias, half * _HALF * _FLOAT_BYTES), _FLOATS) for half in range(2)]
+        halves = [loaded(builder, _offset(builder, bias, half * _HALF * _FLOAT_BYTES), _FLOATS) for half in range(2)]
         stride = builder.mul(dimension, ir.Constant(_I64, _FLOAT_BYTES))
         lines = [queries]
         for _ in range(QUERIES - 1):
@@ -101,12 +104,12 @@ def tile_products(typingctx, queries, panel, bias, dimension, worst, out):
             for half in range(2):
                 sums[query][half].add_incoming(halves[half], start)
         row_at = builder.add(panel, builder.mul(at, ir.Constant(_I64, LANES * _FLOAT_BYTES)))
-        rows = [_load(builder, _offset(builder, row_at, half * _HALF * _FLOAT_BYTES), _FLOATS) for half in range(2)]
+        rows = [loaded(builder, _offset(builder, row_at, half * _HALF * _FLOAT_BYTES), _FLOATS) for half in range(2)]
         column = builder.mul(at, ir.Constant(_I64, _FLOAT_BYTES))
         for query in range(QUERIES):
-            coordinate = _spread(builder, _load(builder, builder.add(lines[query], column), _F32), _FLOATS)
+            coordinate = spread(builder, loaded(builder, builder.add(lines[query], column), _F32), _FLOATS)
             for half in range(2):
-                total = _fma(builder, _FLOATS, coordinate, rows[half], sums[query][half])
+                total = fused(builder, _FLOATS, coordinate, rows[half], sums[query][half])
                 sums[query][half].add_incoming(total, loop)
         following = builder.add(at, ir.Constant(_I64, 1))
         at.add_incoming(following, loop)
@@ -115,10 +118,10 @@ def tile_products(typingctx, queries, panel, bias, dimension, worst, out):
         builder.position_at_end(done)
         words = [ir.Constant(_I64, 0), ir.Constant(_I64, 0)]
         for query in range(QUERIES):
-            limit = _spread(builder, _load(builder, _offset(builder, worst, query * _FLOAT_BYTES), _F32), _FLOATS)
+            limit = spread(builder, loaded(builder, _offset(builder, worst, query * _FLOAT_BYTES), _F32), _FLOATS)
             for half in range(2):
                 place = _offset(builder, out, (query * LANES + half * _HALF) * _FLOAT_BYTES)
-                builder.store(totals[query][half], _pointer(builder, place, _FLOATS), align=_FLOAT_BYTES)
+                builder.store(totals[query][half], pointer(builder, place, _FLOATS), align=_FLOAT_BYTES)
                 reached = builder.fcmp_ordered(">=", totals[query][half], limit)
                 bits = builder.zext(builder.bitcast(reached, ir.IntType(_HALF)), _I64)
                 shift = query % 4 * LANES + half * _HALF
@@ -146,10 +149,10 @@ def pair_distance(typingctx, left, right, dimension):
         ):
             column = builder.mul(at, ir.Constant(_I64, _FLOAT_BYTES))
             sides = [
-                builder.fpext(_load(builder, builder.add(side, column), _FLOATS), _DOUBLES) for side in (left, right)
+                builder.fpext(loaded(builder, builder.add(side, column), _FLOATS), _DOUBLES) for side in (left, right)
             ]
             apart = builder.fsub(*sides)
-            builder.store(_fma(builder, _DOUBLES, apart, apart, builder.load(total)), total)
+            builder.store(fused(builder, _DOUBLES, apart, apart, builder.load(total)), total)
         lanes = builder.load(total)
         width = _HALF
         while width > 1:  # lane i and lane i + width / 2, and so on: the same tree for every row
@@ -159,7 +162,7 @@ def pair_distance(typingctx, left, right, dimension):
         single = cgutils.alloca_once_value(builder, builder.extract_element(lanes, ir.Constant(_I32, 0)))
         with cgutils.for_range_slice(builder, whole, dimension, ir.Constant(_I64, 1), inc=True) as (at, _):
             column = builder.mul(at, ir.Constant(_I64, _FLOAT_BYTES))
-            sides = [builder.fpext(_load(builder, builder.add(side, column), _F32), _F64) for side in (left, right)]
+            sides = [builder.fpext(loaded(builder, builder.add(side, column), _F32), _F64) for side in (left, right)]
             apart = builder.fsub(*sides)
             builder.store(builder.fadd(builder.load(single), builder.fmul(apart, apart)), single)
         return builder.load(single)

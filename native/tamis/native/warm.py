@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tamis.native import (
+    costs,
     cutoffs,
     d2,
     distances,
@@ -12,6 +13,7 @@ from tamis.native import (
     duplicates,
     dynamics,
     elementary,
+    entropic,
     farthest,
     gais_coverage,
     gat,
@@ -19,14 +21,17 @@ from tamis.native import (
     knn,
     lengths,
     limits,
+    list_merge,
     lsh,
     moments,
     rng,
+    second_moments,
     similarities,
     strata,
     submodular,
     text,
     topk,
+    whitening,
 )
 
 
@@ -46,6 +51,7 @@ def compile_all() -> None:
     _farthest()
     _d2()
     _attention()
+    _transport()
 
 
 def _decision() -> None:
@@ -153,3 +159,23 @@ def _attention() -> None:
     relation = gais_coverage.relation_of(found.keys, ties, labels, 1)
     mass, state = np.ones(3, np.int32), np.zeros(3, np.int8)
     gais_coverage.cover_batch(relation, labels, np.ones(2, np.int64), mass, state, 0)
+
+
+def _transport() -> None:
+    point, zero = np.ones((1, 1), np.float32), np.zeros(1)
+    for rows in (point, np.ones((1, 1))):
+        second_moments.second_moments([rows], zero)
+        second_moments.transform(rows, zero, np.ones((1, 1)))
+    lower = whitening.cholesky(np.ones((1, 1)))
+    whitening.symmetric_root(lower, whitening.inverse_lower(lower))
+    block = costs.sphere_costs(point, distances.pack(point, inner=True))
+    sums, columns = np.empty(len(block)), np.zeros(block.shape[1])
+    for kind, kernel in ((np.float32, entropic.sweep_narrow), (np.float64, entropic.sweep_wide)):
+        steps = np.zeros((len(block) // entropic.ROWS, 2, entropic.ROWS), kind)
+        kernel(block, steps, np.zeros((2, block.shape[1]), kind), -1.0, sums, columns)
+    entropic.row_potential(block[0], columns, 1.0)
+    scores, numbers = list_merge.list_arrays(1, 1)
+    more = np.zeros((1, 1), np.float32), np.zeros((1, 1), np.int32)
+    for array in more:
+        array.setflags(write=False)  # as those of a mapped file
+    list_merge.merge_lists(scores, numbers, *more, 0)

@@ -45,6 +45,23 @@ class TextTemplate(Shape):
     )
 
 
+class Checkpoints(Shape):
+    """A gradient made of several columns: the weighted mean of one column a checkpoint."""
+
+    columns: Annotated[list[Name], Field(min_length=1, max_length=256)]
+    weights: Annotated[list[Annotated[float, Field(gt=0)]], Field(max_length=256)] | None = Field(
+        None, description="One for each column, in any unit; equal when left out."
+    )
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        if self.weights is not None and len(self.weights) != len(self.columns):
+            raise ValueError("give a weight for every column or none")
+        if len(set(self.columns)) != len(self.columns):
+            raise ValueError("a column is named twice")
+        return self
+
+
 class Columns(Shape):
     """Which column plays which role.
 
@@ -54,7 +71,9 @@ class Columns(Shape):
     text: Name | TextTemplate | None = Field(None, description="Text to select on, or token ids (list<int>).")
     id: Name | None = Field(None, description="The caller's own row id, copied to the selection.")
     embedding: Name | None = None
-    gradient: Name | None = None
+    gradient: Name | Checkpoints | None = Field(
+        None, description="Projected gradients of the training loss: a column, or one for each checkpoint."
+    )
     label: Name | None = None
     score: Name | None = None
     cutoff: Name | None = Field(

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tamis.selectors.datasets.columns import CATEGORY_ROLES, COUNT_ROLES, VECTOR_ROLES, RoleColumn, is_text
+from tamis.selectors.datasets.mixture import Mixture
 from tamis.selectors.datasets.template import Template
 from tamis.selectors.spec import Role
 
@@ -205,6 +206,8 @@ def conform(column: RoleColumn, batch: pa.RecordBatch, dimension: int | None) ->
     if isinstance(column.source, Template):
         arrays = {name: batch.column(batch.schema.get_field_index(name)) for name in column.columns_read()}
         return column.source.apply(arrays, batch.num_rows)
+    if isinstance(column.source, Mixture):
+        return _mixed(column.source, batch, dimension)
     array = batch.column(batch.schema.get_field_index(column.source))
     if pa.types.is_null(array.type):
         array = pa.nulls(len(array), column.type)
@@ -220,6 +223,21 @@ def conform(column: RoleColumn, batch: pa.RecordBatch, dimension: int | None) ->
     if column.role in COUNT_ROLES:
         _check_counts(column.role, column.source, numbers)
     return numbers
+
+
+def _mixed(mixture: Mixture, batch: pa.RecordBatch, dimension: int | None) -> pa.Array:
+    """Return the weighted mean of several columns of vectors, float64."""
+    total: npt.NDArray[np.float64] | None = None
+    for name, share in zip(mixture.columns, mixture.shares, strict=True):
+        array = batch.column(batch.schema.get_field_index(name))
+        if pa.types.is_null(array.type):
+            array = pa.nulls(len(array), pa.list_(pa.float64()))
+        vectors = _vectors(name, array, dimension)
+        dimension = int(vectors.type.list_size)
+        part = share * vectors.flatten().to_numpy(zero_copy_only=True).astype(np.float64)
+        total = part if total is None else total + part
+    assert total is not None and dimension is not None
+    return pa.FixedSizeListArray.from_arrays(pa.array(total), dimension)
 
 
 def _strings(array: pa.Array, *, wide_too: bool) -> pa.Array:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, get_args
 
 import pyarrow as pa
 
+from tamis.selectors.datasets.mixture import Mixture
 from tamis.selectors.datasets.template import Template
 from tamis.selectors.errors import Invalid
-from tamis.selectors.spec import Columns, Format, Role, TextTemplate
+from tamis.selectors.spec import Checkpoints, Columns, Format, Role, TextTemplate
 
 ROLES: tuple[Role, ...] = get_args(Role)
 VECTOR_ROLES = frozenset({"embedding", "gradient", "logits"})
@@ -45,13 +46,13 @@ class RoleColumn:
     """A role with what fills it, the same in every shard."""
 
     role: Role
-    source: str | Template  # a column, or several
+    source: str | Template | Mixture  # a column, or several
     type: pa.DataType  # of `RoleBatch.column(role)`; text may also come as large_string
     dimension: int | None = None  # of vectors, where the schema tells
 
     def columns_read(self) -> tuple[str, ...]:
         """Return the physical columns it needs."""
-        return self.source.columns_read() if isinstance(self.source, Template) else (self.source,)
+        return (self.source,) if isinstance(self.source, str) else self.source.columns_read()
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class RoleColumns:
         found = (self.roles[role] for role in sorted(set(roles)))
         return {
             column.role: {
-                "source": {"template": column.source.source} if isinstance(column.source, Template) else column.source,
+                "source": column.source if isinstance(column.source, str) else column.source.key(),
                 "type": str(column.type),
             }
             for column in found
@@ -124,6 +125,8 @@ def column_names(columns: Columns, needs: Collection[Role], pointer: str) -> tup
         if isinstance(named, TextTemplate):
             template = Template.parse(named.template, f"{pointer}/columns/{role}/template")
             names.update(dict.fromkeys(template.columns_read()))
+        elif isinstance(named, Checkpoints):
+            names.update(dict.fromkeys(named.columns))
         elif named is not None or role in needs:
             names[named or role] = None
     return tuple(names)
@@ -163,10 +166,27 @@ def resolve(columns: Columns, needs: Collection[Role], shards: Sequence[ShardSch
                 _types_of(role, name, distinct, f"{place}/template", _template_type)
             roles[role] = RoleColumn(role, template, pa.string())
             continue
+        if isinstance(named, Checkpoints):
+            roles[role] = _mixture(role, named, distinct, place)
+            continue
         name = named if named is not None else role
         types = _types_of(role, name, distinct, place, _ACCEPT[role], named=named is not None)
         roles[role] = _unify(role, name, types, place)
     return RoleColumns(roles, _json_types(roles, distinct))
+
+
+def _mixture(role: Role, named: Checkpoints, shards: Sequence[ShardSchema], pointer: str) -> RoleColumn:
+    """Resolve one vector column for each checkpoint, all of one length."""
+    found = [
+        _unify(role, name, _types_of(role, name, shards, f"{pointer}/columns/{index}", _ACCEPT[role]), pointer)
+        for index, name in enumerate(named.columns)
+    ]
+    lengths = {column.dimension for column in found} - {None}
+    if len(lengths) > 1:
+        held = ", ".join(f"'{name}' {column.dimension}" for name, column in zip(named.columns, found, strict=True))
+        raise Invalid(f"The checkpoints' vectors must be of one length: {held}.", pointer=pointer)
+    mixture = Mixture.of(named)
+    return RoleColumn(role, mixture, pa.list_(pa.float64()), lengths.pop() if lengths else None)
 
 
 class _Typed(NamedTuple):

@@ -52,6 +52,10 @@ class Template:
             raise Invalid("The template names no column: write '{column}' where its text goes.", pointer=pointer)
         return cls(source, tuple(literals), tuple(fields))
 
+    def key(self) -> dict[str, str]:
+        """Return what decides its texts, as JSON values."""
+        return {"template": self.source}
+
     def columns_read(self) -> tuple[str, ...]:
         """Return the columns it needs, each once, in order of first use."""
         return tuple(dict.fromkeys(self.fields))
