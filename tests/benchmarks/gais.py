@@ -81,7 +81,7 @@ def speed(arguments: argparse.Namespace) -> None:
             for threads in arguments.threads:
                 request = {
                     "dataset": {"shards": [str(data / "*.parquet")]},
-                    "selector": {"name": "gais", "params": {"graph": graph, "neighbours": 10}},
+                    "selector": {"name": "gais", "params": {"graph": graph, "neighbors": 10}},
                     "budget": {"fraction": 0.04},
                 }
                 (folder / "job.json").write_text(json.dumps(request))

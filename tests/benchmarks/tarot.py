@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from peers import peer_python  # type: ignore[import-not-found]
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 PEERS = ("torch==2.13.0", "geomloss==0.3.1", "pot==0.9.7.post1", "scikit-learn", "pyarrow")
 CENTRES, TARGET_CENTRES, ROW_GROUP = 40, 10, 16_384
 SINGLE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def peers_python() -> Path:
-    """Return the interpreter of the peers' own virtual environment, made when it is not there."""
-    folder = ROOT / ".venv" / "tarot-peers"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        print(f"Installing {', '.join(PEERS)} into {folder.relative_to(ROOT)}", file=sys.stderr)
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS], check=True)
-    return python
 
 
 def write(folder: Path, n: int, m: int, d: int) -> None:
@@ -87,7 +75,7 @@ def tamis(folder: Path, name: str, spec: dict[str, Any], threads: int) -> dict[s
 def reference(*arguments: str) -> dict[str, Any]:
     """Run a leg of the peers."""
     done = subprocess.run(
-        [str(peers_python()), str(HERE / "tarot_reference.py"), *arguments],
+        [str(peer_python("tarot-peers", *PEERS)), str(HERE / "tarot_reference.py"), *arguments],
         check=True,
         stdout=subprocess.PIPE,
         text=True,

@@ -73,7 +73,7 @@ def plain_d2(hardness: npt.NDArray[np.float64], k: int, budget: int, first: list
 @pytest.mark.parametrize("hard_end", ["low", "high"])
 def test_d2_takes_the_hard_end(hard_end: str, tmp_path: Path, environment: MakeEnvironment) -> None:
     dataset = write_vectors(tmp_path / "data", VECTORS, score=SCORES)
-    selection = run("d2", {"hard_end": hard_end, "neighbours": 5}, dataset, 60, tmp_path / "out", environment())
+    selection = run("d2", {"hard_end": hard_end, "neighbors": 5}, dataset, 60, tmp_path / "out", environment())
     scaled = (SCORES.astype(np.float64) - SCORES.min()) / (float(SCORES.max()) - float(SCORES.min()))
     assert in_order(selection) == plain_d2(1 - scaled if hard_end == "low" else scaled, 5, 60, [])
     evidence = selection.report()["evidence"]
@@ -86,7 +86,7 @@ def test_d2_respects_the_request(tmp_path: Path, environment: MakeEnvironment) -
     scores = SCORES.copy()
     scores[[3, 50]] = np.nan
     dataset = write_vectors(tmp_path / "data", VECTORS, score=scores, label=LABELS)
-    params = {"hard_end": "high", "neighbours": 4, "gamma_reverse": 0.5}
+    params = {"hard_end": "high", "neighbors": 4, "gamma_reverse": 0.5}
     first = run("d2", params, dataset, 20, tmp_path / "first", environment())
     more = run("d2", params, dataset, 50, tmp_path / "more", environment(), preselected=str(first.path))
     assert in_order(more) == in_order(run("d2", params, dataset, 50, tmp_path / "whole", environment()))

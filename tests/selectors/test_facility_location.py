@@ -55,7 +55,7 @@ def test_a_job_takes_what_the_kernel_takes(
 ) -> None:
     manifest = write(tmp_path / "data", DATA, cuts=(100, 130))
     expected, gains = by_kernel(DATA, function, tradeoff, k, 40)
-    asked = params if k is None else {**params, "neighbours": k}
+    asked = params if k is None else {**params, "neighbors": k}
     rows, table, report = run(manifest, name, asked, {"rows": 40}, environment(), tmp_path / "out")
     assert rows == expected
     scores = dict(zip(table.column("row").to_pylist(), table.column("score").to_pylist(), strict=True))
@@ -72,7 +72,7 @@ def test_a_job_takes_what_the_kernel_takes(
 def test_weights_are_the_rows_represented(tmp_path: Path, environment: MakeEnvironment) -> None:
     manifest = write(tmp_path / "data", DATA)
     rows, table, report = run(
-        manifest, "facility_location", {"neighbours": 5}, {"rows": 20}, environment(), tmp_path / "out"
+        manifest, "facility_location", {"neighbors": 5}, {"rows": 20}, environment(), tmp_path / "out"
     )
     squared = ((DATA[:, None].astype(np.float64) - DATA[None, rows]) ** 2).sum(axis=2)
     expected = np.bincount(squared.argmin(axis=1), minlength=20)
@@ -115,15 +115,15 @@ def test_one_graph_serves_all(tmp_path: Path, environment: MakeEnvironment, monk
             run(
                 manifest,
                 name,
-                {**params, "neighbours": k},
+                {**params, "neighbors": k},
                 {"rows": 3 + number},
                 environment(),
                 tmp_path / f"{name}{k}",
                 seed=number,
             )
     assert calls == [32]
-    run(manifest, "graph_cut", {"neighbours": 33}, {"rows": 3}, environment(), tmp_path / "more")
-    run(manifest, "graph_cut", {"neighbours": 5, "metric": "cosine"}, {"rows": 3}, environment(), tmp_path / "cosine")
+    run(manifest, "graph_cut", {"neighbors": 33}, {"rows": 3}, environment(), tmp_path / "more")
+    run(manifest, "graph_cut", {"neighbors": 5, "metric": "cosine"}, {"rows": 3}, environment(), tmp_path / "cosine")
     assert calls == [32, 64, 32]
 
 
@@ -198,7 +198,7 @@ def test_bounds_preselected_and_excluded_rows(tmp_path: Path, environment: MakeE
 def test_few_rows(n: int, tmp_path: Path, environment: MakeEnvironment) -> None:
     manifest = write(tmp_path / "data", np.ones((n, 2), np.float32))
     for name, params, _, _ in FAMILY:
-        for more in ({}, {"neighbours": 4}):
+        for more in ({}, {"neighbors": 4}):
             rows, _, _ = run(
                 manifest, name, {**params, **more}, {"rows": n}, environment(), tmp_path / f"{name}{len(more)}"
             )

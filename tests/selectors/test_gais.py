@@ -246,7 +246,7 @@ def test_awkward_data_are_taken_with_a_word(
     ids = clouds.table(points[:, :3], [row % 30 for row in range(400)])  # 30 classes, whole numbers as labels
     (tmp_path / "many").mkdir()
     pq.write_table(ids, tmp_path / "many" / "0.parquet")
-    many = changed(clouds.job(tmp_path / "many"), graph="minibatch", batch_rows=64)
+    many = changed(clouds.job(tmp_path / "many"), graph="minibatch", batch=64)
     run(many, tmp_path / "many-out", environment())
     assert "few-rows-a-class" in {warning["code"] for warning in report(tmp_path / "many-out")["warnings"]}
 
@@ -293,11 +293,11 @@ def test_what_can_not_work_is_refused(tmp_path: Path, environment: MakeEnvironme
     assert flat.pointer == "/dataset/columns/embedding"
     floors = refused(Infeasible, of("floors", points, labels, min_per_class=30), tmp_path, environment())
     assert floors.pointer == "/budget/rows" and "90" in floors.detail
-    ids = of("ids", points, list(range(120)), graph="minibatch", batch_rows=64, min_per_class=0)
+    ids = of("ids", points, list(range(120)), graph="minibatch", batch=64, min_per_class=0)
     crowded = refused(Invalid, ids, tmp_path, environment())
-    assert crowded.pointer == "/selector/params/batch_rows" and "120 classes" in crowded.detail
-    wide = of("wide", points, labels, neighbours=32, batch_rows=32)
-    assert "neighbours = 32" in refused(Invalid, wide, tmp_path, environment()).detail
+    assert crowded.pointer == "/selector/params/batch" and "120 classes" in crowded.detail
+    wide = of("wide", points, labels, neighbors=32, batch=32)
+    assert "neighbors = 32" in refused(Invalid, wide, tmp_path, environment()).detail
     unlabelled = of("unlabelled", points, labels)
     pq.write_table(pq.read_table(tmp_path / "unlabelled").drop(["label"]), tmp_path / "unlabelled" / "0.parquet")
     assert refused(Invalid, unlabelled, tmp_path, environment()).pointer == "/dataset/columns/label"

@@ -58,7 +58,7 @@ HISTOGRAM_BINS = 20
 class D2Params(DifficultyParams):
     """Parameters of D2 pruning."""
 
-    neighbours: Neighbours = Field(10, description="k of the graph. Reference: 10; the paper tries 1 to 15.")
+    neighbors: Neighbours = Field(10, description="k of the graph. Reference: 10; the paper tries 1 to 15.")
     distance: Metric = Field(
         "euclidean",
         description="'cosine' scales every vector to length 1 first: a squared distance is then 2 (1 - cosine).",
@@ -107,7 +107,7 @@ class D2:
         difficulty.check(self.params, job)
         dataset = job.candidates
         bytes_to_read = matrix_bytes(dataset, "embedding")
-        pairs = 1.5 * (dataset.rows or 0) * self.params.neighbours
+        pairs = 1.5 * (dataset.rows or 0) * self.params.neighbors
         return [
             *difficulty.costs(self.params, job),
             PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
@@ -123,7 +123,7 @@ class D2:
     def memory(self, job: Job, threads: int) -> int:
         """Vectors, their copy in cells, the graph, and its pairs in both directions."""
         rows = job.candidates.rows or 0
-        graph = graph_bytes(job.candidates, self.params.neighbours) + 17 * rows * self.params.neighbours
+        graph = graph_bytes(job.candidates, self.params.neighbors) + 17 * rows * self.params.neighbors
         return matrix_bytes(job.candidates, "embedding") + graph + difficulty.memory(self.params, job) + 60 * rows
 
     def select(self, run: Run) -> Decision:
@@ -137,7 +137,7 @@ class D2:
         run.begin("read", run.candidates)
         data = read_vectors(run, run.candidates, self.params.distance)
         run.begin("neighbours", *passes(run.candidates))
-        graph = neighbour_graph(run, run.candidates, data, self.params.distance, self.params.neighbours)
+        graph = neighbour_graph(run, run.candidates, data, self.params.distance, self.params.neighbors)
         del data
         pairs = similarities.of_neighbours(graph, each=one_by_one(run))
         run.begin("choose")

@@ -54,7 +54,7 @@ REASONS = ("eligible",)
 class GreedyParams(MetricParams):
     """What the functions share."""
 
-    neighbours: Neighbours | None = Field(
+    neighbors: Neighbours | None = Field(
         None,
         description="k: similarities to the k nearest neighbours count, all others are 0. Left out: all pairs of up to "
         f"{EXACT_ROWS} rows, beyond that the rows divided by those to select, {LEAST_NEIGHBOURS} to {MOST_NEIGHBOURS}.",
@@ -142,11 +142,11 @@ class _Greedy:
         return matrix_bytes(job.candidates, "embedding") + graph + pairs + 80 * n
 
     def _complete(self, n: int) -> bool:
-        return self.params.neighbours is None and n <= EXACT_ROWS
+        return self.params.neighbors is None and n <= EXACT_ROWS
 
     def _pairs_per_row(self, job: Job) -> float:
         n = job.candidates.rows or 0
-        return n if self._complete(n) else self.params.neighbours or LEAST_NEIGHBOURS
+        return n if self._complete(n) else self.params.neighbors or LEAST_NEIGHBOURS
 
     def select(self, run: Run) -> Decision:
         """Read the vectors, relate them, take the row that gains most until the budget is spent."""
@@ -169,8 +169,8 @@ class _Greedy:
 
     def _neighbours(self, asked: Terms, n: int) -> int:
         """Return k; 0: all pairs."""
-        if self.params.neighbours is not None:
-            return self.params.neighbours
+        if self.params.neighbors is not None:
+            return self.params.neighbors
         if n <= EXACT_ROWS:
             return 0
         mean_size = 1.0 if asked.sizes is None else max(1.0, float(asked.sizes.mean()))

@@ -113,11 +113,11 @@ class Gais:
         largest = max((int(starts[block.last] - starts[block.first]) for block in plan_blocks(counts)), default=0)
         slice_rows = self._settings(0, 1.0).slice_rows
         block = 4 * dimension * (largest + 2 * slice_rows) + 60 * largest + ACTIVATION_BYTES * slice_rows
-        training = 8 * dimension * self.params.batch_rows * training_batches(self.params.steps)
+        training = 8 * dimension * self.params.batch * training_batches(self.params.steps)
         return threads * block + training + 20 * (job.candidates.rows or 0)
 
     def _survey_params(self, seed: int, rows: int) -> dict[str, Any]:
-        share = sample_share(rows, self.params.batch_rows, self.params.steps) if self.params.needs_network else 0.0
+        share = sample_share(rows, self.params.batch, self.params.steps) if self.params.needs_network else 0.0
         return {"seed": seed, "share": share}
 
     def _settings(self, seed: int, keep: float) -> Settings:
@@ -126,7 +126,7 @@ class Gais:
         least = p.min_score if p.min_score is not None and p.score == "coverage" else 0.0
         doubt = p.doubt if p.score == "coverage" else "none"
         return Settings(
-            p.graph, p.neighbours, p.batch_rows, p.views, p.passes, p.relation, doubt, p.gate, covers, least, seed
+            p.graph, p.neighbors, p.batch, p.views, p.passes, p.relation, doubt, p.gate, covers, least, seed
         )
 
     # -- the steps
@@ -210,9 +210,9 @@ class Gais:
         if len(found.names) > settings.slice_rows:
             raise Invalid(
                 f"The label column has {len(found.names):,} classes, a batch {settings.slice_rows:,} rows: raise "
-                "batch_rows, or choose one of the lsh graphs, whose blocks hold "
+                "batch, or choose one of the lsh graphs, whose blocks hold "
                 f"{BLOCK_ROWS:,} rows.",
-                pointer="/selector/params/batch_rows",
+                pointer="/selector/params/batch",
             )
 
     def train(self, run: Run, found: Surveyed, scaling: Scaling, settings: Settings) -> pa.Table | None:
@@ -222,15 +222,15 @@ class Gais:
             return None
         p = self.params
         params = {
-            "graph": [p.graph, p.neighbours, p.views],
-            "training": [p.batch_rows, p.steps, p.masked, run.spec.seed],
+            "graph": [p.graph, p.neighbors, p.views],
+            "training": [p.batch, p.steps, p.masked, run.spec.seed],
         }
         return run.derive(
             "gais-network/1",
             run.candidates,
             ("embedding", "label"),
             params,
-            lambda: train(found, scaling, settings, p.steps, p.masked, p.batch_rows)[0],
+            lambda: train(found, scaling, settings, p.steps, p.masked, p.batch)[0],
         )
 
     def score(

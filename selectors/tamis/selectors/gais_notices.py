@@ -40,7 +40,7 @@ def notices(found: Surveyed, scaling: Scaling, settings: Settings, blocks: Seque
         yield Notice(
             code="few-rows-a-class",
             detail=f"A batch of {slice_rows:,} rows holds about {slice_rows / classes:.0f} of each of {classes:,} "
-            "classes, too few to compare: use 'lsh_multiview', or a larger batch_rows.",
+            "classes, too few to compare: use 'lsh_multiview', or a larger batch.",
         )
     if (apart := _apart(found, blocks)) > SORTED_WARNED:
         yield Notice(

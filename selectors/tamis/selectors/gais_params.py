@@ -41,7 +41,7 @@ class GaisParams(Shape):
     )
     spread: Annotated[float, Field(gt=0, le=10)] = Field(
         0.7,
-        description="Coverage: a pick covers about spread / (share kept) rows: 2 to 32, at most 'neighbours' (ours).",
+        description="Coverage: a pick covers about spread / (share kept) rows: 2 to 32, at most 'neighbors' (ours).",
     )
     quotas: Literal["proportional", "square_root", "equal"] = Field(
         "proportional", description="Rows a class gets: in proportion to its rows, their square root, or the same."
@@ -55,8 +55,8 @@ class GaisParams(Shape):
         "an output. Of coverage, the rows that a pick newly represents; of attention, rows; of "
         "confidence, a probability.",
     )
-    neighbours: Annotated[int, Field(ge=1, le=MAX_NEIGHBOURS)] = Field(16, description="Neighbours of a row (ours).")
-    batch_rows: Annotated[int, Field(ge=16, le=BLOCK_ROWS)] = Field(
+    neighbors: Annotated[int, Field(ge=1, le=MAX_NEIGHBOURS)] = Field(16, description="Neighbours of a row (ours).")
+    batch: Annotated[int, Field(ge=16, le=BLOCK_ROWS)] = Field(
         1024, description="Rows of a mini-batch, in training with every graph (ours)."
     )
     views: Annotated[int, Field(ge=1, le=32)] = Field(4, description="Views of 'lsh_multiview' (ours).")
@@ -72,10 +72,8 @@ class GaisParams(Shape):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.neighbours >= self.batch_rows:
-            raise ValueError(
-                f"neighbours = {self.neighbours} must be below batch_rows = {self.batch_rows}: a batch holds no more"
-            )
+        if self.neighbors >= self.batch:
+            raise ValueError(f"neighbors = {self.neighbors} must be below batch = {self.batch}: a batch holds no more")
         return self
 
     @property
