@@ -22,6 +22,7 @@ from tamis.selectors.budgets import (
     feasibility,
     resolve_bounds,
     resolve_budget,
+    unbound,
 )
 from tamis.selectors.errors import Infeasible
 from tamis.selectors.spec import Budget, Quota, Strata
@@ -228,3 +229,8 @@ def test_bounds_of_an_empty_stratum_list_are_refused_not_crashed() -> None:
 def test_a_stratum_name_that_is_no_text_is_refused() -> None:
     with pytest.raises(ValidationError, match="surrogate"):
         Strata.model_validate({"quotas": {"\ud800": {"min": 1}}})
+
+
+def test_strata_without_bounds_are_said() -> None:
+    assert [notice.code for notice in unbound(Strata(by="label"))] == ["strata-without-bounds"]
+    assert unbound(None) == unbound(Strata(default=Quota(max=3))) == unbound(Strata(quotas={"a": Quota(min=1)})) == []

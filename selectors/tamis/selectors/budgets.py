@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tamis.selectors.errors import Infeasible
+from tamis.selectors.field_errors import escape
 from tamis.selectors.outcome import Notice, StratumFeasibility
 from tamis.selectors.spec import Budget, Quota, Strata
 
@@ -131,9 +132,8 @@ def resolve_bounds(strata: Strata | None, amount: Amount, names: Sequence[str]) 
     known = set(names)
     resolved = {name: _resolve_quota(quota, amount, name) for name, quota in strata.quotas.items()}
     default = _resolve_quota(strata.default, amount, None) if strata.default is not None else (0, NO_MAX)
-    warnings = tuple(
-        _unknown_stratum(name, resolved[name][0], strata, names) for name in sorted(resolved) if name not in known
-    )
+    unknown = [name for name in sorted(resolved) if name not in known]
+    warnings = (*unbound(strata), *(_unknown_stratum(name, resolved[name][0], strata, names) for name in unknown))
     pairs = [resolved.get(name, default) for name in names]
     _refuse_minimums_over_budget(amount, {name: low for name, (low, _) in zip(names, pairs, strict=True)})
     reach = sum(min(high, amount.value) for _, high in pairs)
@@ -145,6 +145,17 @@ def resolve_bounds(strata: Strata | None, amount: Amount, names: Sequence[str]) 
         )
     low, high = np.array(pairs, np.int64).reshape(-1, 2).T
     return Bounds(tuple(names), low.copy(), high.copy(), warnings)
+
+
+def unbound(strata: Strata | None) -> list[Notice]:
+    """Say that strata without any bound do not change what is selected."""
+    if strata is None or strata.quotas or strata.default is not None:
+        return []
+    detail = (
+        "No stratum has a bound, so that strata only label the rows: give 'quotas' by stratum, or a 'default' for all, "
+        'such as {"max_share": 0.2}.'
+    )
+    return [Notice(code="strata-without-bounds", detail=detail)]
 
 
 def check_request(strata: Strata | None, amount: Amount) -> None:
@@ -253,7 +264,7 @@ def _resolve_quota(quota: Quota, amount: Amount, name: str | None) -> tuple[int,
         raise Infeasible(
             f"{who} can't be met with a budget of {amount}: at least {low} and at most {high} "
             "(a minimum share is rounded up, a maximum share down).",
-            pointer="/strata/default" if name is None else f"/strata/quotas/{_escaped(name)}",
+            pointer="/strata/default" if name is None else f"/strata/quotas/{escape(name)}",
         )
     return low, high
 
@@ -274,7 +285,7 @@ def _unknown_stratum(name: str, low: int, strata: Strata, names: Sequence[str]) 
     if low > 0 and strata.on_shortfall == "error":
         raise Infeasible(
             f"A minimum of {low} is asked of stratum '{name}', which does not occur in the data; {hint}",
-            pointer=f"/strata/quotas/{_escaped(name)}",
+            pointer=f"/strata/quotas/{escape(name)}",
         )
     return Notice(
         code="unknown-stratum",
@@ -289,7 +300,7 @@ def _meet_shortfalls(bounds: Bounds, amount: Amount, strata: Strata | None, supp
     asked = _listed({bounds.names[s]: int(bounds.lower[s]) for s in short})
     has = _listed({bounds.names[s]: int(supply.available[s]) for s in short})
     if strata is None or strata.on_shortfall == "error":
-        pointer = f"/strata/quotas/{_escaped(bounds.names[short[0]])}"
+        pointer = f"/strata/quotas/{escape(bounds.names[short[0]])}"
         named = strata is not None and bounds.names[short[0]] in strata.quotas
         raise Infeasible(
             f"The minimum of some strata is more than they have: {asked} asked, {has} eligible"
@@ -332,8 +343,3 @@ def _named(names: Sequence[str]) -> str:
 
 def _others(count: int) -> str:
     return f" and {count - STRATA_NAMED_IN_ERRORS} more" if count > STRATA_NAMED_IN_ERRORS else ""
-
-
-def _escaped(token: str) -> str:
-    """Return `token` as a JSON Pointer has it (RFC 6901, section 3)."""
-    return token.replace("~", "~0").replace("/", "~1")

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from tamis.selectors import result as results
 from tamis.selectors import selector as selectors
-from tamis.selectors.budgets import Amount, check_request, feasibility, resolve_budget
+from tamis.selectors.budgets import Amount, check_request, feasibility, resolve_budget, unbound
 from tamis.selectors.coverage import coverage_bytes
 from tamis.selectors.datasets import Dataset, Storage
 from tamis.selectors.decide import NO_ROWS
@@ -129,7 +129,7 @@ class Opened:
 
     def notices(self) -> list[Notice]:
         """Say what is worth knowing before the job runs."""
-        return list(self.selector.notices(self.job))
+        return [*unbound(self.spec.strata), *self.selector.notices(self.job)]
 
 
 def _file_digest(path: str | None, pointer: str) -> str | None:
@@ -154,9 +154,13 @@ def open_job(spec: JobSpec, environment: Environment) -> Opened:
     chosen = selectors.find(spec.selector)
     needs = chosen.needs()
     if needs.target and spec.target is None:
-        raise Invalid(f"The selector '{chosen.name}' needs a target.", pointer="/target")
+        columns = ", ".join(needs.roles if needs.target_roles is None else needs.target_roles)
+        raise Invalid(
+            f"The selector '{chosen.name}' needs a target with these parameters: datasets with the columns {columns}.",
+            pointer="/target",
+        )
     if not needs.target and spec.target is not None:
-        raise Invalid(f"The selector '{chosen.name}' takes no target.", pointer="/target")
+        raise Invalid(f"The selector '{chosen.name}' takes no target with these parameters.", pointer="/target")
     if needs.dynamics and spec.dynamics is None:
         raise Invalid(
             f"The selector '{chosen.name}' needs a log of training dynamics with these parameters: a manifest with the "
@@ -165,7 +169,9 @@ def open_job(spec: JobSpec, environment: Environment) -> Opened:
         )
     if not needs.dynamics and spec.dynamics is not None:
         raise Invalid(
-            f"The selector '{chosen.name}' reads no training dynamics with these parameters.", pointer="/dynamics"
+            f"The selector '{chosen.name}' reads no training dynamics with these parameters"
+            f"{_how_to_read_them(chosen)}.",
+            pointer="/dynamics",
         )
     roles = set(needs.roles)
     if spec.strata is not None:
@@ -204,6 +210,11 @@ def open_job(spec: JobSpec, environment: Environment) -> Opened:
         check_request(spec.strata, amount)
         _check_earlier(opened, amount, candidates.rows)
     return opened
+
+
+def _how_to_read_them(chosen: Selector) -> str:
+    """Say which parameter makes a selector read a log of training dynamics, where one does."""
+    return ": set source to 'dynamics'" if "source" in type(chosen.params).model_fields else ""
 
 
 def _counting(*datasets: Dataset) -> list[PhaseCost]:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from tamis.selectors import result as results
 from tamis.selectors.datasets import LocalStorage
 from tamis.selectors.errors import Invalid
+from tamis.selectors.field_errors import field_errors
 from tamis.selectors.jobs import Environment, execute
 from tamis.selectors.outcome import ResultManifest
 from tamis.selectors.run import Observer
@@ -122,7 +123,7 @@ def select(
     try:
         spec = JobSpec.model_validate(document)
     except ValidationError as error:
-        raise invalid_request(error) from error
+        raise invalid_request(error, document) from error
     with tempfile.TemporaryDirectory(prefix="tamis-cache-") as temporary:
         environment = Environment(LocalStorage(), Path(cache or temporary))
         if threads is not None:
@@ -130,24 +131,11 @@ def select(
         return Selection(folder, execute(spec, folder, environment, observer))
 
 
-def invalid_request(error: ValidationError) -> Invalid:
+def invalid_request(error: ValidationError, document: Any) -> Invalid:
     """Say a validation error of a request as `Invalid`, with a JSON Pointer for each field at fault."""
-    errors = [
-        {"pointer": "".join(f"/{part}" for part in _location(item["loc"])), "detail": item["msg"]}
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
+    errors = field_errors(error, document, JobSpec)
     detail = "; ".join(f"{item['pointer'] or '/'}: {item['detail']}" for item in errors)
     return Invalid(f"The request does not fit: {detail}.", pointer=errors[0]["pointer"], errors=errors)
-
-
-UNION_TAGS = frozenset({"Manifest", "TargetDataset", "TargetRef", "ShardRef", "str", "TextTemplate"})
-
-
-def _location(location: tuple[int | str, ...]) -> list[str]:
-    """Leave out of a pydantic location what is no part of the document: the names of a union's members."""
-    parts = [str(part) for part in location]
-    kept = [part for part in parts if part not in UNION_TAGS and not part.startswith(("constrained-str", "function-"))]
-    return [part.replace("~", "~0").replace("/", "~1") for part in kept]
 
 
 def _manifest(dataset: DatasetLike, folder: Path) -> Any:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from tamis.selectors.errors import Invalid, UnknownSelector
+from tamis.selectors.field_errors import field_errors
 from tamis.selectors.outcome import Notice
 from tamis.selectors.spec import JobSpec, Role, SelectorSpec, Shape
 
@@ -163,20 +164,15 @@ def find(spec: SelectorSpec) -> Selector:
     try:
         params = kind.Params.model_validate(spec.params)
     except ValidationError as error:
-        errors = [
-            {"pointer": "/".join(["/selector/params", *map(_escaped, item["loc"])]), "detail": item["msg"]}
-            for item in error.errors(include_url=False)
-        ]
-        detail = "; ".join(f"{item['pointer'].removeprefix('/selector/params/')}: {item['detail']}" for item in errors)
+        found = field_errors(error, spec.params, kind.Params)
+        errors = [{"pointer": f"/selector/params{item['pointer']}", "detail": item["detail"]} for item in found]
+        detail = "; ".join(
+            f"{item['pointer'].removeprefix('/')}: {item['detail']}".removeprefix(": ") for item in found
+        )
         raise Invalid(
             f"The parameters of '{spec.name}' do not fit: {detail}.", pointer=errors[0]["pointer"], errors=errors
         ) from error
     return kind(params)
-
-
-def _escaped(part: int | str) -> str:
-    """Escape a part of a JSON Pointer."""
-    return str(part).replace("~", "~0").replace("/", "~1")
 
 
 def info(name: str) -> SelectorInfo:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import pydantic_core
 from pydantic import BaseModel, ValidationError
 
 from tamis.selectors.errors import Invalid, TamisError
+from tamis.selectors.field_errors import escape, field_errors
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
@@ -23,11 +23,6 @@ ERRORS_IN_DETAIL: Final = 5
 
 MAX_VALUES: Final = 1_000_000
 """Values in one document: 100,000 shards make a third of them. Validating more would hold up everyone else."""
-
-OTHER_TYPE: Final = frozenset({"string_type", "model_type", "dict_type", "list_type"})
-OTHER_FIELDS: Final = frozenset({"missing", "extra_forbidden"})
-FAR: Final = 1000
-"""Farther than any number of fields that are missing or too many."""
 
 
 class MalformedJson(TamisError):
@@ -87,7 +82,7 @@ def validate(shape: type[Shape], document: Any) -> Shape:
     try:
         return shape.model_validate_json(pydantic_core.to_json(_whole_numbers(document)), strict=True)
     except ValidationError as error:
-        errors = field_errors(error, document)
+        errors = field_errors(error, document, shape)
         detail = "; ".join(f"{item['pointer'] or 'the whole'}: {item['detail']}" for item in errors[:ERRORS_IN_DETAIL])
         more = f" (and {len(errors) - ERRORS_IN_DETAIL} more)" if len(errors) > ERRORS_IN_DETAIL else ""
         raise Invalid(f"The request does not fit: {detail}{more}.", errors=errors[:MAX_ERRORS]) from error
@@ -101,65 +96,3 @@ def _whole_numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_whole_numbers(item) for item in value]
     return value
-
-
-@dataclass(frozen=True)
-class _Found:
-    """One of pydantic's errors, and where it is in the document."""
-
-    pointer: str
-    kind: str
-    detail: str
-    members: tuple[
-        tuple[str, str], ...
-    ]  # (pointer, name) of each union on the way, and which of its members this is of
-
-
-def field_errors(error: ValidationError, document: Any) -> list[dict[str, str]]:
-    """Give a pointer and a sentence for each error; of a union, only the members that come nearest to what was sent."""
-    found = [
-        _locate(item["loc"], document, str(item["type"]), str(item["msg"]).removeprefix("Value error, "))
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
-    distances: dict[tuple[str, str], int] = {}
-    for one in found:
-        for pointer, name in one.members:
-            distances[pointer, name] = distances.get((pointer, name), 0) + _distance(one, pointer)
-    nearest: dict[str, int] = {}
-    for (pointer, _), distance in distances.items():
-        nearest[pointer] = min(distance, nearest.get(pointer, distance))
-    kept: list[dict[str, str]] = []
-    for one in found:
-        entry = {"pointer": one.pointer, "detail": one.detail}
-        if entry not in kept and all(distances[member] == nearest[member[0]] for member in one.members):
-            kept.append(entry)
-    return kept
-
-
-def _distance(one: _Found, union: str) -> int:
-    """Say how far an error moves a union's member from what the caller meant: another type far, a field a little."""
-    if one.pointer == union and one.kind in OTHER_TYPE:
-        return FAR
-    return int(one.kind in OTHER_FIELDS and one.pointer.rpartition("/")[0] == union)
-
-
-def _locate(location: tuple[int | str, ...], document: Any, kind: str, detail: str) -> _Found:
-    """Turn pydantic's location into a pointer, leaving out the names of unions' members, which are no fields."""
-    pointer, value = "", document
-    members: list[tuple[str, str]] = []
-    for position, part in enumerate(location):
-        absent = kind == "missing" and position == len(location) - 1
-        if isinstance(value, dict) and (part in value or absent):
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
-            members.append((pointer, str(part)))
-            continue
-        pointer += f"/{escape(str(part))}"
-    return _Found(pointer, kind, detail, tuple(members))
-
-
-def escape(part: str) -> str:
-    """Escape one part of a JSON Pointer."""
-    return part.replace("~", "~0").replace("/", "~1")
