@@ -15,7 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from tamis.native import rng
 from tamis.selectors import selector as selectors
+from tamis.selectors.coverage_strata import Classes, Columns, hold
+from tamis.selectors.difficulty import Difficulty
 from tamis.selectors.errors import DataError, Infeasible, Invalid
 from tamis.selectors.jobs import Environment, execute, plan
 from tamis.selectors.result import REPORT, SCORES, SELECTION
@@ -432,6 +435,30 @@ def test_classes_get_their_proportion(bench: Bench) -> None:
     assert own.tolist() == counts.tolist()
     without = np.array(bench.rows(columns, params={"beta": 0.1}, budget={"rows": 205}))
     assert (without >= 900).sum() == 0
+
+
+def test_strata_of_many_classes_are_told_apart(bench: Bench) -> None:
+    """70 classes of 1000 strata each: their numbers need more than 16 bits."""
+    columns = {"score": np.tile(np.arange(4, dtype=np.float32), 70), "label": np.repeat(np.arange(100, 170), 4)}
+    params = {"class_balance": "proportional", "strata": 1000}
+    table = pq.read_table(bench.run(bench.job(columns, params=params, budget={"rows": 210})) / SELECTION)
+    rows, strata = table["row"].to_numpy(), table["score_stratum"].to_numpy()
+    assert (strata // 1000 == columns["label"][rows] - 100).all()
+    assert (table["weight"].to_numpy() == 1).all()  # no stratum has two rows
+
+
+def test_more_strata_than_have_numbers_are_refused() -> None:
+    asked: list[int] = []
+    data = Difficulty([np.zeros(3, np.float32)], "low", 1)
+    columns = Columns(data, data, np.array([0, 3]), np.empty(0, np.int64), lambda: asked.append(1))
+    key = rng.stream_key(0, "ccs")
+    with pytest.raises(Invalid, match="ask fewer strata") as refused:
+        hold(columns, 0.0, 60_000, key, classes=Classes(["a"] * 40_000, np.zeros(3, np.int32)))
+    assert refused.value.pointer == "/selector/params/strata"
+    hold(columns, 0.0, 3, key, classes=Classes(["a", "b", "c"], np.arange(3, dtype=np.int32)))
+    before = len(asked)
+    hold(columns, 0.0, 3, key)
+    assert before - (len(asked) - before) == 2  # whether to stop is asked once a class
 
 
 def test_quotas_take_each_class_in_its_own_order(bench: Bench) -> None:

@@ -39,6 +39,9 @@ NO_STRATUM = -1
 HELD_ROW_BYTES = 84
 """Bytes a row takes at the peak while all rows are held."""
 
+MAX_CODES = 2**31 - 1
+"""Strata of all classes together, at most: codes are int32."""
+
 UNSHARED = 2.0**52
 """Place in the order of the first row of a group that has no share at all: behind all that have one."""
 
@@ -226,7 +229,20 @@ def hold(
         Rows that are kept: the first of their strata.
     budget : int, optional
         Rows that the classes' shares are of; without one every class is taken from in proportion.
+
+    Raises
+    ------
+    Invalid
+        When no row is usable, or the classes have more than :data:`MAX_CODES` strata together.
+    Cancelled
+        When the job was cancelled; asked before every class.
     """
+    if classes is not None and len(classes.names) * count > MAX_CODES:
+        raise Invalid(
+            f"{len(classes.names):,} classes of {count:,} strata each are more than the {MAX_CODES:,} strata that can "
+            "be told apart: ask fewer strata.",
+            pointer="/selector/params/strata",
+        )
     scores, ranked = _flat(columns)
     rows = len(scores)
     words = rng.shuffled_at(key, np.arange(rows))
@@ -236,6 +252,7 @@ def hold(
     parts: list[Part] = []
     places: list[tuple[Ints, Ints]] = []
     for name, own in _members(classes, rows):
+        columns.check_cancelled()
         own_scores, own_ranked = scores[own], None if ranked is None else ranked[own]
 
         def chunks(a: Scores = own_scores, b: Scores | None = own_ranked) -> Iterator[strata.Chunk]:
@@ -247,7 +264,7 @@ def hold(
         kept = np.flatnonzero(local < count)
         populations = np.bincount(local[kept], minlength=count)
         members = kept if own is _ALL else own[kept]
-        codes[members] = local[kept] + count * len(parts)
+        codes[members] = local[kept].astype(np.int64) + count * len(parts)  # beyond uint16 with many classes
         parts.append(Part(name, cut_off, bins.edges, populations))
         places.append((members, _positions(local[kept], words[members], populations)))
     _check_usable(sum(part.cut_off.usable for part in parts))
