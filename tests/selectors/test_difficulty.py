@@ -425,13 +425,15 @@ def test_a_score_column_is_taken_as_it_is(type_: pa.DataType, tmp_path: Path, en
         cut_off = difficulty.scores(run, params, role="cutoff")
         reasons = np.concatenate([cut_off.reasons(unit) for unit in range(len(cut_off.columns))])
     assert cut_off.hard_end == "high"
-    assert reasons.tolist() == [1, 1, 1, 0, 0]
+    assert [difficulty.REASONS[reason] for reason in reasons] == [
+        *("no-score", "beyond-float32", "no-score", "eligible", "eligible"),
+    ]
 
 
 @pytest.mark.parametrize(
     ("params", "said"),
     [
-        ({}, "hard_end is needed"),
+        ({}, "hard_end is needed.*set source to 'dynamics'"),
         ({"source": "score", "metric": "aum", "hard_end": "low"}, "metric is for"),
         ({"source": "snapshot", "metric": "aum"}, "'aum' can't be computed from snapshot, only from dynamics"),
         ({"source": "dynamics", "metric": "grand"}, "only from snapshot"),

@@ -29,7 +29,7 @@ REASONS = (*SCORE_REASONS, "no-cutoff", "too-hard")
 NO_CUTOFF, TOO_HARD = (REASONS.index(name) for name in ("no-cutoff", "too-hard"))
 REASON_DETAILS = {
     **SCORE_DETAILS,
-    "no-cutoff": "The row's cut-off value is null, NaN or infinite.",
+    "no-cutoff": "The row's cut-off value is null, NaN or infinite, or does not fit float32.",
     "too-hard": "The row is among the hardest, which the cut-off beta drops.",
 }
 
@@ -38,9 +38,6 @@ NO_STRATUM = -1
 
 HELD_ROW_BYTES = 84
 """Bytes a row takes at the peak while all rows are held."""
-
-MAX_CODES = 2**31 - 1
-"""Strata of all classes together, at most: codes are int32."""
 
 UNSHARED = 2.0**52
 """Place in the order of the first row of a group that has no share at all: behind all that have one."""
@@ -98,6 +95,7 @@ class Part(NamedTuple):
     cut_off: strata.CutOff
     edges: Scores  # [strata + 1]
     populations: Ints  # [strata]
+    highest: np.float32  # score
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,7 @@ def stream(
     _check_usable(cut_off.usable)
     drawn, populations, _ = draws.draw(columns.chunks, sample, cut_off, own, budget(cut_off), key)
     keys = -_positions(drawn.codes, drawn.words, populations).astype(np.float64)
-    return Streamed(columns, Part("", cut_off, own.edges, populations), own, drawn.rows, keys), drawn.codes
+    return Streamed(columns, Part("", cut_off, own.edges, populations, own.highest), own, drawn.rows, keys), drawn.codes
 
 
 def _positions(codes: npt.NDArray[np.uint16], words: npt.NDArray[np.uint64], populations: Ints) -> Ints:
@@ -233,16 +231,10 @@ def hold(
     Raises
     ------
     Invalid
-        When no row is usable, or the classes have more than :data:`MAX_CODES` strata together.
+        When no row is usable.
     Cancelled
         When the job was cancelled; asked before every class.
     """
-    if classes is not None and len(classes.names) * count > MAX_CODES:
-        raise Invalid(
-            f"{len(classes.names):,} classes of {count:,} strata each are more than the {MAX_CODES:,} strata that can "
-            "be told apart: ask fewer strata.",
-            pointer="/selector/params/strata",
-        )
     scores, ranked = _flat(columns)
     rows = len(scores)
     words = rng.shuffled_at(key, np.arange(rows))
@@ -264,8 +256,8 @@ def hold(
         kept = np.flatnonzero(local < count)
         populations = np.bincount(local[kept], minlength=count)
         members = kept if own is _ALL else own[kept]
-        codes[members] = local[kept].astype(np.int64) + count * len(parts)  # beyond uint16 with many classes
-        parts.append(Part(name, cut_off, bins.edges, populations))
+        codes[members] = local[kept].astype(np.int64) + count * len(parts)  # uint16 holds those of one class only
+        parts.append(Part(name, cut_off, bins.edges, populations, bins.highest))
         places.append((members, _positions(local[kept], words[members], populations)))
     _check_usable(sum(part.cut_off.usable for part in parts))
     if classes is None:
