@@ -221,7 +221,7 @@ class Ccs:
             choice = replace(choice, weights=weights)
         self._beta, self._parts, self._taken = beta, parts, taken
         swept = [] if self._swept is None else self._swept.notices
-        second = [] if columns.cutoff is columns.difficulty else columns.cutoff.notices
+        second = [notice for notice in columns.cutoff.notices if notice not in columns.difficulty.notices]
         return Decision(
             choice=choice,
             rankings=[ranked],
