@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,21 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from tamis.native import rng
+from tamis.native.strata import MAX_STRATA
+from tamis.selectors import beta_sweep
 from tamis.selectors import selector as selectors
+from tamis.selectors.ccs import Ccs, CcsParams
+from tamis.selectors.coverage_strata import Classes, Columns, hold
+from tamis.selectors.difficulty import Difficulty
 from tamis.selectors.errors import DataError, Infeasible, Invalid
 from tamis.selectors.jobs import Environment, execute, plan
 from tamis.selectors.result import REPORT, SCORES, SELECTION
+from tamis.selectors.row_columns import MAX_NAMES
+from tamis.selectors.selector import Job
 from tamis.selectors.spec import JobSpec
+
+from .runs import opened_run
 
 MakeEnvironment = Callable[..., Environment]
 Floats = NDArray[np.float32]
@@ -199,7 +210,10 @@ def test_q1_all_negative_scores_lose_no_row(bench: Bench) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 3.0, -3.0])
 def test_q2_constant_scores_are_drawn_from(bench: Bench, value: float) -> None:
-    assert len(bench.rows({"score": np.full(40, value, np.float32)}, budget={"rows": 10})) == 10
+    out = bench.run(bench.job({"score": np.full(40, value, np.float32)}, budget={"rows": 10}))
+    assert len(in_order(out)) == 10
+    assert "equal-scores" in codes_of(out)
+    assert "crowded-stratum" not in codes_of(out)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, None])
@@ -434,6 +448,29 @@ def test_classes_get_their_proportion(bench: Bench) -> None:
     assert (without >= 900).sum() == 0
 
 
+def test_strata_of_many_classes_are_told_apart(bench: Bench) -> None:
+    """70 classes of 1000 strata each: their numbers need more than 16 bits."""
+    labels = np.repeat(np.arange(100, 170), 4)
+    columns = {"score": np.tile(np.arange(4, dtype=np.float32), 70), "label": labels}
+    params = {"class_balance": "proportional", "strata": 1000}
+    table = pq.read_table(bench.run(bench.job(columns, params=params, budget={"rows": 210})) / SELECTION)
+    rows, strata = table["row"].to_numpy(), table["score_stratum"].to_numpy()
+    assert (strata // 1000 == labels[rows] - 100).all()
+    assert (table["weight"].to_numpy() == 1).all()  # no stratum has two rows
+
+
+def test_a_job_of_many_classes_can_be_stopped_between_them() -> None:
+    asked: list[int] = []
+    data = Difficulty([np.zeros(3, np.float32)], "low", 1)
+    columns = Columns(data, data, np.array([0, 3]), np.empty(0, np.int64), lambda: asked.append(1))
+    key = rng.stream_key(0, "ccs")
+    hold(columns, 0.0, 3, key, classes=Classes(["a", "b", "c"], np.arange(3, dtype=np.int32)))
+    before = len(asked)
+    hold(columns, 0.0, 3, key)
+    assert before - (len(asked) - before) == 2
+    assert MAX_NAMES * MAX_STRATA < 2**31  # what the strata of all classes are numbered in
+
+
 def test_quotas_take_each_class_in_its_own_order(bench: Bench) -> None:
     scores = aum(1000)
     columns = {"score": scores, "label": np.arange(1000) % 2}
@@ -542,7 +579,89 @@ def test_a_sweep_needs_a_validation_split(bench: Bench, tmp_path: Path) -> None:
         plan(JobSpec.model_validate(validation(bench, tmp_path, beta=0.1)), bench.environment())
 
 
+def split(table: pa.Table, path: Path) -> dict[str, Any]:
+    """Write a part of a validation split, return its manifest."""
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()) or "\n\n")
+    return {"shards": [str(path)], "columns": {"embedding": "embedding", "label": "label"}}
+
+
+def test_what_is_no_validation_split_is_refused_with_its_place(bench: Bench, tmp_path: Path) -> None:
+    job = validation(bench, tmp_path)
+    right = pq.read_table(tmp_path / "validation.parquet")
+    narrow = right.set_column(
+        right.column_names.index("embedding"), "embedding", pa.array([[0.0, 1.0]] * 200, pa.list_(pa.float32(), 2))
+    )
+    good = split(right, tmp_path / "good.jsonl")
+    for name in ("narrow.parquet", "narrow.jsonl"):
+        job["target"] = {"datasets": [good, split(narrow, tmp_path / name)]}
+        with pytest.raises(Invalid, match="have 2 values, those of the candidates 4") as refused:
+            plan(JobSpec.model_validate(job), bench.environment())
+        assert refused.value.pointer == "/target/datasets/1/columns/embedding"
+    with pytest.raises(Invalid, match="not a fitted model") as refused:
+        plan(JobSpec.model_validate(job | {"target": {"model": str(tmp_path / "m.arrow")}}), bench.environment())
+    assert refused.value.pointer == "/target/model"
+    job["target"] = {"datasets": [good, split(right.slice(0, 0), tmp_path / "blank.jsonl")]}
+    with pytest.raises(Invalid, match="target has no rows") as refused:
+        bench.run(job)
+    assert refused.value.pointer == "/target/datasets/1/shards"
+
+
+def test_a_sweep_holds_what_it_says(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A validation split far larger than the candidates is never copied as float64."""
+    monkeypatch.setattr(beta_sweep, "GRID", (0.1,))
+    job = validation(bench, tmp_path)
+    generator = np.random.default_rng(1)
+    whole = []
+    for name, n in (("candidates", 500), ("large", 40_000)):
+        vectors = generator.standard_normal((n, 64)).astype(np.float32)
+        table = pa.table(
+            {
+                "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 64),
+                "label": pa.array((vectors[:, 0] > 0).astype(np.int64)),
+                "score": pa.array(vectors[:, 1]),
+            }
+        )
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        whole.append({"shards": [str(tmp_path / f"{name}.parquet")]})
+    job |= {"dataset": whole[0], "target": {"datasets": whole[1:]}}
+    ccs = Ccs(CcsParams.model_validate(job["selector"]["params"]))
+    with opened_run(job, bench.environment(threads=1)) as run:
+        columns = ccs._columns(run)
+        run.begin("sweep")
+
+        def tried() -> beta_sweep.Sweep:
+            return beta_sweep.sweep(run, lambda beta, draw: ccs._held(run, columns, beta, f"ccs.{draw}"))
+
+        assert tried().means[0] > 0.6  # compiled, imported and read once: none of it counts below
+        tracemalloc.start()
+        tried()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        planned = beta_sweep.memory(Job(run.spec, run.candidates, run.targets))
+    assert 40_000 * 64 * 4 < peak < planned
+
+
 # -- beside it
+
+
+def test_rows_kept_from_before_may_have_no_score(bench: Bench) -> None:
+    first = aum(100)
+    kept = bench.rows({"score": first}, params={"beta": 0.1}, budget={"rows": 10})
+    columns = {"score": first, "lacking": first.copy(), "nowhere": first.copy()}
+    columns["lacking"][kept[0]] = np.nan
+    columns["nowhere"][kept] = np.nan
+    job = bench.job(columns, params={"beta": 0.1}, budget={"rows": 10})
+    before = {"preselected": str(bench.run(job) / SELECTION)}
+    for name, budget in (("lacking", 20), ("nowhere", 20), ("nowhere", 10)):
+        dataset = job["dataset"] | {"columns": {"score": name}}
+        out = bench.run(job | before | {"dataset": dataset, "budget": {"rows": budget}})
+        scores = columns[name][in_order(out)]
+        known = scores[np.isfinite(scores)]
+        assert report(out)["scores"]["lowest_selected"] == (float(known.min()) if len(known) else None)
+        assert sum(report(out)["scores"]["selected"]) == len(known)
 
 
 def test_the_catalogue_describes_them() -> None:
@@ -576,6 +695,35 @@ def test_topk_takes_one_end(bench: Bench, order: str) -> None:
     assert "rows-without-score" in codes_of(out)
     with pytest.raises(Invalid, match="order"):
         bench.rows({"score": scores}, name="topk", params={"hard_end": None, "beta": None}, budget={"rows": 1})
+
+
+def test_topk_orders_by_the_columns_own_precision(bench: Bench) -> None:
+    scores = 1 + 1e-9 * np.random.default_rng(0).permutation(300)
+    scores[[5, 6, 7]] = 1e300, -1e300, np.inf
+    params = {"hard_end": None, "beta": None, "order": "highest"}
+    job = bench.job({"score": scores}, cuts=[100], name="topk", params=params, budget={"rows": 50})
+    out = bench.run(job | {"output": {"scores": "all"}})
+    usable = np.flatnonzero(np.isfinite(scores))
+    assert in_order(out) == usable[np.argsort(-scores[usable])][:50].tolist()
+    table = pq.read_table(out / SCORES)
+    assert table["score"].to_pylist() == scores.tolist()
+    assert [table["reason"][row].as_py() for row in (5, 6, 7)] == ["selected", "below-threshold", "no-score"]
+    scores[250] = -1.1e300
+    with pytest.raises(DataError, match="the most that can be summed") as refused:
+        bench.rows({"score": scores}, cuts=[100], name="topk", params=params, budget={"rows": 50})
+    assert refused.value.where["row"] == 150
+
+
+def test_what_float32_does_not_hold_is_said_to_be_that(bench: Bench) -> None:
+    scores = aum(100).astype(np.float64)
+    scores[[3, 4, 5, 6]] = 1e300, -1e39, np.inf, np.nan
+    out = bench.run(bench.job({"score": scores}, budget={"rows": 20}) | {"output": {"scores": "all"}})
+    reasons = pq.read_table(out / SCORES)["reason"].to_pylist()
+    assert reasons[3:7] == ["beyond-float32", "beyond-float32", "no-score", "no-score"]
+    details = {warning["code"]: warning["detail"] for warning in report(out)["warnings"]}
+    assert details["scores-beyond-float32"].startswith("2 rows have a finite score that does not fit float32")
+    assert details["rows-without-score"].startswith("2 rows")
+    assert "float32" in selectors.info("ccs").params_schema["properties"]["hard_end"]["description"]  # type: ignore
 
 
 def test_q7_topk_by_class_takes_each_class_by_its_own_size(bench: Bench) -> None:

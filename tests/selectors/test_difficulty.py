@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -189,6 +190,50 @@ def test_rows_that_were_never_visited_have_a_reason(tmp_path: Path, environment:
             ("rows-never-visited", "The log has no visit of 6 of 60 rows: they "),
             ("uneven-visits", "Some rows were visited 5 times, others 6 ti"),
         ]
+
+
+@pytest.mark.parametrize("kind", ["integers", "dictionary", "text"])
+def test_a_log_of_other_labels_is_said(kind: str, tmp_path: Path, environment: MakeEnvironment) -> None:
+    log = visits(rows=200, epochs=2)
+    by_row: dict[int, int] = dict(zip(log["row"].to_pylist(), log["label"].to_pylist(), strict=True))
+    right = [by_row[row] for row in range(200)]
+    written = itertools.count()
+
+    def said(labels: list[int | None]) -> list[str]:
+        path = tmp_path / f"labelled-{next(written)}.parquet"
+        array = pa.array(labels, pa.int64())
+        kinds = {"integers": array, "dictionary": array.dictionary_encode(), "text": array.cast(pa.string())}
+        pq.write_table(pa.table({"label": kinds[kind]}), path, row_group_size=70)
+        _, about = scores_of(job(write(tmp_path, log), [path], label="label"), environment(), source="dynamics")
+        return [notice.detail for notice in about.notices if notice.code == "labels-differ"]
+
+    assert said(right) == []
+    assert said([None] * 100 + right[100:]) == []  # type: ignore[arg-type]
+    flipped = [1 - label if label < 2 else 5 - label for label in right]
+    assert said(flipped[:2] + right[2:]) == []  # 1 %
+    told = said(flipped[:3] + right[3:])
+    assert [detail[:20] for detail in told] == ([] if kind == "text" else ["1.5% of the 200 rows"])
+    told = said(right[1:] + right[:1])  # rows shifted by one
+    assert len(told) == (kind != "text")
+
+
+def test_labels_that_change_between_visits_are_said(tmp_path: Path, environment: MakeEnvironment) -> None:
+    log = visits(epochs=3)
+    labels = log["label"].to_numpy().copy()
+    spec = job(write(tmp_path, log), candidates(tmp_path))
+    _, about = scores_of(spec, environment(), source="dynamics")
+    assert about.notices == []
+    for epoch, row in ((0, 3), (1, 3), (2, 7)):
+        place = epoch * 60 + log["row"].to_pylist()[epoch * 60 : epoch * 60 + 60].index(row)
+        labels[place] = (labels[place] + 1) % 4
+    for row_groups in (7, 1000):
+        pq.write_table(
+            replaced(log, "label", pa.array(labels)), tmp_path / "changed.parquet", row_group_size=row_groups
+        )
+        spec = job([tmp_path / "changed.parquet"], candidates(tmp_path))
+        _, about = scores_of(spec, environment(), source="dynamics")
+        assert [notice.code for notice in about.notices] == ["labels-change"]
+        assert about.notices[0].detail.startswith("2 rows")
 
 
 def test_an_infinite_loss_is_no_score(tmp_path: Path, environment: MakeEnvironment) -> None:
@@ -425,13 +470,15 @@ def test_a_score_column_is_taken_as_it_is(type_: pa.DataType, tmp_path: Path, en
         cut_off = difficulty.scores(run, params, role="cutoff")
         reasons = np.concatenate([cut_off.reasons(unit) for unit in range(len(cut_off.columns))])
     assert cut_off.hard_end == "high"
-    assert reasons.tolist() == [1, 1, 1, 0, 0]
+    assert [difficulty.REASONS[reason] for reason in reasons] == [
+        *("no-score", "beyond-float32", "no-score", "eligible", "eligible"),
+    ]
 
 
 @pytest.mark.parametrize(
     ("params", "said"),
     [
-        ({}, "hard_end is needed"),
+        ({}, "hard_end is needed.*set source to 'dynamics'"),
         ({"source": "score", "metric": "aum", "hard_end": "low"}, "metric is for"),
         ({"source": "snapshot", "metric": "aum"}, "'aum' can't be computed from snapshot, only from dynamics"),
         ({"source": "dynamics", "metric": "grand"}, "only from snapshot"),

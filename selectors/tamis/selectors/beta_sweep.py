@@ -8,17 +8,17 @@ selection may; here the proxy is a multinomial logistic regression on embeddings
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
 from tamis.selectors.coverage_strata import REASONS, Held
-from tamis.selectors.embeddings import matrix_bytes, read_matrix
-from tamis.selectors.errors import Infeasible
+from tamis.selectors.embeddings import Matrix, matrix_bytes, read_matrix
+from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Run
 from tamis.selectors.selector import Job
@@ -37,6 +37,12 @@ DRAWS = 3
 
 PROXY_ROWS = 20_000
 """Rows of a coreset that train the proxy, at most."""
+
+BLOCK_ROWS = 8192
+"""Rows that are standardised at a time, where they need not be held."""
+
+LABEL_BYTES = 24
+"""Bytes a row takes for its label, its code and what the proxy says of it."""
 
 PROXY = "multinomial logistic regression on standardised embeddings"
 MAX_ITERATIONS = 200
@@ -121,6 +127,27 @@ class Sweep:
         }
 
 
+def check(job: Job) -> None:
+    """Refuse a target that is no validation split of the candidates, as far as metadata tells.
+
+    Raises
+    ------
+    Invalid
+        When it is a fitted model, or its vectors have another length than the candidates'.
+    """
+    if job.spec.target is not None and job.spec.target.model is not None:
+        raise Invalid("A sweep takes a validation split as its target, not a fitted model.", pointer="/target/model")
+    own = job.candidates.dimension("embedding")
+    for target in job.targets:
+        length = target.dimension("embedding")
+        if 0 < length != own > 0:  # 0: there are no rows, which counting tells
+            raise Invalid(
+                f"The embeddings of the target have {length} values, those of the candidates {own}: both must come "
+                "from the same model.",
+                pointer=f"{target.pointer}/columns/embedding",
+            )
+
+
 def cost(job: Job) -> tuple[int, int, float]:
     """Return units, bytes and CPU-seconds of a sweep."""
     datasets = [job.candidates, *job.targets]
@@ -133,10 +160,13 @@ def cost(job: Job) -> tuple[int, int, float]:
 
 
 def memory(job: Job) -> int:
-    """Bytes of the vectors, and of what the proxy is trained on."""
-    vectors = sum(matrix_bytes(dataset, "embedding") for dataset in (job.candidates, *job.targets))
-    trained = 4 * 8 * min(PROXY_ROWS, job.candidates.rows or 0) * job.candidates.dimension("embedding")
-    return 2 * vectors + trained
+    """Bytes of the vectors and labels, of what the proxy is trained on, and of the blocks it predicts."""
+    datasets = [job.candidates, *job.targets]
+    vectors = sum(matrix_bytes(dataset, "embedding") for dataset in datasets)
+    labels = LABEL_BYTES * sum(dataset.rows or 0 for dataset in datasets)
+    dimension = job.candidates.dimension("embedding")
+    trained = 4 * 8 * min(PROXY_ROWS, job.candidates.rows or 0) * dimension
+    return vectors + labels + trained + 3 * 8 * BLOCK_ROWS * dimension
 
 
 def sweep(run: Run, ordered: Callable[[float, int], Held]) -> Sweep:
@@ -153,14 +183,16 @@ def sweep(run: Run, ordered: Callable[[float, int], Held]) -> Sweep:
     ------
     Infeasible
         When no share leaves enough rows.
+    Invalid
+        When a part of the validation split has no rows.
     """
+    for target in run.targets:
+        if not target.rows:
+            raise Invalid("The target has no rows.", pointer=f"{target.pointer}/shards")
     vectors, labels = read_matrix(run, run.candidates, "embedding"), _labels(run, run.candidates)
-    validation = np.concatenate([read_matrix(run, target, "embedding") for target in run.targets])
+    validation = [read_matrix(run, target, "embedding") for target in run.targets]
     wanted = np.concatenate([_labels(run, target) for target in run.targets])
-    means = vectors.mean(axis=0, dtype=np.float64)
-    spread = vectors.std(axis=0, dtype=np.float64)
-    scale = np.where(spread > 0, spread, 1.0)
-    held_out = (validation - means) / scale
+    scaling = _scaling(vectors)
 
     betas: list[float] = []
     infeasible: list[float] = []
@@ -178,7 +210,7 @@ def sweep(run: Run, ordered: Callable[[float, int], Held]) -> Sweep:
             assert choice.ranks is not None
             rows = choice.rows[np.argsort(choice.ranks)[:PROXY_ROWS]]
             trained = max(trained, len(rows))
-            accuracy, whole = _accuracy((vectors[rows] - means) / scale, labels[rows], held_out, wanted)
+            accuracy, whole = _accuracy(vectors[rows], labels[rows], validation, wanted, scaling)
             found.append(accuracy)
             converged = converged and whole
         if len(found) == DRAWS:
@@ -199,7 +231,36 @@ def _labels(run: Run, dataset: Any) -> Names:
     return labels
 
 
-def _accuracy(features: Floats, labels: Names, held_out: Floats, wanted: Names) -> tuple[float, bool]:
+class Scaling(NamedTuple):
+    """Mean and standard deviation of every column of the candidates; 1 where it is constant."""
+
+    means: Floats
+    scale: Floats
+
+    def __call__(self, vectors: Matrix) -> Floats:
+        """Standardise rows."""
+        standardised: Floats = vectors - self.means
+        standardised /= self.scale
+        return standardised
+
+
+def _blocks(vectors: Matrix) -> Iterator[Matrix]:
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        yield vectors[start : start + BLOCK_ROWS]
+
+
+def _scaling(vectors: Matrix) -> Scaling:
+    means: Floats = vectors.mean(axis=0, dtype=np.float64)
+    squares = np.zeros(vectors.shape[1])
+    for block in _blocks(vectors):  # as a whole it would be a float64 copy
+        squares += np.square(block - means).sum(axis=0)
+    spread = np.sqrt(squares / max(len(vectors), 1))
+    return Scaling(means, np.where(spread > 0, spread, 1.0))
+
+
+def _accuracy(
+    vectors: Matrix, labels: Names, validation: Sequence[Matrix], wanted: Names, scaling: Scaling
+) -> tuple[float, bool]:
     """Train the proxy, return its accuracy on the validation rows and whether it was trained to the end."""
     from sklearn.exceptions import ConvergenceWarning  # slow to import, and most jobs do not sweep
     from sklearn.linear_model import LogisticRegression
@@ -210,6 +271,7 @@ def _accuracy(features: Floats, labels: Names, held_out: Floats, wanted: Names) 
     model = LogisticRegression(C=REGULARIZATION, tol=TOLERANCE, max_iter=MAX_ITERATIONS)
     with threadpool_limits(1), warnings.catch_warnings():  # sums in BLAS depend on the number of its threads
         warnings.simplefilter("ignore", ConvergenceWarning)  # told by a notice
-        model.fit(features, labels)
-        accuracy = float(np.mean(model.predict(held_out) == wanted))
+        model.fit(scaling(vectors), labels)
+        said = [model.predict(scaling(block)) for matrix in validation for block in _blocks(matrix)]
+        accuracy = float(np.mean(np.concatenate(said) == wanted))
     return accuracy, int(model.n_iter_[0]) < MAX_ITERATIONS

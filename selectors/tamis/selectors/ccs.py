@@ -107,7 +107,7 @@ class Ccs:
     """Prune the hardest, draw evenly over the range of difficulty."""
 
     name: ClassVar[str] = "ccs"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     summary: ClassVar[str] = "Covers the range of difficulty: drops the hardest rows, draws evenly from score strata."
     citation: ClassVar[str] = (
         "Zheng, Liu, Lai, Prakash: Coverage-centric Coreset Selection. ICLR 2023, arXiv 2210.15809."
@@ -151,6 +151,8 @@ class Ccs:
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Score, sweep, select; refuse a budget that the cut-off leaves too few rows for."""
         difficulty.check(self.params, job)
+        if self.params.beta == "sweep":
+            beta_sweep.check(job)
         rows, beta = job.candidates.rows or 0, self.params.beta
         if beta is None and job.spec.budget.size is not None:
             raise Invalid(
@@ -219,7 +221,7 @@ class Ccs:
             choice = replace(choice, weights=weights)
         self._beta, self._parts, self._taken = beta, parts, taken
         swept = [] if self._swept is None else self._swept.notices
-        second = [] if columns.cutoff is columns.difficulty else columns.cutoff.notices
+        second = [notice for notice in columns.cutoff.notices if notice not in columns.difficulty.notices]
         return Decision(
             choice=choice,
             rankings=[ranked],
@@ -348,7 +350,10 @@ def _crowding(parts: Sequence[Part]) -> list[Notice]:
         rows, count = int(part.populations.sum()), len(part.populations)
         whose = f" of class '{part.name}'" if part.name else ""
         occupied = int(np.count_nonzero(part.populations))
-        if rows > 1 and count > 1 and part.populations.max() > CROWDED * rows:
+        if rows > 1 and count > 1 and part.edges[0] == part.highest:
+            detail = f"All {rows} scores{whose} that are left are equal: the draw is no more than random."
+            notices.append(Notice(code="equal-scores", detail=detail))
+        elif rows > 1 and count > 1 and part.populations.max() > CROWDED * rows:
             detail = (
                 f"One stratum{whose} holds {int(part.populations.max())} of {rows} rows: a few far scores stretch the "
                 "range, and the draw is hardly more than random. Transform the score (a logarithm, ranks), or cut off "

@@ -29,7 +29,7 @@ REASONS = (*SCORE_REASONS, "no-cutoff", "too-hard")
 NO_CUTOFF, TOO_HARD = (REASONS.index(name) for name in ("no-cutoff", "too-hard"))
 REASON_DETAILS = {
     **SCORE_DETAILS,
-    "no-cutoff": "The row's cut-off value is null, NaN or infinite.",
+    "no-cutoff": "The row's cut-off value is null, NaN or infinite, or does not fit float32.",
     "too-hard": "The row is among the hardest, which the cut-off beta drops.",
 }
 
@@ -95,6 +95,7 @@ class Part(NamedTuple):
     cut_off: strata.CutOff
     edges: Scores  # [strata + 1]
     populations: Ints  # [strata]
+    highest: np.float32  # score
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def stream(
     _check_usable(cut_off.usable)
     drawn, populations, _ = draws.draw(columns.chunks, sample, cut_off, own, budget(cut_off), key)
     keys = -_positions(drawn.codes, drawn.words, populations).astype(np.float64)
-    return Streamed(columns, Part("", cut_off, own.edges, populations), own, drawn.rows, keys), drawn.codes
+    return Streamed(columns, Part("", cut_off, own.edges, populations, own.highest), own, drawn.rows, keys), drawn.codes
 
 
 def _positions(codes: npt.NDArray[np.uint16], words: npt.NDArray[np.uint64], populations: Ints) -> Ints:
@@ -226,6 +227,13 @@ def hold(
         Rows that are kept: the first of their strata.
     budget : int, optional
         Rows that the classes' shares are of; without one every class is taken from in proportion.
+
+    Raises
+    ------
+    Invalid
+        When no row is usable.
+    Cancelled
+        When the job was cancelled; asked before every class.
     """
     scores, ranked = _flat(columns)
     rows = len(scores)
@@ -236,6 +244,7 @@ def hold(
     parts: list[Part] = []
     places: list[tuple[Ints, Ints]] = []
     for name, own in _members(classes, rows):
+        columns.check_cancelled()
         own_scores, own_ranked = scores[own], None if ranked is None else ranked[own]
 
         def chunks(a: Scores = own_scores, b: Scores | None = own_ranked) -> Iterator[strata.Chunk]:
@@ -247,8 +256,8 @@ def hold(
         kept = np.flatnonzero(local < count)
         populations = np.bincount(local[kept], minlength=count)
         members = kept if own is _ALL else own[kept]
-        codes[members] = local[kept] + count * len(parts)
-        parts.append(Part(name, cut_off, bins.edges, populations))
+        codes[members] = local[kept].astype(np.int64) + count * len(parts)  # uint16 holds those of one class only
+        parts.append(Part(name, cut_off, bins.edges, populations, bins.highest))
         places.append((members, _positions(local[kept], words[members], populations)))
     _check_usable(sum(part.cut_off.usable for part in parts))
     if classes is None:

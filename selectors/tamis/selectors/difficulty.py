@@ -25,7 +25,7 @@ from tamis.selectors.outcome import Notice
 from tamis.selectors.row_columns import UnitColumn
 from tamis.selectors.run import Run
 from tamis.selectors.selector import Job, Needs, PhaseCost
-from tamis.selectors.signals import with_metadata
+from tamis.selectors.signals import metadata_of, with_metadata
 from tamis.selectors.spec import Role, Shape
 
 Scores = npt.NDArray[np.float32]
@@ -49,11 +49,15 @@ Metric = Literal[
 PHASE = "score"
 """The phase in which :func:`scores` runs."""
 
-REASONS = ("eligible", "no-score", "never-visited")
+REASONS = ("eligible", "no-score", "never-visited", "beyond-float32")
 REASON_DETAILS: Mapping[str, str] = {
     "no-score": "The row's score is null, NaN or infinite.",
     "never-visited": "The log of training dynamics has no visit of the row.",
+    "beyond-float32": "The row's score is finite but does not fit float32, which this selector works in.",
 }
+
+LARGEST_EXACT = np.float64(1e300)
+"""Magnitude of an exact score, at most: sums of larger ones overflow."""
 
 SCORE_BYTES_PER_SECOND = 1e9
 OUTPUT_BYTES_PER_SECOND = 70e6
@@ -138,7 +142,7 @@ class DifficultyParams(SourceParams):
     hard_end: HardEnd | None = Field(
         None,
         description="Which end of a score column holds the hard rows: 'low' for margins and AUM, 'high' for losses, "
-        "forgetting or EL2N. Needed for a score column; known for the metrics.",
+        "forgetting or EL2N. Needed for a score column, which is taken as float32 (reference); known for the metrics.",
     )
 
     @model_validator(mode="after")
@@ -146,7 +150,8 @@ class DifficultyParams(SourceParams):
         if self.source == "score" and self.hard_end is None:
             raise ValueError(
                 "hard_end is needed for a score column: 'low' where low scores are hard (margins, AUM), 'high' where "
-                "high ones are (loss, forgetting, EL2N)"
+                "high ones are (loss, forgetting, EL2N); to score by the job's training dynamics set source to "
+                "'dynamics'"
             )
         if self.chosen is not None and self.hard_end not in (None, METRICS[self.chosen].hard_end):
             raise ValueError(f"of '{self.chosen}' the {METRICS[self.chosen].hard_end} end is hard: leave hard_end out")
@@ -157,16 +162,17 @@ class DifficultyParams(SourceParams):
 class Difficulty:
     """A score for every row, unit by unit; looked at any number of times, memory-mapped while it is."""
 
-    columns: Sequence[Scores]  # float32, NaN or infinite where a row has none
+    columns: Sequence[Scores]  # float32, or as the dataset has it where asked; NaN or infinite where a row has none
     hard_end: HardEnd | None  # None: a score column whose end the parameters do not tell
-    no_score: int  # the code of rows without one, an index into REASONS
+    no_score: int  # the code of rows whose score is NaN, an index into REASONS
     notices: list[Notice] = field(default_factory=list)
+    infinite: int = REASONS.index("no-score")  # the code of rows whose score is infinite
 
     def reasons(self, unit: int) -> npt.NDArray[np.uint8]:
         """Return why rows of a unit can't be selected, indices into `REASONS`."""
         column = self.columns[unit]
         reasons = np.zeros(len(column), np.uint8)
-        reasons[np.isinf(column)] = REASONS.index("no-score")
+        reasons[np.isinf(column)] = self.infinite
         reasons[np.isnan(column)] = self.no_score
         return reasons
 
@@ -247,7 +253,9 @@ def memory(params: SourceParams, job: Job) -> int:
 # -- the scores
 
 
-def scores(run: Run, params: SourceParams, *, metric: Metric | None = None, role: Role = "score") -> Difficulty:
+def scores(
+    run: Run, params: SourceParams, *, metric: Metric | None = None, role: Role = "score", exact: bool = False
+) -> Difficulty:
     """Return every candidate's score; call within the phase `PHASE`, or one of the selector's own.
 
     Parameters
@@ -260,18 +268,17 @@ def scores(run: Run, params: SourceParams, *, metric: Metric | None = None, role
         Instead of the parameters' own: of the same source.
     role : {'score', 'cutoff'}
         Which column, where they come from one.
+    exact : bool
+        A score column in its own precision rather than float32.
 
     Raises
     ------
     DataError
-        When a log or a snapshot holds what can't be measured; with shard, column and place.
+        When a log or a snapshot holds what can't be measured, or an exact score is beyond :data:`LARGEST_EXACT`; with
+        shard, column and place.
     """
     if params.source == "score":
-        task = read_scores if role == "score" else read_cutoffs
-        tables = run.map(task, run.candidates)
-        missing = sum(entry["missing"] for entry in tables.metadata())
-        end = params.hard_end if isinstance(params, DifficultyParams) else None
-        return Difficulty(UnitColumn(tables, "score"), end, REASONS.index("no-score"), _without_score(missing))
+        return _given_scores(run, params, role, exact)
     wanted = metric or _given(params)
     end = METRICS[wanted].hard_end
     if params.source == "snapshot":
@@ -284,6 +291,27 @@ def scores(run: Run, params: SourceParams, *, metric: Metric | None = None, role
     columns = _Cut(folded.scores, run.candidates.row_starts)
     notices = [*folded.notices, *_without_score(int(np.isinf(folded.scores).sum()))]
     return Difficulty(columns, end, REASONS.index("never-visited"), notices)
+
+
+def _given_scores(run: Run, params: SourceParams, role: Role, exact: bool) -> Difficulty:
+    """Return the scores of a column."""
+    end = params.hard_end if isinstance(params, DifficultyParams) else None
+    none, beyond = REASONS.index("no-score"), REASONS.index("beyond-float32")
+    if exact:
+        tables = run.map(read_exact_scores, run.candidates)
+        missing = sum(entry["missing"] for entry in tables.metadata())
+        return Difficulty(UnitColumn(tables, "score"), end, none, _without_score(missing))
+    tables = run.map(read_scores if role == "score" else read_cutoffs, run.candidates)
+    entries = list(tables.metadata())
+    too_large = sum(entry["beyond"] for entry in entries)
+    notices = _without_score(sum(entry["missing"] for entry in entries) - too_large)
+    if too_large:
+        detail = (
+            f"{too_large} rows have a finite {role} that does not fit float32 (3.4e38 at most): they can't be "
+            "selected. Scale the column, or take its logarithm."
+        )
+        notices.append(Notice(code="scores-beyond-float32", detail=detail))
+    return Difficulty(UnitColumn(tables, "score"), end, none, notices, infinite=beyond)
 
 
 def _given(params: SourceParams) -> Metric:
@@ -322,21 +350,49 @@ def _scored(parts: Iterator[Scores]) -> pa.Table:
     return with_metadata(pa.table({"score": column}), {"missing": missing})
 
 
-def _narrowed(batch: RoleBatch, role: Role) -> Scores:
-    with np.errstate(over="ignore"):  # infinite then, which is no score
-        return batch.floats(role).astype(np.float32)
+def _narrowed(reader: UnitReader, role: Role) -> pa.Table:
+    """Return a column as float32, NaN where it is null or infinite, and infinite where it does not fit."""
+
+    def parts() -> Iterator[Scores]:
+        for batch in reader.batches():
+            given = batch.floats(role)
+            with np.errstate(over="ignore"):
+                narrow = given.astype(np.float32)
+            narrow[np.isinf(given)] = np.nan
+            yield narrow
+
+    table = _scored(parts())
+    beyond = int(np.count_nonzero(np.isinf(table.column("score").to_numpy())))
+    return with_metadata(table, {**metadata_of(table), "beyond": beyond})
+
+
+@unit_task(revision=2, roles=("score",))
+def read_scores(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
+    """Read the score column as float32: column ``score``; how many rows have none, or one beyond, in the metadata."""
+    return _narrowed(reader, "score")
+
+
+@unit_task(revision=2, roles=("cutoff",))
+def read_cutoffs(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
+    """Read the cut-off column, as :data:`read_scores` does the scores."""
+    return _narrowed(reader, "cutoff")
 
 
 @unit_task(revision=1, roles=("score",))
-def read_scores(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
-    """Read the score column as float32: column ``score``; the number of rows without one in the metadata."""
-    return _scored(_narrowed(batch, "score") for batch in reader.batches())
+def read_exact_scores(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
+    """Read the score column in its own precision: column ``score``; the number of rows without one in the metadata."""
 
+    def parts() -> Iterator[Scores]:
+        for batch in reader.batches():
+            given = batch.floats("score")
+            large = np.isfinite(given) & (np.abs(given) > LARGEST_EXACT)
+            if large.any():
+                row = int(np.argmax(large))
+                detail = f"The score is {given[row]}; {LARGEST_EXACT:g} is the most that can be summed."
+                raise reader.dataset.refuse(reader.unit.index, batch.start + row, "score", detail)
+            yield given.copy()  # a view may point into a mapped file
 
-@unit_task(revision=1, roles=("cutoff",))
-def read_cutoffs(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
-    """Read the cut-off column, as :data:`read_scores` does the scores."""
-    return _scored(_narrowed(batch, "cutoff") for batch in reader.batches())
+    return _scored(parts())
 
 
 def _measured(

@@ -35,8 +35,19 @@ _VISIT_COLUMNS = {
     "entropy": pa.float32(),
     "loss": pa.float32(),
     "correct": pa.uint8(),
+    "label": pa.int32(),
 }
-"""25 bytes a visit, whatever the number of classes."""
+"""29 bytes a visit, whatever the number of classes."""
+
+
+NO_LABEL = -1
+"""The logged label of a row that was never visited."""
+
+NULL_LABEL = -(2**63)
+"""Stands for a label of the candidates that is no number."""
+
+LABELS_DIFFER_WARNED = 0.01
+"""More rows than this share, whose label in the log is not the dataset's, are worth a warning."""
 
 
 class Folded(NamedTuple):
@@ -84,7 +95,7 @@ def _bounded(reader: UnitReader, batch: RoleBatch, role: Role, end: int, detail:
     return values
 
 
-@unit_task(revision=1, roles=ROLES)
+@unit_task(revision=2, roles=ROLES)
 def measure_visits(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Measure a unit's visits, in order: the columns of :data:`_VISIT_COLUMNS`; the first epoch in the metadata.
 
@@ -97,13 +108,29 @@ def measure_visits(reader: UnitReader, params: Mapping[str, Any], shared: Mappin
     for batch in reader.batches():
         rows = _bounded(reader, batch, "row", n, "The log visits row {value}, but " + names)
         epochs = _bounded(reader, batch, "epoch", MAX_EPOCH, "The epoch is {value}: epochs count from 0.")
-        visits = kernels.measure(batch.vectors("logits"), class_labels(reader, batch), params["outputs"])
+        labels = class_labels(reader, batch)
+        visits = kernels.measure(batch.vectors("logits"), labels, params["outputs"])
         if isinstance(visits, kernels.Failure):
             raise refuse_failure(reader, batch, visits)
         first_epoch = min(first_epoch, int(epochs.min()))
-        columns = {"row": rows.astype(np.uint32), "epoch": epochs.astype(np.int32), **visits._asdict()}
+        own = {"row": rows.astype(np.uint32), "epoch": epochs.astype(np.int32), "label": labels.astype(np.int32)}
+        columns = own | visits._asdict()
         parts.append(pa.record_batch({name: columns[name] for name in _VISIT_COLUMNS}))
     return with_metadata(pa.Table.from_batches(parts, pa.schema(_VISIT_COLUMNS)), {"first_epoch": first_epoch})
+
+
+@unit_task(revision=1, roles=("label",))
+def read_class_numbers(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
+    """Read the candidates' labels as int64; :data:`NULL_LABEL` where one is null or no whole number."""
+    parts = []
+    for batch in reader.batches():
+        array = batch.columns["label"]
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        if not pa.types.is_integer(array.type):
+            array = pa.nulls(batch.rows, pa.int64())
+        parts.append(array.cast(pa.int64(), safe=False).fill_null(NULL_LABEL))
+    return pa.table({"label": pa.chunked_array(parts, pa.int64()).combine_chunks()})
 
 
 # -- folding
@@ -192,6 +219,23 @@ class _Last:
         return self._latest
 
 
+class _Labels:
+    """The label of each row's last visit, and whether it was another one before."""
+
+    bytes_a_row = 5
+
+    def __init__(self, n: int) -> None:
+        self.last = np.full(n, NO_LABEL, np.int32)
+        self.changed = np.zeros(n, np.bool_)
+
+    def add(self, visits: Visits) -> None:
+        rows, labels = visits["row"], visits["label"]
+        before = self.last[rows]
+        self.changed[rows[(before != NO_LABEL) & (before != labels)]] = True
+        self.last[rows] = labels  # of several visits of a row the last one stays
+        self.changed[rows[self.last[rows] != labels]] = True
+
+
 _State = _Sum | _Confidence | _Learning | _Last
 
 _KINDS: Mapping[str, type[_State]] = {
@@ -210,8 +254,8 @@ _KINDS: Mapping[str, type[_State]] = {
 
 
 def state_bytes(metric: str) -> int:
-    """Bytes a row held while a log is folded: the metric's own, visits and latest epoch, and the score."""
-    return _KINDS[metric].bytes_a_row + 8 + 4
+    """Bytes a row held while a log is folded: the metric's own, visits and latest epoch, labels, and the score."""
+    return _KINDS[metric].bytes_a_row + 8 + _Labels.bytes_a_row + 4
 
 
 def _state(n: int, metric: str, window: int, never_learned: str) -> _State:
@@ -249,20 +293,45 @@ def fold(run: Run, metric: str, outputs: str, el2n_epochs: int, never_learned: s
     def compute() -> pa.Table:
         tables = run.map(measure_visits, log, params={"outputs": outputs, "rows": n})
         window = min((entry["first_epoch"] for entry in tables.metadata()), default=0) + el2n_epochs
-        state = _state(n, metric, min(window, MAX_EPOCH + 1), never_learned)
-        counts = _fold_units(run, tables, n, state)
+        state, labels = _state(n, metric, min(window, MAX_EPOCH + 1), never_learned), _Labels(n)
+        counts = _fold_units(run, tables, n, state, labels)
         visited = counts > 0
         column = np.where(visited, state.scores(counts), np.nan).astype(np.float32)
         few = int(counts[visited].min()) if visited.any() else 0
         visits = {"unvisited": n - int(np.count_nonzero(visited)), "fewest": few, "most": int(counts.max(initial=0))}
-        return with_metadata(pa.table({"score": column}), visits)
+        visits["relabelled"] = int(np.count_nonzero(labels.changed))
+        return with_metadata(pa.table({"score": column, "label": labels.last}), visits)
 
-    table = run.derive("dynamics/1", log, ROLES, settings, compute)
-    scores = table.column("score").combine_chunks().to_numpy(zero_copy_only=True)
-    return Folded(scores, _notices(metadata_of(table), n))
+    table = run.derive("dynamics/2", log, ROLES, settings, compute)
+    notices = [*_notices(metadata_of(table), n), *_labels_differ(run, _array(table.column("label")))]
+    return Folded(_array(table.column("score")), notices)
 
 
-def _fold_units(run: Run, tables: Mapped, n: int, state: _State) -> npt.NDArray[np.int32]:
+def _labels_differ(run: Run, logged: npt.NDArray[np.int32]) -> list[Notice]:
+    """Say when the candidates have labels of their own, whole numbers, and the log has others."""
+    dataset = run.candidates
+    if not dataset.columns.has("label"):
+        return []
+    assert dataset.row_starts is not None
+    both = differ = 0
+    tables = run.map(read_class_numbers, dataset)
+    for unit, start in enumerate(dataset.row_starts[:-1].tolist()):
+        own = tables.column(unit, "label")
+        said = logged[start : start + len(own)]
+        compared = (said != NO_LABEL) & (own != NULL_LABEL)
+        both += int(np.count_nonzero(compared))
+        differ += int(np.count_nonzero(compared & (said != own)))
+    if differ <= LABELS_DIFFER_WARNED * both:
+        return []
+    detail = (
+        f"{differ / both:.1%} of the {both} rows that were visited have another label in the log than in the dataset. "
+        "Is 'row' the position in the dataset, unshuffled? If not, rows get the scores of others. (If the dataset only "
+        "numbers its classes otherwise, all is well.)"
+    )
+    return [Notice(code="labels-differ", detail=detail)]
+
+
+def _fold_units(run: Run, tables: Mapped, n: int, state: _State, labels: _Labels) -> npt.NDArray[np.int32]:
     """Add every unit's visits to the state, in unit order; return how often each row was visited."""
     latest, counts = np.full(n, kernels.NO_EPOCH, np.int32), np.zeros(n, np.int32)
     for unit in range(len(tables)):
@@ -281,6 +350,7 @@ def _fold_units(run: Run, tables: Mapped, n: int, state: _State) -> npt.NDArray[
                 "visits. List its shards in the order they were written.",
             )
         state.add(visits)
+        labels.add(visits)
     return counts
 
 
@@ -301,4 +371,10 @@ def _notices(visits: Mapping[str, int], n: int) -> list[Notice]:
             "visits compare them all the same."
         )
         notices.append(Notice(code="uneven-visits", detail=detail))
+    if visits["relabelled"]:
+        detail = (
+            f"{visits['relabelled']} rows have different labels at different visits of the log. Is 'row' the position "
+            "in the dataset at every visit, and not in an epoch's shuffled order?"
+        )
+        notices.append(Notice(code="labels-change", detail=detail))
     return notices

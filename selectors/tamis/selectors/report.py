@@ -193,12 +193,13 @@ def _scores(run: Run, decision: Decision) -> tuple[JsonValue, JsonValue]:
         weights = np.exp(fit - peak)
         weight_sum += float(weights.sum())
         square_sum += float((weights * weights).sum())
-    chosen = np.histogram(np.clip(decision.choice.scores, low, high), edges)[0]
+    known = decision.choice.scores[np.isfinite(decision.choice.scores)]  # a row kept from before may have none
+    chosen = np.histogram(np.clip(known, low, high), edges)[0]
     scores: dict[str, Any] = {
         "edges": edges.tolist(),
         "raw": raw.tolist(),
         "selected": chosen.tolist(),
-        "lowest_selected": float(decision.choice.scores.min()) if len(decision.choice.scores) else None,
+        "lowest_selected": float(known.min()) if len(known) else None,
         "key_thresholds": {outcome.stratum: outcome.threshold for outcome in decision.choice.outcomes},
     }
     eligible = decision.choice.totals.eligible

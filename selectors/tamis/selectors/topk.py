@@ -49,10 +49,10 @@ class Topk:
     """Take the rows with the highest or lowest scores; of equal ones the earlier."""
 
     name: ClassVar[str] = "topk"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     summary: ClassVar[str] = "Takes the rows of highest or lowest score: of a column, of dynamics, of a snapshot."
     citation: ClassVar[str] = "None needed; as a coreset see Toneva et al. 2019 and Paul et al. 2021."
-    cost: ClassVar[str] = "One read of the scores and a few passes over 4 bytes a row; 8 bytes a row."
+    cost: ClassVar[str] = "One read of the scores and a few passes over 4 or 8 bytes a row; 8 bytes a row."
     Params: ClassVar[type[TopkParams]] = TopkParams
     scores_are_log_weights: ClassVar[bool] = False
 
@@ -85,7 +85,7 @@ class Topk:
     def select(self, run: Run) -> Decision:
         """Take the rows with the largest keys."""
         run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
-        scored = difficulty.scores(run, self.params)
+        scored = difficulty.scores(run, self.params, exact=True)
         run.begin("select")
         ranked = ByScore(scored, 1.0 if self.params.order == "highest" else -1.0)
         choice = run.choose(ranked, difficulty.REASONS)
