@@ -106,7 +106,8 @@ class SemDeDup:
         return ""
 
     def _clusters(self, n: int) -> int:
-        return min(self.params.clusters or math.ceil(n / ROWS_PER_CLUSTER), max(1, n))
+        """Return k; 1 while the rows are not counted."""
+        return min(self.params.clusters or max(1, math.ceil(n / ROWS_PER_CLUSTER)), max(1, n))
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Read, cluster, compare."""

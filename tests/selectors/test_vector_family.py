@@ -1,0 +1,75 @@
+"""What selectors that compare vectors must bear: JSON lines, no rows, sizes that no row fits, lengths beyond float32."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tamis.selectors.errors import TamisError
+from tamis.selectors.jobs import Environment, execute, plan
+from tamis.selectors.spec import JobSpec
+
+from .vector_shards import write_vectors
+from .vectors import blobs, run
+
+MakeEnvironment = Callable[..., Environment]
+
+GREEDY: dict[str, dict[str, Any]] = {
+    "kcenter": {},
+    "facility_location": {},
+    "graph_cut": {},
+    "saturated_coverage": {},
+    "d2": {"hard_end": "low"},
+    "semdedup": {},
+}
+FAMILY: dict[str, dict[str, Any]] = {**GREEDY, "moderate": {}}
+
+ROWS = 120
+VECTORS = blobs(ROWS, 4)
+COLUMNS: dict[str, Any] = {
+    "score": np.random.default_rng(3).random(ROWS).astype(np.float32),
+    "label": [("cat", "dog")[row % 2] for row in range(ROWS)],
+    "group": [("a", "b", "c", "d")[row % 4] for row in range(ROWS)],
+}
+
+
+def write_lines(path: Path, vectors: npt.NDArray[np.float32], columns: dict[str, Any] = COLUMNS) -> dict[str, Any]:
+    """Write the same rows as `write_vectors` to one JSON-lines shard; return its manifest."""
+    wide = {"embedding": vectors.astype(np.float64).tolist()}
+    wide |= {name: np.asarray(values).tolist() for name, values in columns.items()}
+    lines = [json.dumps(dict(zip(wide, values, strict=True))) for values in zip(*wide.values(), strict=True)]
+    path.write_text("\n".join(lines))
+    return {"shards": [str(path)], "columns": {name: name for name in wide}}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_json_lines_are_planned_and_run_like_parquet(name: str, tmp_path: Path, environment: MakeEnvironment) -> None:
+    lines = write_lines(tmp_path / "rows.jsonl", VECTORS)
+    job = {"dataset": lines, "selector": {"name": name, "params": FAMILY[name]}, "budget": {"rows": 20}}
+    assert plan(JobSpec.model_validate(job), environment()).rows is None
+    parquet = write_vectors(tmp_path / "data", VECTORS, **COLUMNS)
+    expected, _, _ = run(parquet, name, FAMILY[name], {"rows": 20}, environment(), tmp_path / "a")
+    found, _, _ = run(lines, name, FAMILY[name], {"rows": 20}, environment(), tmp_path / "b")
+    assert found == expected
+    assert len(found) == 20
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("kind", ["lines", "parquet"])
+def test_no_rows_are_refused(name: str, kind: str, tmp_path: Path, environment: MakeEnvironment) -> None:
+    empty: dict[str, Any] = {role: np.asarray(values)[:0] for role, values in COLUMNS.items()}
+    empty["label"] = empty["group"] = np.empty(0, np.str_)
+    if kind == "parquet":
+        dataset = write_vectors(tmp_path / "data", VECTORS[:0], shards=1, **empty)
+    else:
+        dataset = write_lines(tmp_path / "rows.jsonl", VECTORS[:0], empty)
+    job = {"dataset": dataset, "selector": {"name": name, "params": FAMILY[name]}, "budget": {"rows": 1}}
+    with pytest.raises(TamisError) as refused:
+        execute(JobSpec.model_validate(job), tmp_path / "out", environment())
+    assert refused.value.code != "internal"
