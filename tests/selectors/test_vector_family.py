@@ -1,4 +1,4 @@
-"""What selectors that compare vectors must bear: JSON lines, no rows, sizes that no row fits, lengths beyond float32."""
+"""What selectors that compare vectors must bear: JSON lines, no rows, sizes no row fits, lengths beyond float32."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tamis.selectors.errors import TamisError
+from tamis.selectors.errors import Infeasible, TamisError
 from tamis.selectors.jobs import Environment, execute, plan
 from tamis.selectors.spec import JobSpec
 
@@ -73,3 +73,29 @@ def test_no_rows_are_refused(name: str, kind: str, tmp_path: Path, environment: 
     with pytest.raises(TamisError) as refused:
         execute(JobSpec.model_validate(job), tmp_path / "out", environment())
     assert refused.value.code != "internal"
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_sizes_that_no_row_fits_are_infeasible(name: str, tmp_path: Path, environment: MakeEnvironment) -> None:
+    dataset = write_vectors(tmp_path / "data", VECTORS, **COLUMNS, size=np.full(ROWS, 50))
+    with pytest.raises(Infeasible, match="larger than the budget") as refused:
+        run(dataset, name, FAMILY[name], {"size": 10}, environment(), tmp_path / "out")
+    assert refused.value.pointer == "/budget/size"
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_minimums_that_whole_rows_miss_are_infeasible(name: str, tmp_path: Path, environment: MakeEnvironment) -> None:
+    dataset = write_vectors(tmp_path / "data", VECTORS, **COLUMNS, size=np.full(ROWS, 7))
+    strata = {"by": "group", "quotas": {group: {"min": 25} for group in "abcd"}}
+    with pytest.raises(Infeasible, match="whole rows of stratum") as refused:
+        run(dataset, name, GREEDY[name], {"size": 100}, environment(), tmp_path / "out", strata=strata)
+    assert refused.value.pointer == "/strata/quotas"
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_preselected_rows_may_be_all_that_fit(name: str, tmp_path: Path, environment: MakeEnvironment) -> None:
+    dataset = write_vectors(tmp_path / "data", VECTORS, **COLUMNS, size=np.full(ROWS, 50))
+    first, _, _ = run(dataset, "random", {}, {"rows": 2}, environment(), tmp_path / "first")
+    kept = str(tmp_path / "first" / "selection.parquet")
+    rows, _, _ = run(dataset, name, GREEDY[name], {"size": 120}, environment(), tmp_path / "out", preselected=kept)
+    assert rows == first

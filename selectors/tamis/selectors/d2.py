@@ -23,7 +23,7 @@ from tamis.selectors.blocks import one_by_one
 from tamis.selectors.decide import Choice
 from tamis.selectors.difficulty import REASON_DETAILS, REASONS, DifficultyParams
 from tamis.selectors.embeddings import matrix_bytes
-from tamis.selectors.errors import Infeasible, Invalid
+from tamis.selectors.errors import Invalid
 from tamis.selectors.neighbours import (
     Metric,
     Neighbours,
@@ -33,7 +33,7 @@ from tamis.selectors.neighbours import (
     passes,
     read_vectors,
 )
-from tamis.selectors.ordered import Ordered, Terms, terms
+from tamis.selectors.ordered import Ordered, Terms, check_taken, terms
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
@@ -167,14 +167,7 @@ class D2:
         )
         while d2.advance(state, PAIRS_A_CALL) == d2.WORKING:
             run.check_cancelled()
-        if (short := np.flatnonzero(state.limits.have < asked.lower)).size:
-            stratum = int(short[0])
-            raise Infeasible(
-                f"No whole rows of stratum '{asked.names[stratum]}' fit: {int(state.limits.have[stratum])} of its "
-                f"minimum of {int(asked.lower[stratum])} were taken when the next row exceeded a bound. Leave some "
-                "room above the minimums.",
-                pointer="/strata/quotas",
-            )
+        check_taken(asked, d2.taken(state)[0])
         return state
 
     def _weak(self, pairs: similarities.Similarities) -> list[Notice]:

@@ -30,7 +30,7 @@ from tamis.selectors.neighbours import (
     passes,
     read_vectors,
 )
-from tamis.selectors.ordered import Ordered, Terms, terms
+from tamis.selectors.ordered import Ordered, Terms, check_taken, terms
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
@@ -197,6 +197,7 @@ class _Greedy:
         )
         while submodular.advance(state, PAIRS_A_CALL) == submodular.WORKING:
             run.check_cancelled()
+        check_taken(asked, submodular.taken(state)[0])
         return state
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:

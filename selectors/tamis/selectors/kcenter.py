@@ -22,7 +22,7 @@ from tamis.selectors.decide import Choice, Rows
 from tamis.selectors.embeddings import Matrix, matrix_bytes
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.neighbours import MetricParams, read_vectors
-from tamis.selectors.ordered import Ordered, Terms, terms
+from tamis.selectors.ordered import Ordered, Terms, check_taken, terms
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
@@ -172,14 +172,8 @@ class KCenter:
             done = len(data) * min(most, int(state.counters[0]) - len(asked.preselected)) // most
             run.advance(rows=max(0, done - told))
             told = max(told, done)
-        if status != farthest.NEAR and (short := np.flatnonzero(state.limits.have < asked.lower)).size:
-            stratum = int(short[0])
-            raise Infeasible(
-                f"No whole rows of stratum '{asked.names[stratum]}' fit: {int(state.limits.have[stratum])} of its "
-                f"minimum of {int(asked.lower[stratum])} were taken when the next row exceeded a bound. Leave some "
-                "room above the minimums.",
-                pointer="/strata/quotas",
-            )
+        if status != farthest.NEAR:
+            check_taken(asked, farthest.taken(state)[0])
         return state, status
 
     def _start(self, run: Run, asked: Terms, data: Matrix) -> int:

@@ -22,7 +22,7 @@ from tamis.selectors.blocks import in_threads
 from tamis.selectors.decide import Choice
 from tamis.selectors.embeddings import Matrix, matrix_bytes
 from tamis.selectors.neighbours import read_vectors
-from tamis.selectors.ordered import Ordered, Terms, terms
+from tamis.selectors.ordered import Ordered, Terms, check_taken, terms
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
@@ -150,6 +150,8 @@ class SemDeDup:
             within = len(rows)
             rows = _take_in_order(wanted[scores[wanted] >= self.params.epsilon], asked)
             stopped = self._stopped(len(rows)) if len(rows) < within else None
+        if stopped is None:
+            check_taken(asked, np.concatenate([asked.preselected, rows]))
         ranked = Ordered(run.layout(), rows, scores)
         self._scores, self._clusters_found = scores, clusters
         choice = run.choose_given(ranked, rows, REASONS, stopped=stopped)
