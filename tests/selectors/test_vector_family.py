@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tamis.selectors.errors import Infeasible, TamisError
+from tamis.selectors.errors import Infeasible, Invalid, TamisError
 from tamis.selectors.jobs import Environment, execute, plan
+from tamis.selectors.neighbours import MAX_SQUARED_LENGTH, MIN_SQUARED_LENGTH
 from tamis.selectors.spec import JobSpec
 
 from .vector_shards import write_vectors
@@ -99,3 +100,32 @@ def test_preselected_rows_may_be_all_that_fit(name: str, tmp_path: Path, environ
     kept = str(tmp_path / "first" / "selection.parquet")
     rows, _, _ = run(dataset, name, GREEDY[name], {"size": 120}, environment(), tmp_path / "out", preselected=kept)
     assert rows == first
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("scale", [1e30, 1e-25])
+def test_lengths_beyond_float32_are_refused(
+    name: str, scale: float, tmp_path: Path, environment: MakeEnvironment
+) -> None:
+    vectors = VECTORS * np.float32(scale)
+    dataset = write_vectors(tmp_path / "data", vectors, **COLUMNS)
+    if name == "semdedup":  # compares directions: lengths do not matter
+        rows, _, _ = run(dataset, name, FAMILY[name], {"rows": 5}, environment(), tmp_path / "out")
+        assert len(rows) == 5
+        return
+    with pytest.raises(Invalid, match=r"in float32.*Scale them") as refused:
+        run(dataset, name, FAMILY[name], {"rows": 5}, environment(), tmp_path / "out")
+    assert refused.value.pointer == "/dataset/columns/embedding"
+
+
+@pytest.mark.parametrize("name", ["kcenter", "facility_location", "moderate"])
+def test_lengths_just_within_float32_are_compared(name: str, tmp_path: Path, environment: MakeEnvironment) -> None:
+    longest = float(np.linalg.norm(VECTORS.astype(np.float64), axis=1).max())
+    plain = write_vectors(tmp_path / "plain", VECTORS, **COLUMNS)
+    expected, _, _ = run(plain, name, FAMILY[name], {"rows": 5}, environment(), tmp_path / "a")
+    for power in (56, -46):
+        vectors = (VECTORS.astype(np.float64) * 2.0**power).astype(np.float32)
+        assert MIN_SQUARED_LENGTH < (longest * 2.0**power) ** 2 < MAX_SQUARED_LENGTH
+        dataset = write_vectors(tmp_path / str(power), vectors, **COLUMNS)
+        rows, _, _ = run(dataset, name, FAMILY[name], {"rows": 5}, environment(), tmp_path / f"out{power}")
+        assert rows == expected

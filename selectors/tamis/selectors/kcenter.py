@@ -158,13 +158,7 @@ class KCenter:
         bounds = begin_limits(
             asked.amount.value, codes=asked.codes, lower=asked.lower, upper=asked.upper, sizes=asked.sizes
         )
-        try:
-            state = farthest.begin(data, free, start, bounds, least_distance=self.params.min_distance)
-        except ValueError as error:
-            raise Invalid(
-                f"The vectors can't be compared in float32: {error}. Scale them down.",
-                pointer="/dataset/columns/embedding",
-            ) from error
+        state = farthest.begin(data, free, start, bounds, least_distance=self.params.min_distance)
         status, told, most = farthest.WORKING, 0, max(1, asked.most_rows)
         while status == farthest.WORKING:
             run.check_cancelled()
