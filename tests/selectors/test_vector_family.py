@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tamis.selectors.errors import Infeasible, Invalid, TamisError
+from tamis.native import knn, similarities
+from tamis.selectors import d2
+from tamis.selectors.errors import Infeasible, Invalid, OutOfLimits, TamisError
 from tamis.selectors.jobs import Environment, execute, plan
 from tamis.selectors.neighbours import MAX_SQUARED_LENGTH, MIN_SQUARED_LENGTH
 from tamis.selectors.spec import JobSpec
@@ -129,3 +132,28 @@ def test_lengths_just_within_float32_are_compared(name: str, tmp_path: Path, env
         dataset = write_vectors(tmp_path / str(power), vectors, **COLUMNS)
         rows, _, _ = run(dataset, name, FAMILY[name], {"rows": 5}, environment(), tmp_path / f"out{power}")
         assert rows == expected
+
+
+@pytest.mark.parametrize("name", ["kcenter", "semdedup"])
+def test_the_memory_limit_holds_for_rows_counted_late(name: str, tmp_path: Path, environment: MakeEnvironment) -> None:
+    lines = write_lines(tmp_path / "rows.jsonl", blobs(3000, 8), {})
+    counted = write_vectors(tmp_path / "data", blobs(3000, 8))
+    job: dict[str, Any] = {"dataset": lines, "selector": {"name": name}, "budget": {"rows": 20}}
+    before = plan(JobSpec.model_validate(job), environment()).peak_memory_bytes
+    needed = plan(JobSpec.model_validate(job | {"dataset": counted}), environment()).peak_memory_bytes
+    assert before < needed
+    limited = job | {"limits": {"memory_bytes": (before + needed) // 2}}
+    with pytest.raises(OutOfLimits) as refused:
+        execute(JobSpec.model_validate(limited), tmp_path / "out", environment())
+    assert refused.value.pointer == "/limits/memory_bytes"
+    assert not (tmp_path / "out" / "work").exists()
+    execute(JobSpec.model_validate(job | {"limits": {"memory_bytes": needed}}), tmp_path / "out", environment())
+
+
+def test_d2_plans_the_memory_of_its_pairs() -> None:
+    graph = knn.exact_graph(blobs(2000, 4), 64)
+    tracemalloc.start()
+    similarities.of_neighbours(graph)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= d2.PAIR_BYTES * graph.rows.size + 60 * len(graph.rows)
