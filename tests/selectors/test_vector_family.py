@@ -16,7 +16,7 @@ from tamis.native import knn, similarities
 from tamis.selectors import d2
 from tamis.selectors.errors import Infeasible, Invalid, OutOfLimits, TamisError
 from tamis.selectors.jobs import Environment, execute, plan
-from tamis.selectors.neighbours import MAX_SQUARED_LENGTH, MIN_SQUARED_LENGTH
+from tamis.selectors.neighbours import MAX_SQUARED_LENGTH, MIN_SQUARED_LENGTH, PAIR_BYTES
 from tamis.selectors.spec import JobSpec
 
 from .vector_shards import write_vectors
@@ -33,6 +33,9 @@ GREEDY: dict[str, dict[str, Any]] = {
     "semdedup": {},
 }
 FAMILY: dict[str, dict[str, Any]] = {**GREEDY, "moderate": {}}
+
+MEASURED_PAIR_BYTES = 41
+"""Growth of the peak memory of whole jobs from 32 to 256 neighbours a row, the lists of 8 bytes taken off."""
 
 ROWS = 120
 VECTORS = blobs(ROWS, 4)
@@ -150,10 +153,26 @@ def test_the_memory_limit_holds_for_rows_counted_late(name: str, tmp_path: Path,
     execute(JobSpec.model_validate(job | {"limits": {"memory_bytes": needed}}), tmp_path / "out", environment())
 
 
-def test_d2_plans_the_memory_of_its_pairs() -> None:
+@pytest.mark.parametrize("name", ["d2", "facility_location"])
+def test_the_memory_of_pairs_is_planned(name: str, tmp_path: Path, environment: MakeEnvironment) -> None:
+    dataset = write_vectors(tmp_path / "data", VECTORS, **COLUMNS)
+
+    def planned(neighbors: int) -> int:
+        params = {**FAMILY[name], "neighbors": neighbors}
+        job = {"dataset": dataset, "selector": {"name": name, "params": params}, "budget": {"rows": 5}}
+        return plan(JobSpec.model_validate(job), environment()).peak_memory_bytes
+
+    lists = 8 * (256 - 64)
+    assert planned(256) - planned(64) >= ROWS * ((256 - 64) * MEASURED_PAIR_BYTES + lists)
+
+
+def test_relating_neighbours_takes_no_more_than_planned() -> None:
     graph = knn.exact_graph(blobs(2000, 4), 64)
     tracemalloc.start()
-    similarities.of_neighbours(graph)
-    peak = tracemalloc.get_traced_memory()[1]
+    pairs = similarities.of_neighbours(graph)
+    assert tracemalloc.get_traced_memory()[1] <= PAIR_BYTES * graph.rows.size + 60 * len(graph.rows)
+    tracemalloc.reset_peak()
+    held = tracemalloc.get_traced_memory()[0]
+    d2.D2(d2.D2Params(hard_end="low"))._weak(pairs)
+    assert tracemalloc.get_traced_memory()[1] - held <= 5 * len(pairs.squared)  # no copy in float64
     tracemalloc.stop()
-    assert peak <= d2.PAIR_BYTES * graph.rows.size + 60 * len(graph.rows)

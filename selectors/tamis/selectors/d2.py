@@ -25,6 +25,7 @@ from tamis.selectors.difficulty import REASON_DETAILS, REASONS, DifficultyParams
 from tamis.selectors.embeddings import matrix_bytes
 from tamis.selectors.errors import Invalid
 from tamis.selectors.neighbours import (
+    PAIR_BYTES,
     Metric,
     Neighbours,
     graph_bytes,
@@ -45,10 +46,6 @@ PAIRS_A_CALL = 2_000_000
 
 PAIR_SECONDS = 2e-7
 """CPU seconds a pair of neighbours costs; for estimates."""
-
-PAIR_BYTES = 40
-"""Bytes a neighbour in the graph's lists costs beside them: its pair in both directions, twice over while they are put
-together. Measured at 256 neighbours: 39."""
 
 WEAK_MESSAGE = 1e-3
 """Where the mean message to a neighbour is below this share, the graph decides next to nothing."""
@@ -177,7 +174,7 @@ class D2:
     def _weak(self, pairs: similarities.Similarities) -> list[Notice]:
         if len(pairs.squared) == 0:
             return []
-        distance = float(np.sqrt(pairs.squared.astype(np.float64)).mean())
+        distance = float(np.sqrt(pairs.squared).mean(dtype=np.float64))  # no float64 copy: pairs are many
         if np.exp(-self.params.gamma_forward * distance) >= WEAK_MESSAGE:
             return []
         return [

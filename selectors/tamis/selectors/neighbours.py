@@ -47,6 +47,10 @@ PAIRS_PER_SECOND = 3e8
 """Rows compared with others in 64 dimensions, a CPU second; for estimates."""
 
 
+PAIR_BYTES = 42
+"""Bytes a neighbour in the graph's lists costs who relates both directions of each pair (`similarities.of_neighbours`),
+beside the lists themselves. Measured as peak memory, from 32 to 256 neighbours a row: 41."""
+
 MAX_SQUARED_LENGTH = 0.2 * farthest.MAX_SQUARED_LENGTH
 """Of a row: from any other row, and from the mean, it is then within what float32 kernels can tell."""
 
