@@ -14,6 +14,7 @@ from tamis.native import distances, duplicates, limits, rng
 from tamis.selectors import semdedup
 from tamis.selectors.errors import Invalid
 from tamis.selectors.jobs import Environment
+from tamis.selectors.result import SELECTION, read_selection
 
 from .vectors import blobs, run, write
 
@@ -97,6 +98,23 @@ def test_preselected_rows_make_others_duplicates(tmp_path: Path, environment: Ma
     twins = {row: row + 200 if row < 100 else row - 200 for row in first if row < 100 or row >= 200}
     assert twins
     assert not set(twins.values()) & (set(rows) - set(first))
+
+
+@pytest.mark.parametrize("keep", ["farthest", "closest", "random"])
+def test_excluded_rows_hide_no_others(keep: str, tmp_path: Path, environment: MakeEnvironment) -> None:
+    data = with_copies()
+    manifest = write(tmp_path / "data", data)
+    for seed in (3, 4):
+        earlier = tmp_path / f"first{seed}"
+        run(manifest, "random", {}, {"rows": 60}, environment(), earlier, seed=seed)
+        out, params = tmp_path / f"out{seed}", {"clusters": 1, "epsilon": 0.001, "keep": keep}
+        exclude = [str(earlier / "selection.parquet")]
+        away: list[int] = read_selection(earlier / SELECTION)[0].column("row").to_pylist()
+        rows, _, _ = run(manifest, "semdedup", params, {"rows": 230}, environment(), out, exclude=exclude)
+        assert not set(rows) & set(away)
+        # Of every pair one row is taken, whichever it is, where one of the two may be.
+        twins = {row: row + 200 for row in range(100)}
+        assert all(row in rows or twin in rows for row, twin in twins.items() if not {row, twin} <= set(away))
 
 
 @pytest.mark.parametrize("threads", [1, 7])

@@ -23,8 +23,9 @@ from tamis.selectors.blocks import one_by_one
 from tamis.selectors.decide import Choice
 from tamis.selectors.difficulty import REASON_DETAILS, REASONS, DifficultyParams
 from tamis.selectors.embeddings import matrix_bytes
-from tamis.selectors.errors import Infeasible, Invalid
+from tamis.selectors.errors import Invalid
 from tamis.selectors.neighbours import (
+    PAIR_BYTES,
     Metric,
     Neighbours,
     graph_bytes,
@@ -33,7 +34,7 @@ from tamis.selectors.neighbours import (
     passes,
     read_vectors,
 )
-from tamis.selectors.ordered import Ordered, Terms, terms
+from tamis.selectors.ordered import Ordered, Terms, check_taken, terms
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
@@ -123,7 +124,7 @@ class D2:
     def memory(self, job: Job, threads: int) -> int:
         """Vectors, their copy in cells, the graph, and its pairs in both directions."""
         rows = job.candidates.rows or 0
-        graph = graph_bytes(job.candidates, self.params.neighbors) + 17 * rows * self.params.neighbors
+        graph = graph_bytes(job.candidates, self.params.neighbors) + PAIR_BYTES * rows * self.params.neighbors
         return matrix_bytes(job.candidates, "embedding") + graph + difficulty.memory(self.params, job) + 60 * rows
 
     def select(self, run: Run) -> Decision:
@@ -167,20 +168,13 @@ class D2:
         )
         while d2.advance(state, PAIRS_A_CALL) == d2.WORKING:
             run.check_cancelled()
-        if (short := np.flatnonzero(state.limits.have < asked.lower)).size:
-            stratum = int(short[0])
-            raise Infeasible(
-                f"No whole rows of stratum '{asked.names[stratum]}' fit: {int(state.limits.have[stratum])} of its "
-                f"minimum of {int(asked.lower[stratum])} were taken when the next row exceeded a bound. Leave some "
-                "room above the minimums.",
-                pointer="/strata/quotas",
-            )
+        check_taken(asked, d2.taken(state)[0])
         return state
 
     def _weak(self, pairs: similarities.Similarities) -> list[Notice]:
         if len(pairs.squared) == 0:
             return []
-        distance = float(np.sqrt(pairs.squared.astype(np.float64)).mean())
+        distance = float(np.sqrt(pairs.squared).mean(dtype=np.float64))  # no float64 copy: pairs are many
         if np.exp(-self.params.gamma_forward * distance) >= WEAK_MESSAGE:
             return []
         return [

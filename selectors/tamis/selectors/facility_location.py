@@ -22,6 +22,7 @@ from tamis.selectors.decide import Choice
 from tamis.selectors.embeddings import Matrix, matrix_bytes
 from tamis.selectors.neighbours import (
     EXACT_ROWS,
+    PAIR_BYTES,
     MetricParams,
     Neighbours,
     graph_bytes,
@@ -30,7 +31,7 @@ from tamis.selectors.neighbours import (
     passes,
     read_vectors,
 )
-from tamis.selectors.ordered import Ordered, Terms, terms
+from tamis.selectors.ordered import Ordered, Terms, check_taken, terms
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
@@ -97,7 +98,7 @@ class _Greedy:
     revision: ClassVar[int] = 1
     cost: ClassVar[str] = (
         "One pass over the embeddings; a graph of nearest neighbours (kept for later jobs: about 30 CPU seconds for a "
-        "million rows of 64 dimensions), then a second or so a million pairs. 8 bytes a value and 20 bytes a pair."
+        "million rows of 64 dimensions), then a second or so a million pairs. 8 bytes a value and 50 bytes a neighbour listed."
     )
     scores_are_log_weights: ClassVar[bool] = False
     function: ClassVar[int]
@@ -137,7 +138,7 @@ class _Greedy:
         """Vectors, their copy in cells, the graph, and its pairs in both directions."""
         n = job.candidates.rows or 0
         per_row = self._pairs_per_row(job)
-        pairs = int(n * per_row * (8 if self._complete(n) else 25))
+        pairs = int(n * per_row * (8 if self._complete(n) else PAIR_BYTES))
         graph = 0 if self._complete(n) else graph_bytes(job.candidates, int(per_row))
         return matrix_bytes(job.candidates, "embedding") + graph + pairs + 80 * n
 
@@ -197,6 +198,7 @@ class _Greedy:
         )
         while submodular.advance(state, PAIRS_A_CALL) == submodular.WORKING:
             run.check_cancelled()
+        check_taken(asked, submodular.taken(state)[0])
         return state
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:

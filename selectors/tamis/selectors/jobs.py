@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -355,6 +355,8 @@ def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observ
             excluded=opened.excluded_rows,
         )
         run.count_rows()
+        counted = replace(opened, candidates=run.candidates, targets=run.targets, dynamics=run.dynamics)
+        _peak_memory(counted, environment)  # the limit once more, now that the rows are known
         decision = opened.selector.select(run)
         run.begin("report")
         report = make_report(run, opened.selector, decision)

@@ -22,7 +22,7 @@ from tamis.selectors.decide import Choice, Rows
 from tamis.selectors.embeddings import Matrix, matrix_bytes
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.neighbours import MetricParams, read_vectors
-from tamis.selectors.ordered import Ordered, Terms, terms
+from tamis.selectors.ordered import Ordered, Terms, check_taken, terms
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
@@ -158,13 +158,7 @@ class KCenter:
         bounds = begin_limits(
             asked.amount.value, codes=asked.codes, lower=asked.lower, upper=asked.upper, sizes=asked.sizes
         )
-        try:
-            state = farthest.begin(data, free, start, bounds, least_distance=self.params.min_distance)
-        except ValueError as error:
-            raise Invalid(
-                f"The vectors can't be compared in float32: {error}. Scale them down.",
-                pointer="/dataset/columns/embedding",
-            ) from error
+        state = farthest.begin(data, free, start, bounds, least_distance=self.params.min_distance)
         status, told, most = farthest.WORKING, 0, max(1, asked.most_rows)
         while status == farthest.WORKING:
             run.check_cancelled()
@@ -172,14 +166,8 @@ class KCenter:
             done = len(data) * min(most, int(state.counters[0]) - len(asked.preselected)) // most
             run.advance(rows=max(0, done - told))
             told = max(told, done)
-        if status != farthest.NEAR and (short := np.flatnonzero(state.limits.have < asked.lower)).size:
-            stratum = int(short[0])
-            raise Infeasible(
-                f"No whole rows of stratum '{asked.names[stratum]}' fit: {int(state.limits.have[stratum])} of its "
-                f"minimum of {int(asked.lower[stratum])} were taken when the next row exceeded a bound. Leave some "
-                "room above the minimums.",
-                pointer="/strata/quotas",
-            )
+        if status != farthest.NEAR:
+            check_taken(asked, farthest.taken(state)[0])
         return state, status
 
     def _start(self, run: Run, asked: Terms, data: Matrix) -> int:

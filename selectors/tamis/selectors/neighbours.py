@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from tamis.native import knn, rng
+from tamis.native import farthest, knn, rng
 from tamis.native.knn import Graph
+from tamis.native.lengths import squared_lengths
 from tamis.selectors.blocks import in_threads
 from tamis.selectors.embeddings import Matrix, matrix_bytes, normalized, read_matrix
+from tamis.selectors.errors import Invalid
 from tamis.selectors.spec import Shape
 
 if TYPE_CHECKING:
@@ -45,6 +47,17 @@ PAIRS_PER_SECOND = 3e8
 """Rows compared with others in 64 dimensions, a CPU second; for estimates."""
 
 
+PAIR_BYTES = 42
+"""Bytes a neighbour in the graph's lists costs who relates both directions of each pair (`similarities.of_neighbours`),
+beside the lists themselves. Measured as peak memory, from 32 to 256 neighbours a row: 41."""
+
+MAX_SQUARED_LENGTH = 0.2 * farthest.MAX_SQUARED_LENGTH
+"""Of a row: from any other row, and from the mean, it is then within what float32 kernels can tell."""
+
+MIN_SQUARED_LENGTH = 1e-28
+"""Of the longest row: of shorter ones, squares vanish in float32 or have few digits left."""
+
+
 class MetricParams(Shape):
     """How far rows are from each other."""
 
@@ -58,9 +71,54 @@ Neighbours = Annotated[int, Field(ge=1, le=1024)]
 
 
 def read_vectors(run: Run, dataset: Dataset, metric: Metric) -> Matrix:
-    """Read the embeddings of a dataset, scaled as the metric asks."""
+    """Read the embeddings of a dataset, scaled as the metric asks.
+
+    Parameters
+    ----------
+    run : Run
+        The job.
+    dataset : Dataset
+        With counted rows.
+    metric : str
+        'cosine' scales every row to length 1.
+
+    Returns
+    -------
+    ndarray, shape (n, d), float32
+        Of which float32 kernels can compare any two rows.
+
+    Raises
+    ------
+    DataError
+        When a value is not finite.
+    Invalid
+        When a row is all zeros and the metric is 'cosine', or rows are too long or too short for float32.
+    """
     data = read_matrix(run, dataset, "embedding")
-    return normalized(data, dataset) if metric == "cosine" else data
+    if metric == "cosine":
+        return normalized(data, dataset)
+    _check_lengths(data, dataset)
+    return data
+
+
+def _check_lengths(data: Matrix, dataset: Dataset) -> None:
+    if len(data) == 0:
+        return
+    squared = squared_lengths(data)
+    row = int(np.argmax(squared))
+    longest = float(squared[row])
+    if longest > MAX_SQUARED_LENGTH:
+        why = f"beyond {MAX_SQUARED_LENGTH**0.5:.2g}, where squared distances overflow. Scale them down"
+    elif 0 < longest < MIN_SQUARED_LENGTH:
+        why = f"the longest, below {MIN_SQUARED_LENGTH**0.5:.2g}, where squared distances vanish. Scale them up"
+    else:
+        return
+    raise Invalid(
+        f"The vectors can't be compared in float32: row {row} has a length of {longest**0.5:.3g}, {why}, or use the "
+        "cosine metric, which looks at directions only.",
+        pointer=f"{dataset.pointer}/columns/embedding",
+        row=row,
+    )
 
 
 def cells_of(n: int) -> int:

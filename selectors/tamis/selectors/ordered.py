@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tamis.selectors.budgets import Amount
+from tamis.selectors.errors import Infeasible
 from tamis.selectors.ranking import Codes, Floats, Layout, RankedUnit, Rows
 
 if TYPE_CHECKING:
@@ -78,6 +79,40 @@ def terms(run: Run, reasons: Reasons | None = None, reason_names: Sequence[str] 
         preselected=found.kept,
         free=free,
     )
+
+
+def check_taken(asked: Terms, rows: Rows) -> None:
+    """Refuse a request whose budget or minimums whole rows can't meet: for a choice that no rule of its own has ended.
+
+    Parameters
+    ----------
+    asked : Terms
+        What the choice respected.
+    rows : ndarray, shape (k,), int64
+        All rows taken, the preselected ones included.
+
+    Raises
+    ------
+    Infeasible
+        When no row was taken, or fewer of a stratum than its minimum.
+    """
+    have = np.zeros(len(asked.lower), np.int64)
+    codes = np.zeros(len(rows), np.int64) if asked.codes is None else asked.codes[rows]
+    np.add.at(have, codes, 1 if asked.sizes is None else asked.sizes[rows])
+    if (short := np.flatnonzero(have < asked.lower)).size:
+        stratum = int(short[0])
+        raise Infeasible(
+            f"No whole rows of stratum '{asked.names[stratum]}' fit: {int(have[stratum])} of its minimum of "
+            f"{int(asked.lower[stratum])} were taken when the next row exceeded a bound. Leave some room above the "
+            "minimums.",
+            pointer="/strata/quotas",
+        )
+    if len(rows) == 0:
+        raise Infeasible(
+            f"The first row in order is larger than the budget of {asked.amount} and the bounds allow: nothing can be "
+            "taken.",
+            pointer=asked.amount.pointer,
+        )
 
 
 def _flat(parts: Sequence[npt.NDArray[Any]] | None) -> npt.NDArray[Any] | None:

@@ -4,6 +4,9 @@ Embeddings of length 1 are clustered by k-means. Within a cluster rows stand in 
 first; a row is a semantic duplicate where its cosine similarity to any row before it exceeds 1 - ε. That earlier row
 may be a duplicate itself, as in the authors' code, which takes the maximum over the upper triangle of the similarity
 matrix: so one number a row decides for every ε, and selections are nested.
+
+Preselected rows come first in their clusters: what is like them counts as a duplicate. Rows of `exclude` come last:
+they make no other row a duplicate, whatever `keep` says.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from tamis.selectors.blocks import in_threads
 from tamis.selectors.decide import Choice
 from tamis.selectors.embeddings import Matrix, matrix_bytes
 from tamis.selectors.neighbours import read_vectors
-from tamis.selectors.ordered import Ordered, Terms, terms
+from tamis.selectors.ordered import Ordered, Terms, check_taken, terms
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
@@ -82,7 +85,7 @@ def _take_in_order(order: Ints, asked: Terms) -> Ints:
 
 
 class SemDeDup:
-    """Leave out semantic duplicates."""
+    """Leave out semantic duplicates; excluded rows make no others duplicates."""
 
     name: ClassVar[str] = "semdedup"
     revision: ClassVar[int] = 1
@@ -106,7 +109,8 @@ class SemDeDup:
         return ""
 
     def _clusters(self, n: int) -> int:
-        return min(self.params.clusters or math.ceil(n / ROWS_PER_CLUSTER), max(1, n))
+        """Return k; 1 while the rows are not counted."""
+        return min(self.params.clusters or max(1, math.ceil(n / ROWS_PER_CLUSTER)), max(1, n))
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Read, cluster, compare."""
@@ -140,7 +144,7 @@ class SemDeDup:
         run.begin("cluster", *[run.candidates] * PASSES)
         clusters, codes, apart = self._cluster(run, data)
         run.begin("compare", run.candidates)
-        order = self._keep_order(run, codes, apart, asked.preselected)
+        order = self._keep_order(run, codes, apart, asked)
         scores = self._distances(run, data, order, np.searchsorted(codes[order], np.arange(clusters + 1)))
         best_first = np.lexsort((np.arange(len(scores)), -scores))
         wanted = best_first[asked.free[best_first]]
@@ -149,6 +153,8 @@ class SemDeDup:
             within = len(rows)
             rows = _take_in_order(wanted[scores[wanted] >= self.params.epsilon], asked)
             stopped = self._stopped(len(rows)) if len(rows) < within else None
+        if stopped is None:
+            check_taken(asked, np.concatenate([asked.preselected, rows]))
         ranked = Ordered(run.layout(), rows, scores)
         self._scores, self._clusters_found = scores, clusters
         choice = run.choose_given(ranked, rows, REASONS, stopped=stopped)
@@ -168,15 +174,16 @@ class SemDeDup:
         return clusters, np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def _keep_order(
-        self, run: Run, codes: npt.NDArray[np.int32], apart: npt.NDArray[np.float32], preselected: Ints
+        self, run: Run, codes: npt.NDArray[np.int32], apart: npt.NDArray[np.float32], asked: Terms
     ) -> npt.NDArray[np.int32]:
-        """Order rows by cluster; in it the preselected first, in their order, then by `keep`, then by number."""
+        """Order rows by cluster; in it the preselected first, in their order, then by `keep`, the excluded last."""
         n = len(codes)
         worth: npt.NDArray[np.floating] = rng.uniform(run.stream("semdedup.keep"), 0, n)
         if self.params.keep != "random":
             worth = -apart if self.params.keep == "farthest" else apart
-        places = np.full(n, len(preselected), np.int64)
-        places[preselected] = np.arange(len(preselected))
+        kept = len(asked.preselected)
+        places = np.where(asked.free, kept, kept + 1)
+        places[asked.preselected] = np.arange(kept)
         return np.lexsort((np.arange(n), worth, places, codes)).astype(np.int32)
 
     def _distances(self, run: Run, data: Matrix, order: npt.NDArray[np.int32], starts: Ints) -> Floats:
