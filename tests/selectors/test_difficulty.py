@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ def test_a_log_of_other_labels_is_said(kind: str, tmp_path: Path, environment: M
     right = [by_row[row] for row in range(200)]
     written = itertools.count()
 
-    def said(labels: list[int | None]) -> list[str]:
+    def said(labels: Sequence[int | None]) -> list[str]:
         path = tmp_path / f"labelled-{next(written)}.parquet"
         array = pa.array(labels, pa.int64())
         kinds = {"integers": array, "dictionary": array.dictionary_encode(), "text": array.cast(pa.string())}
@@ -208,7 +208,7 @@ def test_a_log_of_other_labels_is_said(kind: str, tmp_path: Path, environment: M
         return [notice.detail for notice in about.notices if notice.code == "labels-differ"]
 
     assert said(right) == []
-    assert said([None] * 100 + right[100:]) == []  # type: ignore[arg-type]
+    assert said([*[None] * 100, *right[100:]]) == []
     flipped = [1 - label if label < 2 else 5 - label for label in right]
     assert said(flipped[:2] + right[2:]) == []  # 1 %
     told = said(flipped[:3] + right[3:])

@@ -98,7 +98,8 @@ class _Greedy:
     revision: ClassVar[int] = 1
     cost: ClassVar[str] = (
         "One pass over the embeddings; a graph of nearest neighbours (kept for later jobs: about 30 CPU seconds for a "
-        "million rows of 64 dimensions), then a second or so a million pairs. 8 bytes a value and 50 bytes a neighbour listed."
+        "million rows of 64 dimensions), then a second or so a million pairs. 8 bytes a value and 50 bytes a neighbour "
+        "listed."
     )
     scores_are_log_weights: ClassVar[bool] = False
     function: ClassVar[int]
