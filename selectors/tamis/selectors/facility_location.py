@@ -98,7 +98,7 @@ class _Greedy:
     revision: ClassVar[int] = 1
     cost: ClassVar[str] = (
         "One pass over the embeddings; a graph of nearest neighbours (kept for later jobs: about 30 CPU seconds for a "
-        "million rows of 64 dimensions), then a second or so a million pairs. 8 bytes a value and 50 bytes a neighbour listed."
+        "million rows of 64 dimensions), then a second or so a million pairs. 8 bytes a value and 50 bytes a neighbour."
     )
     scores_are_log_weights: ClassVar[bool] = False
     function: ClassVar[int]
@@ -180,7 +180,7 @@ class _Greedy:
 
     def _relate(self, run: Run, data: Matrix, k: int) -> Similarities:
         if k == 0:
-            return similarities.of_all_pairs(data)
+            return similarities.of_all_pairs(data, each=one_by_one(run))
         graph = neighbour_graph(run, run.candidates, data, self.params.metric, k)
         return similarities.of_neighbours(graph, each=one_by_one(run))
 
