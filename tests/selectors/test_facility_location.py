@@ -222,3 +222,30 @@ def test_a_cancelled_job_stops_between_blocks(tmp_path: Path, environment: MakeE
         observer.over = True
         with pytest.raises(Cancelled):
             neighbours.neighbour_graph(running, running.candidates, data, "euclidean", 3)
+
+
+def test_a_cancelled_job_stops_between_rows_of_all_pairs(tmp_path: Path, environment: MakeEnvironment) -> None:
+    manifest = write(tmp_path / "data", DATA)
+    job = {"dataset": manifest, "selector": {"name": "facility_location"}, "budget": {"rows": 3}}
+
+    class Patience(Unobserved):
+        """Bears so many looks."""
+
+        def __init__(self) -> None:
+            self.looks = 10**9
+
+        def cancelled(self) -> bool:
+            self.looks -= 1
+            return self.looks < 0
+
+    observer = Patience()
+    selector = facility_location.FacilityLocation(facility_location.FacilityLocationParams())
+    with opened_run(job, environment(), observer) as running:
+        data = neighbours.read_vectors(running, running.candidates, "euclidean")
+        blocks = -(-len(data) // similarities.COMPLETE_BLOCK_ROWS)
+        assert blocks > 3
+        observer.looks = blocks - 1
+        with pytest.raises(Cancelled):
+            selector._relate(running, data, 0)
+        observer.looks = blocks
+        selector._relate(running, data, 0)

@@ -21,6 +21,9 @@ from tamis.native.tile import pair_distance
 MAX_COMPLETE_ROWS = 1 << 12
 """Rows of a matrix of all pairs, at most: 8 bytes a pair."""
 
+COMPLETE_BLOCK_ROWS = 128
+"""Rows of such a matrix that are compared with all before them in one call: a fraction of a second at most."""
+
 _FLOAT_BYTES = 4
 
 
@@ -77,11 +80,12 @@ def _fill_pairs(rows, squared, first, last, mutual, filled, out):
 
 
 @kernel
-def _fill_complete(data, rows, squared):
-    n, dimension = data.shape
+def _fill_complete(data, first, last, rows, squared):
+    """Fill in the pairs of rows ``first`` to ``last`` with all rows before them."""
+    dimension = data.shape[1]
     address = np.int64(data.ctypes.data)
     stride = dimension * _FLOAT_BYTES
-    for k in range(n):
+    for k in range(first, last):
         for row in range(k):
             distance = np.float32(pair_distance(address + k * stride, address + row * stride, dimension))
             rows[k, row] = row
@@ -140,14 +144,28 @@ def of_neighbours(graph: Graph, *, each: Map = map) -> Similarities:
     return out._replace(largest=float(out.squared.max(initial=0.0)))
 
 
-def of_all_pairs(matrix: NDArray[np.float32]) -> Similarities:
-    """Every pair of rows of float32 [n, dimension], at most `MAX_COMPLETE_ROWS` rows."""
+def of_all_pairs(matrix: NDArray[np.float32], *, each: Map = map) -> Similarities:
+    """Every pair of rows.
+
+    Parameters
+    ----------
+    matrix : float32 [n, dimension]
+        At most `MAX_COMPLETE_ROWS` rows.
+    each
+        An ordered map over block numbers. Blocks fill in places of their own.
+    """
     data = read_only(matrix)
     n = len(data)
     if n > MAX_COMPLETE_ROWS:
         raise ValueError(f"all pairs of at most {MAX_COMPLETE_ROWS} rows")
     rows, squared = np.empty((n, max(0, n - 1)), np.int32), np.empty((n, max(0, n - 1)), np.float32)
-    _fill_complete(data, rows, squared)
+
+    def fill(block: int) -> None:
+        first = block * COMPLETE_BLOCK_ROWS
+        _fill_complete(data, first, min(n, first + COMPLETE_BLOCK_ROWS), rows, squared)
+
+    for _ in each(fill, range(-(-n // COMPLETE_BLOCK_ROWS))):
+        pass
     starts = np.arange(n + 1, dtype=np.int64) * max(0, n - 1)
     reach = np.full(n, np.inf, np.float32)
     ids = np.arange(n, dtype=np.int32)

@@ -181,7 +181,7 @@ class _Greedy:
 
     def _relate(self, run: Run, data: Matrix, k: int) -> Similarities:
         if k == 0:
-            return similarities.of_all_pairs(data)
+            return similarities.of_all_pairs(data, each=one_by_one(run))
         graph = neighbour_graph(run, run.candidates, data, self.params.metric, k)
         return similarities.of_neighbours(graph, each=one_by_one(run))
 
