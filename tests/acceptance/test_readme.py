@@ -33,9 +33,9 @@ def is_make(block: str) -> bool:
 
 
 def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"^make ([a-z]+)", "".join(text for _, text in BLOCKS), re.MULTILINE))
-    named |= set(re.findall(r"`make ([a-z]+)", README))
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z-]+)", "".join(text for _, text in BLOCKS), re.MULTILINE))
+    named |= set(re.findall(r"`make ([a-z-]+)", README))
     assert {"demo", "test"} <= named <= targets
 
 

@@ -49,7 +49,7 @@ def job(folder: Path) -> dict[str, Any]:
     """Return a job for all shards of a folder."""
     return {
         "dataset": {"shards": [str(folder / "*.parquet")]},
-        "selector": {"name": "gais", "params": {"steps": 24, "batch_rows": 256, "neighbours": 8}},
+        "selector": {"name": "gais", "params": {"steps": 24, "batch": 256, "neighbors": 8}},
         "budget": {"rows": 60},
         "seed": 3,
         "output": {"scores": "all"},
