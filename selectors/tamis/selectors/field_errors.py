@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +14,9 @@ OTHER_TYPE: Final = frozenset({"string_type", "model_type", "dict_type", "list_t
 OTHER_FIELDS: Final = frozenset({"missing", "extra_forbidden"})
 FAR: Final = 1000
 """Farther than any number of fields that are missing or too many."""
+
+SENTENCES: Final = 100
+"""Errors that are told with the names of fields; a document can have a hundred thousand."""
 
 FIELDS_NAMED: Final = 20
 """A sentence names at most so many fields."""
@@ -53,12 +57,14 @@ def field_errors(error: ValidationError, document: Any, shape: type[BaseModel]) 
     nearest: dict[str, int] = {}
     for (pointer, _), distance in distances.items():
         nearest[pointer] = min(distance, nearest.get(pointer, distance))
-    kept: list[dict[str, str]] = []
+    kept: dict[tuple[str, str], _Found] = {}
     for one in found:
-        entry = {"pointer": one.pointer, "detail": _sentence(one, shape)}
-        if entry not in kept and all(distances[member] == nearest[member[0]] for member in one.members):
-            kept.append(entry)
-    return kept
+        if all(distances[member] == nearest[member[0]] for member in one.members):
+            kept.setdefault((one.pointer, one.detail), one)
+    return [
+        {"pointer": one.pointer, "detail": _sentence(one, shape) if place < SENTENCES else one.detail}
+        for place, one in enumerate(kept.values())
+    ]
 
 
 def escape(part: str) -> str:
@@ -110,12 +116,17 @@ def _listed(names: Sequence[str]) -> str:
 
 def _fields_at(shape: type[BaseModel], parts: Sequence[str]) -> list[str]:
     """Return the names of the fields that the object at a place may have; of a union, those of all members."""
-    schema = shape.model_json_schema()
+    schema = _schema(shape)
     places = [schema]
     for part in parts:
         places = [found for place in places for found in _inside(_members(place, schema), part)]
     names = (name for place in places for member in _members(place, schema) for name in member.get("properties", {}))
     return list(dict.fromkeys(names))
+
+
+@cache
+def _schema(shape: type[BaseModel]) -> dict[str, Any]:
+    return shape.model_json_schema()
 
 
 def _members(place: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
