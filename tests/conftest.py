@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,18 @@ def kernel_cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
     """Compiled kernels, kept from one test run to the next where pytest keeps a cache."""
     cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)
     return tmp_path_factory.mktemp("kernels") if cache is None else cache.mkdir(KERNELS)
+
+
+@pytest.fixture
+def asking(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Have the selector `climb`, which asks, found in this process; gives the folder that others need on their path."""
+    from tamis.selectors import selector
+
+    folder = ROOT / "tests" / "asking"
+    monkeypatch.syspath_prepend(folder)
+    selector._registered.cache_clear()
+    yield folder
+    selector._registered.cache_clear()
 
 
 @pytest.fixture

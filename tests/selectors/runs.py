@@ -8,13 +8,19 @@ from typing import Any
 
 from tamis.selectors.engines.local import LocalEngine
 from tamis.selectors.jobs import Environment, open_job
+from tamis.selectors.questions import Answer
 from tamis.selectors.run import Observer, Run, Unobserved
 from tamis.selectors.signals import SignalStore
 from tamis.selectors.spec import JobSpec
 
 
 @contextlib.contextmanager
-def opened_run(job: Mapping[str, Any], environment: Environment, observer: Observer | None = None) -> Iterator[Run]:
+def opened_run(
+    job: Mapping[str, Any],
+    environment: Environment,
+    observer: Observer | None = None,
+    answer: Answer | None = None,
+) -> Iterator[Run]:
     """Open `job` as `execute` does, in its first phase."""
     opened = open_job(JobSpec.model_validate(job), environment)
     engine = LocalEngine(environment.threads)
@@ -31,6 +37,7 @@ def opened_run(job: Mapping[str, Any], environment: Environment, observer: Obser
         observer=observer or Unobserved(),
         preselected=opened.preselected_rows,
         excluded=opened.excluded_rows,
+        answer=answer,
     )
     try:
         run.count_rows()

@@ -35,6 +35,7 @@ from tamis.selectors.outcome import (
     ResultManifest,
     ShardInfo,
 )
+from tamis.selectors.questions import Answer, Answers
 from tamis.selectors.report import make_report
 from tamis.selectors.run import Observer, Run, Unobserved
 from tamis.selectors.selector import Decision, Job, PhaseCost, Selector
@@ -86,7 +87,11 @@ class Opened:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Name the mathematical result: inputs and their part in it, selector, parameters, seed, budget, strata."""
+        """Name the mathematical result: inputs and their part in it, selector, parameters, seed, budget, strata.
+
+        A job that asks for scores is named by its inputs too, but its result depends on the answers, which nobody
+        knows before it ran: one fingerprint can have several results, each named by it and `Provenance.answers_digest`.
+        """
         params = json.loads(self.selector.params.model_dump_json())
         target = self.spec.target
         return content_key(
@@ -129,7 +134,15 @@ class Opened:
 
     def notices(self) -> list[Notice]:
         """Say what is worth knowing before the job runs."""
-        return [*unbound(self.spec.strata), *self.selector.notices(self.job)]
+        asks = Notice(
+            code="asks",
+            detail="The job will stop to ask for scores, and wait until they are given; its result depends on them.",
+        )
+        return [
+            *unbound(self.spec.strata),
+            *([asks] if self.selector.needs().answers else []),
+            *self.selector.notices(self.job),
+        ]
 
 
 def _file_digest(path: str | None, pointer: str) -> str | None:
@@ -272,6 +285,7 @@ def plan_opened(opened: Opened, environment: Environment) -> Plan:
     amount = None if rows is None else resolve_budget(spec.budget, rows)
     return Plan(
         fingerprint=opened.fingerprint,
+        asks=opened.selector.needs().answers,
         selector=opened.selector.name,
         revision=str(opened.selector.revision),
         rows=rows,
@@ -315,20 +329,40 @@ def _peak_memory(opened: Opened, environment: Environment) -> int:
     return memory
 
 
-def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observer | None = None) -> ResultManifest:
+def execute(
+    spec: JobSpec,
+    out: Path,
+    environment: Environment,
+    observer: Observer | None = None,
+    answer: Answer | None = None,
+) -> ResultManifest:
     """Run a job and write its result into the folder `out`: selection.parquet, report.json, …, and result.json last.
 
-    Where `out` holds a whole result of the same job already, that is given back. What an interrupted run of any job
-    left in the cache is used, not computed again.
+    Where `out` holds a whole result of the same job already, that is given back (of a job that asks: only where it was
+    made from the same :class:`Answers`). What an interrupted run of any job left in the cache is used, not computed
+    again.
+
+    Parameters
+    ----------
+    answer : callable, optional
+        Scores the rows that a selector asks about; those that do not ask never call it.
 
     Raises
     ------
     TamisError
-        What was wrong with the request or the data, and where; `Cancelled` when the observer asked for it.
+        What was wrong with the request or the data, and where; `Cancelled` when the observer asked for it; `Waiting`
+        where `answer` is :class:`Answers` and lacks one.
     """
     watcher = observer or Unobserved()
     opened = open_job(spec, environment)
-    done = _finished(out, opened, watcher)
+    asks = opened.selector.needs().answers
+    if asks and answer is None:
+        raise Invalid(
+            f"With these parameters the selector '{opened.selector.name}' asks for scores while it runs: submit the "
+            "job to a service and answer it there, or give `select` a function `answer`.",
+            pointer="/selector/params",
+        )
+    done = _finished(out, opened, watcher, answer)
     if done is not None:
         return done
     _peak_memory(opened, environment)
@@ -353,6 +387,7 @@ def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observ
             observer=watcher,
             preselected=opened.preselected_rows,
             excluded=opened.excluded_rows,
+            answer=answer if asks else None,
         )
         run.count_rows()
         counted = replace(opened, candidates=run.candidates, targets=run.targets, dynamics=run.dynamics)
@@ -369,11 +404,15 @@ def execute(spec: JobSpec, out: Path, environment: Environment, observer: Observ
     return manifest
 
 
-def _finished(out: Path, opened: Opened, watcher: Observer) -> ResultManifest | None:
+def _finished(out: Path, opened: Opened, watcher: Observer, answer: Answer | None) -> ResultManifest | None:
     """Return the manifest of this job's result in `out`; None when there is none, or it is damaged."""
+    if opened.selector.needs().answers and not isinstance(answer, Answers):
+        return None  # what will be answered is not known yet
     try:
         done = results.read_result(out)
         if done is None or done.provenance.fingerprint != opened.fingerprint:
+            return None
+        if isinstance(answer, Answers) and done.provenance.answers_digest != answer.digest():
             return None
         if (opened.spec.output.scores == "all") != any(file.name == results.SCORES for file in done.files):
             return None
@@ -395,6 +434,7 @@ def _write(out: Path, opened: Opened, run: Run, decision: Decision, report: Mapp
         fingerprint=opened.fingerprint,
         dataset_digest=run.candidates.digest,
         target_digests=[target.digest for target in run.targets],
+        answers_digest=run.answers_digest,
     )
     shards = _shards(run.candidates)
     footer: dict[str, JsonValue] = {
@@ -402,6 +442,7 @@ def _write(out: Path, opened: Opened, run: Run, decision: Decision, report: Mapp
         "dataset": {"digest": provenance.dataset_digest, "shards": [shard.model_dump() for shard in shards]},
         "selector": {"name": provenance.selector, "revision": provenance.revision, "params": provenance.params},
         "seed": provenance.seed,
+        **({} if provenance.answers_digest is None else {"answers": {"digest": provenance.answers_digest}}),
         "budget": {
             "asked": opened.spec.budget.model_dump(exclude_none=True),
             "reached": {"rows": decision.choice.totals.rows, "size": decision.choice.totals.size},

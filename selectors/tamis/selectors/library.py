@@ -20,6 +20,7 @@ from tamis.selectors.errors import Invalid
 from tamis.selectors.field_errors import field_errors
 from tamis.selectors.jobs import Environment, execute
 from tamis.selectors.outcome import ResultManifest
+from tamis.selectors.questions import Answer
 from tamis.selectors.run import Observer
 from tamis.selectors.spec import Budget, JobSpec, Manifest, SelectorSpec, Target
 
@@ -67,6 +68,7 @@ def select(
     cache: str | Path | None = None,
     threads: int | None = None,
     observer: Observer | None = None,
+    answer: Answer | None = None,
     **more: Any,
 ) -> Selection:
     """Select rows of `dataset`, here and now, without a server.
@@ -91,6 +93,10 @@ def select(
         As many as there are cores when left out; decides speed, never the result.
     observer : Observer, optional
         Is told of progress, and asked whether to stop.
+    answer : callable, optional
+        For a selector that asks for scores of rows while it runs: gets a :class:`~tamis.selectors.questions.Question`
+        (``round``; ``rows``, int64; ``shards``, ``shard_rows``, ``ids``) and returns a score for each of its rows, in
+        their order, larger is better; NaN or None where a row has none. Called once for each round.
     **more
         Other fields of :class:`JobSpec`: ``strata``, ``exclude``, ``output``, …
 
@@ -128,7 +134,7 @@ def select(
         environment = Environment(LocalStorage(), Path(cache or temporary))
         if threads is not None:
             environment = Environment(LocalStorage(), Path(cache or temporary), threads)
-        return Selection(folder, execute(spec, folder, environment, observer))
+        return Selection(folder, execute(spec, folder, environment, observer, answer))
 
 
 def invalid_request(error: ValidationError, document: Any) -> Invalid:

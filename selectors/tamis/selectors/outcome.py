@@ -39,6 +39,11 @@ class Plan(Shape):
     """What a job would do, and what it needs, before it runs."""
 
     fingerprint: str = Field(description="Names the mathematical result: same fingerprint, same bytes.")
+    asks: bool = Field(
+        False,
+        description="Whether it will ask for scores and wait for them: then its result depends on the answers too, "
+        "which the fingerprint does not name.",
+    )
     selector: str
     revision: str
     rows: int | None = Field(description="Candidate rows; null where only reading the (JSON lines) shards can tell.")
@@ -131,6 +136,11 @@ class Provenance(Shape):
     fingerprint: str
     dataset_digest: str
     target_digests: list[str]
+    answers_digest: str | None = Field(
+        None,
+        description="The sha256 of all answers, where the selector asked for scores: with the fingerprint it "
+        "names the result.",
+    )
 
 
 class ResultManifest(Shape):

@@ -19,6 +19,7 @@ from tamis.selectors.decide import NO_ROWS, Choice, Layout, Ranked, Rows, choose
 from tamis.selectors.engines.base import Call, Engine, Task
 from tamis.selectors.errors import Cancelled, Invalid
 from tamis.selectors.outcome import Notice, Progress
+from tamis.selectors.questions import Answer, Answered, Question, Scores, digest_of, scores_of
 from tamis.selectors.row_columns import (
     MAX_NAMES,
     StratumCodes,
@@ -119,6 +120,8 @@ class Run:
         Where signals are kept for later jobs, and where those that only this job can use live until it ends.
     preselected, excluded : ndarray of int64
         Rows of earlier selections, to keep and to keep away from.
+    answer : callable, optional
+        Scores the rows that the selector asks about; for selectors whose needs say that they ask.
     """
 
     def __init__(
@@ -135,6 +138,7 @@ class Run:
         observer: Observer,
         preselected: Rows = NO_ROWS,
         excluded: Rows = NO_ROWS,
+        answer: Answer | None = None,
     ) -> None:
         self.spec = spec
         self.candidates = candidates
@@ -146,6 +150,8 @@ class Run:
         self.excluded = excluded
         self.engine = engine
         self.observer = observer
+        self._answer = answer
+        self._answered: list[Answered] = []
         self._phases = [_Phase(name, weight) for name, weight in phases]
         self._current = 0
         self._fraction = 0.0
@@ -272,6 +278,49 @@ class Run:
         if not self.store.has(key):
             self.store.publish(key, compute())
         return self.store.read(key)
+
+    def ask(self, round: int, rows: Rows) -> Scores:
+        """Return the scores of `rows`, which somebody outside gives: the caller of the library, or a client by HTTP.
+
+        Where they are not there yet and nobody can be waited for (in the service), the job ends here as waiting. It is
+        started again once they are, from its beginning: what leads here is the same then, asked rounds return at once,
+        and whatever is dear before should be kept (:meth:`map`, :meth:`derive`).
+
+        Parameters
+        ----------
+        round : int
+            Number of the question, above that of the question before.
+        rows : ndarray, shape (rows,), int64
+            Row numbers over the whole dataset, no two the same, in any order.
+
+        Returns
+        -------
+        ndarray, shape (rows,), float64
+            A score for each of `rows`, finite, larger is better; NaN where the answer was that the row has none.
+
+        Raises
+        ------
+        Waiting
+            With the question: not an error of the job's, and not for a selector to catch.
+        Invalid
+            The answer does not fit the question.
+        """
+        self.check_cancelled()
+        if self._answer is None:
+            raise RuntimeError("a selector that asks says so in its needs")
+        if self._answered and round <= self._answered[-1].round:
+            raise RuntimeError(f"round {round} was asked after round {self._answered[-1].round}")
+        if not len(rows):
+            return np.empty(0)
+        question = Question(round, rows, self.candidates)
+        scores = scores_of(self._answer(question), question)
+        self._answered.append(Answered(round, question.rows, scores))
+        return scores
+
+    @property
+    def answers_digest(self) -> str | None:
+        """The sha256 (hex) of all answers so far; None when nothing was asked."""
+        return digest_of(self._answered)
 
     def stream(self, name: str) -> Any:
         """Return the key of the random stream `name` of this job's seed, for :mod:`tamis.native.rng`."""

@@ -35,6 +35,9 @@ class Needs(Shape):
     dynamics: tuple[Role, ...] = Field(
         (), description="Roles that the columns of a log of training dynamics must fill; none: it takes no log."
     )
+    answers: bool = Field(
+        False, description="Whether it asks for scores of rows while it runs, and waits for them (ask and tell)."
+    )
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,7 @@ class SelectorNeeds(Resource):
 
     roles: list[str]
     target: bool
+    answers: bool = Field(False, description="Whether it asks for scores while it runs, and waits for them.")
 
 
 class SelectorResource(Resource):
