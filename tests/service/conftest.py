@@ -17,6 +17,8 @@ import pytest
 
 from tamis.service.store import Job, Store, Submission
 
+from .postgresql import SHARED, Server, programs
+
 T = TypeVar("T")
 
 HERE = Path(__file__).parent
@@ -25,10 +27,36 @@ PATIENCE = 120.0
 """Seconds after which a state that does not come is a failure."""
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is marked `both_databases` on SQLite and on PostgreSQL."""
+    if "store_url" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_databases"):
+        metafunc.parametrize("store_url", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A PostgreSQL server, with one database that has the current schema."""
+    found = programs()
+    if found is None:
+        leave = pytest.fail if os.environ.get("CI") else pytest.skip
+        leave("PostgreSQL's server is not installed (on Debian: apt install postgresql)")
+    server = Server(found)
+    store = Store(server.new_database(SHARED))
+    store.migrate()
+    store.close()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    """The address of a database that does not exist yet."""
-    return f"sqlite:///{tmp_path / 'home' / 'tamis.sqlite3'}"
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of an empty database: SQLite's does not exist yet, PostgreSQL's has its schema."""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        server: Server = request.getfixturevalue("postgresql")
+        yield server.url(SHARED)
+        server.clear()
+    else:
+        yield f"sqlite:///{tmp_path / 'home' / 'tamis.sqlite3'}"
 
 
 @pytest.fixture

@@ -13,10 +13,15 @@ import pytest
 from tamis.service.store import Claim, Control, EventKind, JobState, LogLine, Store, queue
 from tamis.service.store.jobs import MAX_ATTEMPTS
 
+pytestmark = pytest.mark.both_databases
+
 Submit = Callable[..., Any]
 
 EXPIRED = -1.0
 """A lease that ran out when it was given."""
+
+JOBS = 100
+"""Claimed by processes that race."""
 
 PROBLEM = {"code": "bad-data", "detail": "bad"}
 
@@ -218,7 +223,7 @@ def test_an_idle_worker_takes_no_write_lock(store: Store, submit: Submit) -> Non
 
 
 def test_four_processes_claim_each_job_once(store: Store, store_url: str, submit: Submit) -> None:
-    made = {submit().job_id for _ in range(200)}
+    made = {submit().job_id for _ in range(JOBS)}
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     racing = [context.Process(target=_claim_all, args=(store_url, f"w{n}", results)) for n in range(4)]
@@ -229,7 +234,7 @@ def test_four_processes_claim_each_job_once(store: Store, store_url: str, submit
         one.join(60)
     counts = Counter(job_id for jobs in taken for job_id in jobs)
     assert set(counts) == made and set(counts.values()) == {1}
-    assert store.jobs.counts() == {(JobState.SUCCEEDED, "fake"): 200}
+    assert store.jobs.counts() == {(JobState.SUCCEEDED, "fake"): JOBS}
 
 
 def _claim_all(url: str, worker: str, results: Any) -> None:

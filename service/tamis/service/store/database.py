@@ -170,7 +170,7 @@ def _postgresql_engine(url: URL) -> Engine:
         )
     except ModuleNotFoundError as error:
         raise BadDatabaseUrl(
-            f"TAMIS_DATABASE_URL: the driver {error.name!r} is not installed; install 'psycopg[binary]'"
+            f"TAMIS_DATABASE_URL: the driver {error.name!r} is not installed: pip install 'tamis[postgres]'"
         ) from error
 
 

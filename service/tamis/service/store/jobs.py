@@ -172,6 +172,8 @@ class Jobs:
         cursor: str | None = None,
     ) -> JobPage:
         """List jobs, newest first; all given filters hold at once. Raises BadCursor."""
+        if any("\0" in text for text in (selector or "", *(labels or {}), *(labels or {}).values())):
+            return JobPage([], None)  # no stored text holds a NUL, and PostgreSQL refuses to look for one
         query = sa.select(*JOB_COLUMNS).order_by(jobs.c.id.desc()).limit(limit + 1)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
