@@ -119,6 +119,7 @@ def stream(folder: Path, shards: list[str], threads: int) -> dict[str, Any]:
     from tamis.native import warmup
     from tamis.selectors.datasets import LocalStorage
     from tamis.selectors.jobs import Environment, execute
+    from tamis.selectors.run import Unobserved
     from tamis.selectors.spec import JobSpec
 
     warmup()
@@ -129,15 +130,10 @@ def stream(folder: Path, shards: list[str], threads: int) -> dict[str, Any]:
     }
     marks: list[tuple[str, float]] = []
 
-    class Watch:
+    class Watch(Unobserved):
         def progress(self, progress: Any) -> None:
             if not marks or marks[-1][0] != progress.phase:
                 marks.append((progress.phase, time.process_time()))
-
-        def log(self, level: str, message: str, **fields: Any) -> None: ...
-
-        def cancelled(self) -> bool:
-            return False
 
     started, wall = time.process_time(), time.perf_counter()
     execute(

@@ -37,6 +37,12 @@ class PhaseClock:
     def log(self, level: str, message: str, **fields: Any) -> None:
         """Do nothing."""
 
+    def read(self, rows: int, size: int) -> None:
+        """Do nothing."""
+
+    def unit(self, unit: Any) -> None:
+        """Do nothing."""
+
     def cancelled(self) -> bool:
         return False
 

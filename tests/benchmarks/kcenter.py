@@ -212,20 +212,16 @@ def whole_job(path: str) -> dict[str, Any]:
     from tamis.native.warm import compile_all
     from tamis.selectors.datasets import LocalStorage
     from tamis.selectors.jobs import Environment, execute
+    from tamis.selectors.run import Unobserved
     from tamis.selectors.spec import JobSpec
 
     compile_all()
     marks: list[tuple[str, float]] = []
 
-    class Watch:
+    class Watch(Unobserved):
         def progress(self, progress: Any) -> None:
             if not marks or marks[-1][0] != progress.phase:
                 marks.append((progress.phase, time.process_time()))
-
-        def log(self, level: str, message: str, **fields: Any) -> None: ...
-
-        def cancelled(self) -> bool:
-            return False
 
     job = {
         "dataset": {"shards": [path], "columns": {"embedding": "embedding"}},

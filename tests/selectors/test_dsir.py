@@ -20,6 +20,7 @@ from tamis.selectors.errors import Cancelled, Infeasible, Invalid, OutOfLimits
 from tamis.selectors.jobs import Environment, execute, plan
 from tamis.selectors.library import select
 from tamis.selectors.outcome import Progress, ResultManifest
+from tamis.selectors.run import Unobserved
 from tamis.selectors.spec import JobSpec
 
 from .corpus import table, write
@@ -403,14 +404,11 @@ def test_near_duplicates_are_counted(tmp_path: Path, environment: MakeEnvironmen
 def test_cancelling_stops_the_job_and_a_rerun_finishes_it(tmp_path: Path, environment: MakeEnvironment) -> None:
     job = write(tmp_path / "data")
 
-    class Impatient:
+    class Impatient(Unobserved):
         calls = 0
 
         def progress(self, progress: Progress) -> None:
             self.calls += 1
-
-        def log(self, level: str, message: str, **fields: Any) -> None:
-            pass
 
         def cancelled(self) -> bool:
             return self.calls > 12
@@ -429,15 +427,9 @@ def test_cancelling_stops_the_job_and_a_rerun_finishes_it(tmp_path: Path, enviro
 def test_progress_never_goes_back(tmp_path: Path, environment: MakeEnvironment) -> None:
     seen: list[Progress] = []
 
-    class Notes:
+    class Notes(Unobserved):
         def progress(self, progress: Progress) -> None:
             seen.append(progress)
-
-        def log(self, level: str, message: str, **fields: Any) -> None:
-            pass
-
-        def cancelled(self) -> bool:
-            return False
 
     execute(JobSpec.model_validate(write(tmp_path / "data")), tmp_path / "out", environment(), Notes())
     fractions = [progress.fraction for progress in seen]

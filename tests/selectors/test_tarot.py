@@ -17,6 +17,7 @@ from tamis.selectors import tarot_params
 from tamis.selectors.errors import Cancelled, DataError, Infeasible, Invalid, TamisError
 from tamis.selectors.jobs import Environment, execute, plan
 from tamis.selectors.outcome import Progress
+from tamis.selectors.run import Unobserved
 from tamis.selectors.spec import JobSpec
 from tamis.selectors.tarot import Tarot
 from tamis.selectors.tarot_params import TarotParams
@@ -555,15 +556,12 @@ def test_the_same_bytes_for_any_threads_and_after_a_stop(
         assert expected is None or found == expected
         expected = found
 
-    class Impatient:
+    class Impatient(Unobserved):
         def __init__(self, patience: int) -> None:
             self.left = patience
 
         def progress(self, progress: Progress) -> None:
             self.left -= 1
-
-        def log(self, level: str, message: str, **fields: Any) -> None:
-            pass
 
         def cancelled(self) -> bool:
             return self.left < 0

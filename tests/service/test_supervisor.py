@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tamis.service.measures import Key
 from tamis.service.store import EventKind, Job, JobState, Store
 
 Submit = Callable[..., Any]
@@ -153,7 +154,7 @@ def test_failures_that_are_tried_again(
 
 
 def test_attempts_are_limited_and_resume_grants_more(
-    *, store: Store, submit: Submit, worker: StartWorker, ended: Ended
+    *, store: Store, submit: Submit, worker: StartWorker, ended: Ended, wait_until: WaitUntil
 ) -> None:
     worker()
     job_id = submit(params={"act": "kill", "times": 3}).job_id
@@ -163,6 +164,10 @@ def test_attempts_are_limited_and_resume_grants_more(
     store.jobs.resume(job_id)
     job = ended(job_id)
     assert (job.state, job.attempts, job.error) == (SUCCEEDED, 4, None)
+    totals = wait_until(store.totals.read, lambda totals: Key("tamis_attempts", "fake", "succeeded") in totals)
+    outcomes = {key.label: count for key, count in totals.items() if key.name == "tamis_attempts"}
+    assert outcomes == {"again": 2, "failed": 1, "succeeded": 1}
+    assert totals[Key("tamis_retries", "fake", "")] == 3
 
 
 def test_a_failure_ends_that_job_and_nothing_else(
@@ -362,6 +367,7 @@ def test_sigterm_gives_the_job_back(
     job = store.jobs.get(job_id)
     assert (job.state, job.attempts) == (QUEUED, 0)
     assert not alive(pid)
+    assert store.totals.read()[Key("tamis_attempts", "fake", "again")] == 1  # stored before the worker left
     worker()
     job = ended(job_id)
     assert (job.state, job.attempts) == (SUCCEEDED, 1)

@@ -110,14 +110,13 @@ def _gather(run: Run, rows: Rows) -> Matrix:
     def read(unit: int) -> None:
         if np.searchsorted(rows, starts[unit]) == np.searchsorted(rows, starts[unit + 1]):
             return
-        for batch in dataset.read(dataset.units[unit], ROLES):
+        for batch in run.read(dataset, unit, ROLES):
             first = int(starts[unit]) + batch.start
             here = slice(*np.searchsorted(rows, [first, first + batch.rows]).tolist())
             if here.start == here.stop:
                 continue
             with np.errstate(over="ignore"):  # found below, as infinite
                 vectors[here] = batch.take(rows[here] - first).vectors("embedding")
-            run.check_cancelled()
 
     for _ in in_threads(run)(read, range(len(dataset.units))):
         pass

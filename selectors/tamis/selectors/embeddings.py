@@ -51,7 +51,7 @@ def read_matrix(run: Run, dataset: Dataset, role: Role) -> Matrix:
 
     def read(unit: int) -> None:
         run.check_cancelled()
-        for batch in dataset.read(dataset.units[unit], (role,)):
+        for batch in run.read(dataset, unit, (role,)):
             first = starts[unit] + batch.start
             part = matrix[first : first + batch.rows]
             vectors = batch.vectors(role)
@@ -59,7 +59,6 @@ def read_matrix(run: Run, dataset: Dataset, role: Role) -> Matrix:
                 part[:] = vectors
             check_finite(part, vectors, dataset, unit, batch.start, role)
             run.advance(rows=batch.rows)
-            run.check_cancelled()
         run.advance(units=1)
 
     with ThreadPoolExecutor(run.engine.threads, thread_name_prefix="tamis-read") as pool:

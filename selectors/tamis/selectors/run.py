@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tamis.native import rng
 from tamis.selectors.choice import Survey, choose_given, survey
-from tamis.selectors.datasets import Dataset
+from tamis.selectors.datasets import Dataset, RoleBatch
 from tamis.selectors.decide import NO_ROWS, Choice, Layout, Ranked, Rows, choose, choose_in_turns
 from tamis.selectors.engines.base import Call, Engine, Task
 from tamis.selectors.errors import Cancelled, Invalid
@@ -33,11 +33,24 @@ from tamis.selectors.signals import SignalStore, content_key, metadata_of
 from tamis.selectors.spec import JobSpec, Role
 
 
+@dataclass(frozen=True, slots=True)
+class UnitDone:
+    """One unit of work whose result is there."""
+
+    phase: str
+    shard: str  # uri
+    unit: int  # its number in its dataset
+    rows: int | None  # None where nothing has counted them yet
+    seconds: float | None  # that it took; None: an earlier run had left its result
+
+
 class Observer(Protocol):
     """Who watches a job: the service's job process, the command line, or nobody."""
 
     def progress(self, progress: Progress) -> None: ...
     def log(self, level: str, message: str, **fields: Any) -> None: ...
+    def read(self, rows: int, size: int) -> None: ...  # so many rows, decoded bytes, since the last call; any thread
+    def unit(self, unit: UnitDone) -> None: ...  # from any thread
     def cancelled(self) -> bool: ...
 
 
@@ -48,6 +61,12 @@ class Unobserved:
         """Do nothing."""
 
     def log(self, level: str, message: str, **fields: Any) -> None:
+        """Do nothing."""
+
+    def read(self, rows: int, size: int) -> None:
+        """Do nothing."""
+
+    def unit(self, unit: UnitDone) -> None:
         """Do nothing."""
 
     def cancelled(self) -> bool:
@@ -93,13 +112,17 @@ class _Phase:
 
 
 class _Watch:
-    """Counts rows as tasks read them, and passes the cancellation on."""
+    """Counts rows as tasks read them, and passes on what the observer tells and is told."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def rows(self, count: int) -> None:
-        self._run.advance(rows=count)
+    def read(self, rows: int, size: int) -> None:
+        self._run.observer.read(rows, size)
+        self._run.advance(rows=rows)
+
+    def unit(self, call: Call, seconds: float) -> None:
+        self._run.tell_unit(call, seconds)
 
     def cancelled(self) -> bool:
         return self._run.observer.cancelled()
@@ -195,6 +218,12 @@ class Run:
                 )
             )
 
+    def tell_unit(self, call: Call, seconds: float | None) -> None:
+        """Tell the observer of a unit's result; `seconds` is None when it was there already. From any thread."""
+        unit = call.dataset.units[call.unit]
+        phase, shard = self._phases[self._current].name, call.dataset.shards[unit.shard].file.uri
+        self.observer.unit(UnitDone(phase, shard, unit.index, unit.rows, seconds))
+
     def _expect(self, units: int, rows: int) -> None:
         """Make the current phase at least as large as a map that starts now."""
         phase = self._phases[self._current]
@@ -230,12 +259,20 @@ class Run:
         missing: dict[str, Call] = {}
         for key, call in zip(keys, calls, strict=True):
             if store.has(key) or key in missing:  # the same bytes twice in one dataset are computed once
+                self.tell_unit(call, None)
                 self.advance(units=1, rows=dataset.units[call.unit].rows or 0)
             else:
                 missing[key] = call
         for _ in self.engine.map(list(missing.items()), store, self._watch):
             self.advance(units=1)
         return Mapped(store, keys)
+
+    def read(self, dataset: Dataset, unit: int, roles: Sequence[Role]) -> Iterator[RoleBatch]:
+        """Yield a unit's batches for work that is no task; between two of them the job can be stopped."""
+        for batch in dataset.read(dataset.units[unit], roles):
+            yield batch
+            self.observer.read(batch.rows, batch.bytes)
+            self.check_cancelled()
 
     def share(self, name: str, table: pa.Table, *, scratch: bool = False) -> str:
         """Publish `table` for tasks to read as a shared input; return its key, which is made of its content."""

@@ -47,6 +47,11 @@ class RoleBatch:
     columns: Mapping[Role, pa.Array]  # as `conform` leaves them
 
     @property
+    def bytes(self) -> int:
+        """Bytes of the decoded columns."""
+        return sum(int(array.nbytes) for array in self.columns.values())
+
+    @property
     def is_token_ids(self) -> bool:
         """Whether the text role holds token ids (use :meth:`tokens`) rather than text (:meth:`text_buffers`)."""
         return not is_text(self.columns["text"].type)

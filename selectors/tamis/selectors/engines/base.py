@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,7 +19,8 @@ from tamis.selectors.spec import Role
 class Watch(Protocol):
     """What a running task tells and asks while it reads, from any thread."""
 
-    def rows(self, count: int) -> None: ...
+    def read(self, rows: int, size: int) -> None: ...
+    def unit(self, call: Call, seconds: float) -> None: ...
     def cancelled(self) -> bool: ...
 
 
@@ -60,7 +62,7 @@ class UnitReader:
             raise Cancelled
         for batch in self.dataset.read(self.unit, self._roles):
             yield batch
-            self._watch.rows(batch.rows)
+            self._watch.read(batch.rows, batch.bytes)
             if self._watch.cancelled():
                 raise Cancelled
 
@@ -126,10 +128,12 @@ class Call:
 
 def perform(call: Call, key: str, store: SignalStore, watch: Watch) -> None:
     """Compute the result of `call` and publish it under `key`."""
+    started = time.perf_counter()
     task = Task.find(call.task)
     reader = UnitReader(call.dataset, call.dataset.units[call.unit], task.roles, watch)
     shared = {name: store.read(shared_key) for name, shared_key in call.shared.items()}
     store.publish(key, task.function(reader, call.params, shared))
+    watch.unit(call, time.perf_counter() - started)
 
 
 class Engine(Protocol):

@@ -17,8 +17,11 @@ class _Stoppable:
         self._watch = watch
         self.stop = threading.Event()
 
-    def rows(self, count: int) -> None:
-        self._watch.rows(count)
+    def read(self, rows: int, size: int) -> None:
+        self._watch.read(rows, size)
+
+    def unit(self, call: Call, seconds: float) -> None:
+        self._watch.unit(call, seconds)
 
     def cancelled(self) -> bool:
         return self.stop.is_set() or self._watch.cancelled()

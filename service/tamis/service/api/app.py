@@ -1,21 +1,19 @@
-"""The application: routes, errors, metrics, logs."""
+"""The application: routes, errors, metrics."""
 
 from __future__ import annotations
 
-import logging
-import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-import structlog
 from fastapi import FastAPI
 
 from tamis.service.api import catalogue, jobs, operations, problems, results
 from tamis.service.api.context import Limits, Service
-from tamis.service.api.metrics import Measured, Metrics
+from tamis.service.api.metrics import Metrics
+from tamis.service.api.observed import Observed
 from tamis.service.api.openapi import describe
 from tamis.service.settings import Settings
 from tamis.service.store import Store
@@ -70,7 +68,7 @@ def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     problems.register(app)
-    app.add_middleware(Measured, metrics=app.state.metrics)
+    app.add_middleware(Observed, metrics=app.state.metrics)
     return app
 
 
@@ -78,32 +76,3 @@ def _load_selectors() -> None:
     from tamis.selectors.selector import catalogue
 
     catalogue()
-
-
-def configure_logs(level: int = logging.INFO) -> None:
-    """Write every log of this process, the libraries' included, as JSON lines to stderr."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso"),
-        structlog.processors.format_exc_info,
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level)

@@ -25,6 +25,7 @@ from tamis.service.api.resources import etag, job_resource
 from tamis.service.api.shapes import MAX_PAGE, JobList, JobPlan, JobRequest, JobResource, State
 from tamis.service.api.submission import check, check_resumable, plan_of, resolve
 from tamis.service.store import Job, JobState, Submission
+from tamis.service.tracing import traceparent
 
 
 class JobIdConvertor(StringConvertor):
@@ -95,7 +96,7 @@ def _submit(service: Service, body: Body[JobRequest], key: str | None) -> Submis
     request = body.shape
     resolved = resolve(service, request)
     checked = check(service, resolved)
-    return service.store.jobs.submit(
+    submission = service.store.jobs.submit(
         owner=OWNER,
         request=body.document,
         spec=checked.spec.model_dump(mode="json", exclude_none=True),
@@ -104,9 +105,12 @@ def _submit(service: Service, body: Body[JobRequest], key: str | None) -> Submis
         labels=request.labels,
         render=lambda job: job_resource(job).model_dump(mode="json"),
         uses=resolved.uses,
+        traceparent=traceparent(),
         idempotency_key=key,
         body_sha256=body.sha256 if key is not None else None,
     )
+    log.info("job accepted", job=submission.job_id, selector=request.selector.name, replayed=submission.replayed)
+    return submission
 
 
 def _accepted(submission: Submission) -> Response:

@@ -26,6 +26,8 @@ from tamis.service.settings import Settings
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
+    from tamis.selectors.run import UnitDone
+
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -46,6 +48,12 @@ class _Watcher:
     def log(self, level: str, message: str, **fields: JsonValue) -> None:
         if level in {"warning", "error"}:
             console.print(f"{level}: {message}", markup=False)
+
+    def read(self, rows: int, size: int) -> None:
+        """Do nothing: the bar shows progress."""
+
+    def unit(self, unit: UnitDone) -> None:
+        """Do nothing."""
 
     def cancelled(self) -> bool:
         return self.interrupted.is_set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 import signal
 import socket
@@ -18,9 +17,10 @@ import typer
 import uvicorn
 
 from tamis.selectors.errors import TamisError
-from tamis.service.api.app import configure_logs, create_app
+from tamis.service.api.app import create_app
 from tamis.service.api.context import Limits, Service
 from tamis.service.entry import prepare_process
+from tamis.service.logs import configure_logs
 from tamis.service.settings import Settings
 
 BACKLOG: Final = 2048
@@ -60,7 +60,6 @@ def run_service(host: str, port: int, *, jobs: int) -> None:
     # For the kernels' cache and the thread pools: the worker inherits the environment that this sets.
     prepare_process(settings)
     configure_logs()
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every look at the schema
     app = create_app(settings, limits)
     app.state.service.store.migrate()  # here, where a database that can't be used is told in one line
     worker = _Worker(jobs) if jobs else None

@@ -55,6 +55,7 @@ class Jobs:
         render: Callable[[Job], Json],
         uses: Collection[str] = (),
         priority: int = 0,
+        traceparent: str | None = None,
         idempotency_key: str | None = None,
         body_sha256: str | None = None,
     ) -> Submission:
@@ -70,6 +71,8 @@ class Jobs:
             Makes the JSON answer from the new job; stored with the key in the same transaction and given to replays.
         uses : collection of str
             Ids of the datasets and jobs that the spec was resolved from: not deletable while this job is active.
+        traceparent : str, optional
+            W3C trace context that the job's attempts belong to.
         idempotency_key, body_sha256 : str, optional
             Both or none. The sha256 is that of the canonical body.
 
@@ -110,6 +113,7 @@ class Jobs:
                         version=1,
                         last_seq=1,
                         log_lines=0,
+                        traceparent=traceparent,
                         lease_token=0,
                     )
                 )

@@ -55,6 +55,7 @@ jobs = Table(
     Column("last_seq", BigInteger, nullable=False),  # of its newest event
     Column("progress_event_at", Float(53)),
     Column("log_lines", Integer, nullable=False),
+    Column("traceparent", String(64)),  # W3C trace context of the request that submitted it
     Column("worker", _NAME),  # holds the lease
     Column("lease_token", BigInteger, nullable=False),  # +1 with every claim, never back: the fence
     Column("lease_until", Float(53)),
@@ -128,6 +129,16 @@ workers = Table(
     Column("pid", Integer, nullable=False),
     Column("slots", Integer, nullable=False),
     Column("running", Integer, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),  # of its job processes
     Column("started_at", Float(53), nullable=False),
     Column("seen_at", Float(53), nullable=False),
+)
+
+totals = Table(
+    "totals",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("selector", _NAME, primary_key=True),
+    Column("label", String(64), primary_key=True),
+    Column("value", Float(53), nullable=False),
 )

@@ -53,7 +53,7 @@ class Queue:
             change_state(connection, row.id, JobState.RUNNING, now, detail=detail)
             taken = connection.execute(sa.select(*JOB_COLUMNS).where(jobs.c.id == row.id)).one()
             (job,) = to_jobs(connection, [taken], {})
-            return Claim(job, Lease(row.id, worker, row.lease_token))
+            return Claim(job, Lease(row.id, worker, row.lease_token), max(0.0, now - row.queued_at))
 
     def reap(self) -> int:
         """End the jobs whose lease ran out and that no worker takes again; give their number."""
@@ -200,7 +200,7 @@ def _take(
             attempts=jobs.c.attempts + 1,
             started_at=sa.func.coalesce(jobs.c.started_at, now),
         )
-        .returning(jobs.c.id, jobs.c.lease_token, jobs.c.attempts)
+        .returning(jobs.c.id, jobs.c.lease_token, jobs.c.attempts, jobs.c.queued_at)
     ).first()
 
 

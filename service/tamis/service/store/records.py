@@ -78,6 +78,7 @@ class Job:
     finished_at: float | None
     waiting_reason: str | None  # for a queued job: why it waits
     version: int  # grows with every change of the row; makes the ETag
+    traceparent: str | None  # W3C trace context of the request that submitted it
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,7 @@ class Worker:
     pid: int
     slots: int  # jobs it runs at a time
     running: int  # jobs it runs now
+    memory_bytes: int  # that its job processes hold
     started_at: float
     seen_at: float
 
@@ -183,6 +185,7 @@ class Claim:
 
     job: Job
     lease: Lease
+    waited: float  # seconds in the queue, since it was submitted, resumed or given back
 
 
 class Control(StrEnum):

@@ -7,11 +7,12 @@ from tamis.service.store.datasets import Datasets
 from tamis.service.store.events import Events
 from tamis.service.store.jobs import Jobs
 from tamis.service.store.queue import Queue
+from tamis.service.store.totals import Totals
 from tamis.service.store.workers import Workers
 
 
 class Store:
-    """Jobs, datasets, events and workers in SQLite or PostgreSQL. Thread-safe; one a process is enough.
+    """Jobs, datasets, events, workers and totals in SQLite or PostgreSQL. Thread-safe; one a process is enough.
 
     Every call is one transaction. A database that does not answer (locked, missing, not migrated) raises
     `tamis.selectors.errors.StorageError`; nothing of SQLAlchemy's leaves the store.
@@ -28,6 +29,8 @@ class Store:
         What happened to a job, and its log.
     workers : Workers
         Who is there to run jobs.
+    totals : Totals
+        What workers have counted.
     """
 
     def __init__(self, url: str) -> None:
@@ -44,6 +47,7 @@ class Store:
         self.datasets = Datasets(self.database)
         self.events = Events(self.database)
         self.workers = Workers(self.database)
+        self.totals = Totals(self.database)
 
     def migrate(self) -> None:
         """Create the database or bring it to this version's schema; safe to call from several processes at once."""

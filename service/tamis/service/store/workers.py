@@ -26,11 +26,18 @@ class Workers:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def report(self, worker: str, *, host: str, pid: int, slots: int, running: int) -> None:
+    def report(self, worker: str, *, host: str, pid: int, slots: int, running: int, memory_bytes: int = 0) -> None:
         """Say that this worker lives (the supervisor does, every second or two)."""
         with self._database.write() as connection:
             now = self._database.now(connection)
-            values = {"host": host, "pid": pid, "slots": slots, "running": running, "seen_at": now}
+            values = {
+                "host": host,
+                "pid": pid,
+                "slots": slots,
+                "running": running,
+                "memory_bytes": memory_bytes,
+                "seen_at": now,
+            }
             known = connection.execute(sa.update(workers).where(workers.c.id == worker).values(**values)).rowcount
             if not known:
                 connection.execute(sa.insert(workers).values(id=worker, started_at=now, **values))

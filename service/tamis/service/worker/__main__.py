@@ -11,6 +11,7 @@ import structlog
 
 from tamis.selectors.errors import TamisError
 from tamis.service.entry import die_with_parent
+from tamis.service.logs import configure_logs
 from tamis.service.settings import Settings
 from tamis.service.worker.supervisor import run_worker
 
@@ -23,15 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1:
         parser.error("--jobs must be at least 1")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
     try:
+        configure_logs()
         if arguments.parent is not None:
             die_with_parent(arguments.parent, signal.SIGTERM)
         run_worker(Settings.from_environment(), slots=arguments.jobs)

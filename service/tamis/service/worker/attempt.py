@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
+
 from tamis.selectors.errors import OutOfLimits, StorageError, TamisError
+from tamis.service.measures import (
+    ATTEMPT,
+    ATTEMPTS,
+    BYTES_READ,
+    PEAK_MEMORY,
+    QUEUE_WAIT,
+    RETRIES,
+    ROWS_READ,
+    UNIT,
+    Tally,
+)
 from tamis.service.problem import problem_of
 from tamis.service.store import Claim, Control, JobState, LogLine, Store
+from tamis.service.tracing import AttemptSpan
 from tamis.service.worker.handle import JobProcessHandle
 from tamis.service.worker.messages import Message
 
 MAX_HELD_LINES: Final = 2_000
 """Log lines kept while the store does not take them; the newest win."""
+
+
+LOST: Final = "lost"
+"""The outcome of an attempt whose lease ran out, or whose job is gone."""
+
+AGAIN: Final = "again"
+"""The outcome of an attempt whose job was queued again: after a failure that may pass, or by a worker that stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +63,19 @@ class JobProcessDied(TamisError):
 class Attempt:
     """Steers one job process through one job; `step` is called many times a second and never waits for the process."""
 
-    def __init__(self, store: Store, claim: Claim, handle: JobProcessHandle, timing: Timing) -> None:
+    def __init__(self, store: Store, claim: Claim, handle: JobProcessHandle, timing: Timing, tally: Tally) -> None:
         self.claim: Final = claim
         self.handle: Final = handle
+        self.memory_bytes = 0  # when it was last looked at
+        self._peak_memory = 0
+        self._tally = tally
+        self._selector: Final = claim.job.selector
+        self._problem: Mapping[str, Any] | None = None
+        named = {"job": claim.job.id, "attempt": claim.job.attempts, "selector": self._selector}
+        self._log_out: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.job").bind(**named)
+        self._span = AttemptSpan(claim.job.traceparent, {f"tamis.{name}": value for name, value in named.items()})
+        self._tally.observe(QUEUE_WAIT, self._selector, claim.waited)
+        self._tally.count(RETRIES, self._selector, int(claim.job.attempts > 1))
         self._store = store
         self._timing = timing
         now = time.monotonic()
@@ -87,9 +119,16 @@ class Attempt:
         match message["kind"]:
             case "progress":
                 self._progress = message["progress"]
+                self._span.phase(message["progress"]["phase"])
+            case "work":
+                self._tally.count(ROWS_READ, self._selector, message["rows"])
+                self._tally.count(BYTES_READ, self._selector, message["bytes"])
+                for seconds in message["unit_seconds"]:
+                    self._tally.observe(UNIT, self._selector, seconds)
             case "log":
                 self._log(message["level"], message["message"], message["fields"], at=message["at"])
             case "outcome":
+                self._look_at_memory()  # a short attempt has seen no heartbeat
                 self._progress = message["progress"] or self._progress
                 self._end(self._outcome(message))
 
@@ -101,6 +140,7 @@ class Attempt:
             case "cancelled":
                 return lambda: queue.cancelled(lease, logs=self._logs)
             case _:
+                self._problem = message["problem"]
                 return lambda: queue.fail(lease, message["problem"], retry=message["retry"], logs=self._logs)
 
     def _watch(self, now: float) -> None:
@@ -127,7 +167,7 @@ class Attempt:
             )
         elif (limit := self._limit("memory_bytes")) is not None and now >= self._next_memory:
             self._next_memory = now + self._timing.memory
-            held = self.handle.memory_bytes()
+            held = self._look_at_memory()
             if held > limit:
                 self._kill()
                 self._fail(
@@ -138,11 +178,17 @@ class Attempt:
                     )
                 )
 
+    def _look_at_memory(self) -> int:
+        self.memory_bytes = self.handle.memory_bytes()
+        self._peak_memory = max(self._peak_memory, self.memory_bytes)
+        return self.memory_bytes
+
     def _limit(self, name: str) -> float | None:
         limits: Mapping[str, float | None] = self.claim.job.spec.get("limits") or {}
         return limits.get(name)
 
     def _beat(self, now: float) -> bool:
+        self._look_at_memory()
         logs = list(self._logs)
         try:
             control = self._store.queue.heartbeat(
@@ -155,6 +201,7 @@ class Attempt:
             control = Control.LOST
         if control is Control.LOST:
             self.handle.close()
+            self._count(None)
             return True
         del self._logs[: len(logs)]
         self._lease_until = now + self._timing.lease
@@ -164,7 +211,7 @@ class Attempt:
         return False
 
     def _fail(self, error: TamisError) -> None:
-        problem = problem_of(error)
+        self._problem = problem = problem_of(error)
         self._log("error", error.detail, {"code": error.code})
         self._end(lambda: self._store.queue.fail(self.claim.lease, problem, retry=error.retryable, logs=self._logs))
 
@@ -176,11 +223,22 @@ class Attempt:
     def _tell(self) -> bool:
         assert self._report is not None
         try:
-            self._report()
+            state = self._report()
         except StorageError:
             return False
         self.handle.close()
+        self._count(state)
         return True
+
+    def _count(self, state: JobState | None) -> None:
+        """Count the attempt, by what became of the job: None when that is another worker's concern."""
+        outcome = LOST if state is None else AGAIN if state is JobState.QUEUED else str(state)
+        seconds = time.monotonic() - self._started
+        self._tally.count(ATTEMPTS, self._selector, label=outcome)
+        self._tally.observe(ATTEMPT, self._selector, seconds)
+        self._tally.observe(PEAK_MEMORY, self._selector, self._peak_memory)
+        self._span.end(outcome, self._problem)
+        self._log_out.info("attempt over", outcome=outcome, seconds=seconds, peak_memory_bytes=self._peak_memory)
 
     def _kill(self) -> None:
         self.handle.kill()
@@ -194,6 +252,7 @@ class Attempt:
     def _log(
         self, level: str, message: str, fields: Mapping[str, Any] | None = None, *, at: float | None = None
     ) -> None:
+        self._log_out.log(logging.getLevelNamesMapping()[level.upper()], message, **(fields or {}))
         self._logs.append(LogLine(time.time() if at is None else at, level, message, fields or {}))
         del self._logs[:-MAX_HELD_LINES]
 

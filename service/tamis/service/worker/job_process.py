@@ -32,11 +32,12 @@ from tamis.service.entry import die_with_parent, prepare_process
 from tamis.service.inputs import check_inputs
 from tamis.service.problem import problem_of
 from tamis.service.settings import Settings
-from tamis.service.worker.messages import Lines, Message, Order, Outcome, encode
+from tamis.service.worker.messages import Lines, Message, Order, Outcome, Work, encode
 
 if TYPE_CHECKING:
     from tamis.selectors.jobs import Environment, Observer
     from tamis.selectors.outcome import Progress
+    from tamis.selectors.run import UnitDone
     from tamis.selectors.spec import JobSpec
 
     Runner = Callable[[JobSpec, Path, Environment, Observer], object]
@@ -107,6 +108,8 @@ class PipeObserver:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._sent_at = float("-inf")
+        self._lock = threading.Lock()  # units are computed in several threads
+        self._work = Work(kind="work", rows=0, bytes=0, unit_seconds=[])
         self.last: dict[str, Any] | None = None
 
     def progress(self, progress: Progress) -> None:
@@ -115,11 +118,30 @@ class PipeObserver:
         now = time.monotonic()
         if now - self._sent_at >= PROGRESS_SECONDS:
             self._sent_at = now
+            self.tell_work()
             self._channel.send({"kind": "progress", "progress": self.last})
 
     def log(self, level: str, message: str, **fields: Any) -> None:
         """Send a line for the job's log."""
         self._channel.send({"kind": "log", "level": level, "message": message, "fields": fields, "at": time.time()})
+
+    def read(self, rows: int, size: int) -> None:
+        """Count what was read; told with the next progress."""
+        with self._lock:
+            self._work["rows"] += rows
+            self._work["bytes"] += size
+
+    def unit(self, unit: UnitDone) -> None:
+        """Count a unit that was computed; told with the next progress."""
+        if unit.seconds is not None:
+            with self._lock:
+                self._work["unit_seconds"].append(unit.seconds)
+
+    def tell_work(self) -> None:
+        """Tell what was counted since the last time."""
+        with self._lock:
+            work, self._work = self._work, Work(kind="work", rows=0, bytes=0, unit_seconds=[])
+        self._channel.send(work)
 
     def cancelled(self) -> bool:
         """Whether the job was asked to stop."""
@@ -189,6 +211,7 @@ def _run(order: Order, runner: Runner, settings: Settings, channel: Channel) -> 
         else:
             observer.log("error", _short(error), traceback=traceback.format_exc())
         outcome |= {"state": "failed", "problem": problem_of(known), "retry": known.retryable}
+    observer.tell_work()
     outcome["progress"] = observer.last
     return outcome
 

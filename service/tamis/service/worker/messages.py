@@ -1,7 +1,7 @@
 """What supervisor and job process say to each other: one JSON object a line, over the job process's own pipes.
 
-To the job process: ``order`` (once), then ``cancel``. From it: ``ready`` (once), ``progress``, ``log``, and last
-``outcome``.
+To the job process: ``order`` (once), then ``cancel``. From it: ``ready`` (once), ``progress``, ``log``, ``work``, and
+last ``outcome``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,15 @@ class Order(TypedDict):
     fingerprint: str | None  # of the result that it was accepted for
     out: str  # the folder of its result
     threads: int
+
+
+class Work(TypedDict):
+    """What was done since the last message of this kind."""
+
+    kind: Literal["work"]
+    rows: int  # read
+    bytes: int  # read, decoded
+    unit_seconds: list[float]  # of each unit that was computed
 
 
 class Outcome(TypedDict):

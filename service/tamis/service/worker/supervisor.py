@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from tamis.selectors.errors import StorageError
+from tamis.service.measures import Tally
 from tamis.service.settings import Settings
 from tamis.service.store import Claim, Store
 from tamis.service.worker.attempt import Attempt, Timing
@@ -27,7 +28,7 @@ TICK_SECONDS: Final = 0.1
 SPARE_RETRY_SECONDS: Final = 5.0
 """After a process that died before it was ready: how long until the next is started."""
 
-_log = structlog.get_logger("tamis.worker")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.worker")
 
 
 class Supervisor:
@@ -54,6 +55,7 @@ class Supervisor:
         self._runner = runner
         self.id: Final = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._attempts: list[Attempt] = []
+        self._tally = Tally()
         self._spare: JobProcessHandle | None = None
         self._next_spare = self._next_poll = self._next_report = 0.0
         self._stopping = False
@@ -98,15 +100,29 @@ class Supervisor:
     def _over(self, attempt: Attempt) -> bool:
         if not attempt.step():
             return False
-        _log.info("attempt over", job=attempt.claim.job.id, attempt=attempt.claim.job.attempts)
-        self._next_poll = 0.0
+        self._next_poll = self._next_report = 0.0
         return True
 
     def _report(self) -> None:
+        spare = [] if self._spare is None else [self._spare.memory_bytes()]
         self._store.workers.report(
-            self.id, host=socket.gethostname(), pid=os.getpid(), slots=self._slots, running=len(self._attempts)
+            self.id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            slots=self._slots,
+            running=len(self._attempts),
+            memory_bytes=sum([*spare, *(attempt.memory_bytes for attempt in self._attempts)]),
         )
         self._store.queue.reap()
+        self._store_tally()
+
+    def _store_tally(self) -> None:
+        amounts = self._tally.take()
+        try:
+            self._store.totals.add(amounts)
+        except StorageError:
+            self._tally.put_back(amounts)
+            raise
 
     def _keep_spare(self) -> None:
         now = time.monotonic()
@@ -135,8 +151,15 @@ class Supervisor:
         handle, self._spare = self._spare, None
         assert handle is not None
         handle.send(self._order(claim))
-        _log.info("attempt started", job=claim.job.id, attempt=claim.job.attempts, pid=handle.pid)
-        self._attempts.append(Attempt(self._store, claim, handle, self._timing))
+        _log.info(
+            "attempt started",
+            job=claim.job.id,
+            attempt=claim.job.attempts,
+            selector=claim.job.selector,
+            pid=handle.pid,
+            waited_seconds=claim.waited,
+        )
+        self._attempts.append(Attempt(self._store, claim, handle, self._timing, self._tally))
 
     def _order(self, claim: Claim) -> Order:
         return Order(
@@ -163,6 +186,7 @@ class Supervisor:
         for attempt in self._attempts:
             attempt.give_back()
         try:
+            self._store_tally()
             self._store.workers.leave(self.id)
         except StorageError as error:
             _log.warning("the store does not answer", detail=error.detail)

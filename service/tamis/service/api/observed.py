@@ -1,0 +1,64 @@
+"""The one middleware: every request gets an id and a span, is measured, and leaves a line in the log."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import Final
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tamis.service.api.metrics import Metrics
+from tamis.service.tracing import request_span
+
+REQUEST_ID: Final = "X-Request-ID"
+"""Taken from the caller where it is usable, made otherwise; on the answer and on every log line of the request."""
+
+UNMATCHED: Final = "unmatched"
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
+QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked every few seconds: logged only when they fail."""
+
+_USABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.http")
+
+
+class Observed:
+    """ASGI middleware; the route's template names what is measured, so that there are as many names as routes."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID, "")
+        request_id = given if _USABLE_ID.fullmatch(given) else secrets.token_hex(16)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request=request_id), request_span(method, headers) as span:
+            try:
+                await self._app(scope, receive, watched)
+            finally:
+                seconds = time.perf_counter() - started
+                route = getattr(scope.get("route"), "path_format", UNMATCHED)
+                span.answered(route, status)
+                self._metrics.requests.labels(method, route, str(status)).observe(seconds)
+                if route not in QUIET or status >= 400:
+                    log.info("request", method=method, path=scope["path"], route=route, status=status, seconds=seconds)

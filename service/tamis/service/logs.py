@@ -1,0 +1,72 @@
+"""Logs of every process: structured, one line each, to standard error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
+from tamis.service.settings import BadSettings
+
+LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+FORMATS: Final = ("json", "text")
+
+QUIET_LIBRARIES: Final = ("alembic", "httpx", "httpcore")
+"""They tell of every look: only their warnings are of interest."""
+
+
+def configure_logs(environ: Mapping[str, str] | None = None) -> None:
+    """Write every log of this process, the libraries' included, to standard error.
+
+    ``TAMIS_LOG_FORMAT`` is ``json`` (one object a line) or ``text`` (for a terminal); ``TAMIS_LOG_LEVEL`` the least
+    important level that is written: ``debug``, ``info``, ``warning`` or ``error``.
+
+    Raises
+    ------
+    BadSettings
+        One of them has another value.
+    """
+    environ = os.environ if environ is None else environ
+    form = environ.get("TAMIS_LOG_FORMAT") or "json"
+    level = environ.get("TAMIS_LOG_LEVEL") or "info"
+    if form not in FORMATS:
+        raise BadSettings(f"TAMIS_LOG_FORMAT: {form!r} is not one of {', '.join(FORMATS)}")
+    if level not in LEVELS:
+        raise BadSettings(f"TAMIS_LOG_LEVEL: {level!r} is not one of {', '.join(LEVELS)}")
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso"),
+    ]
+    renderers: list[structlog.typing.Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+        if form == "json"
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(LEVELS[level])
+    for name in QUIET_LIBRARIES:
+        logging.getLogger(name).setLevel(max(logging.WARNING, LEVELS[level]))

@@ -1,0 +1,116 @@
+"""Spans of requests, attempts and their phases, where OpenTelemetry's API package is installed; nothing elsewhere.
+
+The API package alone records nothing: whoever wants traces installs the SDK and configures it, as
+``opentelemetry-instrument tamis serve`` does for the service and the workers that it starts. The trace of a submission
+goes with its job: attempts, hours later and on another host, are part of the caller's trace.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+try:
+    from opentelemetry import context, trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ModuleNotFoundError:
+    INSTALLED = False
+else:
+    INSTALLED = True
+    _propagator = TraceContextTextMapPropagator()
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+
+class RequestSpan:
+    """The span of one request."""
+
+    def __init__(self, span: Span | None) -> None:
+        self._span = span
+
+    def answered(self, route: str, status: int) -> None:
+        """Say which route it was and what the answer is: both are known at its end only."""
+        if self._span is None:
+            return
+        self._span.update_name(f"HTTP {route}")
+        self._span.set_attributes({"http.route": route, "http.response.status_code": status})
+        if status >= 500:
+            self._span.set_status(trace.StatusCode.ERROR)
+
+
+@contextmanager
+def request_span(method: str, headers: Mapping[str, str]) -> Iterator[RequestSpan]:
+    """Open the span of a request, in the trace that its caller names; its log lines carry the trace's id."""
+    if not INSTALLED:
+        yield RequestSpan(None)
+        return
+    with _tracer().start_as_current_span(
+        f"HTTP {method}",
+        context=_propagator.extract(headers),
+        kind=trace.SpanKind.SERVER,
+        attributes={"http.request.method": method},
+    ) as span:
+        found = span.get_span_context()
+        known = {"trace": trace.format_trace_id(found.trace_id)} if found.is_valid else {}
+        with structlog.contextvars.bound_contextvars(**known):
+            yield RequestSpan(span)
+
+
+def traceparent() -> str | None:
+    """Give the context of the current span as W3C Trace Context writes it; None where there is none."""
+    if not INSTALLED:
+        return None
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier.get("traceparent")
+
+
+class AttemptSpan:
+    """The span of an attempt at a job, with one span inside for each phase."""
+
+    def __init__(self, parent: str | None, attributes: Mapping[str, Any]) -> None:
+        """Open it, in the trace that `parent` (W3C Trace Context) names or in one of its own."""
+        self._phase_name: str | None = None
+        self._phase: Span | None = None
+        self._span: Span | None = None
+        if INSTALLED:
+            # Not the worker's own context: jobs share nothing but the process.
+            within = _propagator.extract({"traceparent": parent} if parent else {}, context.Context())
+            self._span = _tracer().start_span(
+                "attempt", context=within, kind=trace.SpanKind.CONSUMER, attributes=dict(attributes)
+            )
+
+    def phase(self, name: str) -> None:
+        """Say which phase the job is in."""
+        if self._span is None or name == self._phase_name:
+            return
+        now = time.time_ns()
+        if self._phase is not None:
+            self._phase.end(now)
+        self._phase_name = name
+        self._phase = _tracer().start_span(
+            f"phase {name}", context=trace.set_span_in_context(self._span, context.Context()), start_time=now
+        )
+
+    def end(self, outcome: str, problem: Mapping[str, Any] | None) -> None:
+        """Close it and the phase it ended in."""
+        if self._span is None:
+            return
+        now = time.time_ns()
+        if self._phase is not None:
+            self._phase.end(now)
+        self._span.set_attribute("tamis.outcome", outcome)
+        if problem is not None:
+            self._span.set_attribute("error.type", str(problem["code"]))
+            self._span.set_status(trace.StatusCode.ERROR, str(problem["detail"]))
+        self._span.end(now)
+
+
+def _tracer() -> trace.Tracer:
+    return trace.get_tracer("tamis", version("tamis"))
