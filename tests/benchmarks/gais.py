@@ -12,30 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from peers import peer_python  # type: ignore[import-not-found]
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 PEER = ("torch==2.13.0", "torch_geometric==2.6.1", "pyarrow", "numpy")
 SHARDS = 16
 CLOUDS_A_CLASS = 10
-
-
-def peer_python() -> Path:
-    """Return the interpreter of the peer's own virtual environment, made when it is not there."""
-    folder = ROOT / ".venv" / "gais-torch"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        print(f"Installing {', '.join(PEER)} into {folder.relative_to(ROOT)}", file=sys.stderr)
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEER], check=True)
-    return python
 
 
 def write(folder: Path, rows: int, dimension: int, classes: int) -> None:
@@ -104,7 +92,12 @@ def speed(arguments: argparse.Namespace) -> None:
                 )
         if arguments.peer:
             found = leg(
-                peer_python(), "gais_torch.py", str(data), str(arguments.rows), arguments.threads[-1], home=folder
+                peer_python("gais-torch", *PEER),
+                "gais_torch.py",
+                str(data),
+                str(arguments.rows),
+                arguments.threads[-1],
+                home=folder,
             )
             print("\ntorch-geometric, CPU s: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
 

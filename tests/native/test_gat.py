@@ -96,7 +96,7 @@ def test_signals_and_attention_are_those_of_loops() -> None:
 
 
 def test_gradients_in_float32_are_those_of_torch() -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch is no dependency: `.ci/run` installs it for this test")
     x, graph, labels, class_weights, flat = problem(60, np.float32, 2)
     loss, gradient = gradient_of(x, graph, labels, class_weights, flat)
     parts = [torch.tensor(part.copy(), requires_grad=True) for part in gat.split(flat, D, CLASSES)]

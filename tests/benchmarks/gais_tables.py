@@ -1,0 +1,191 @@
+"""Tables of what ``evidence_gais.py`` measured, and how far the goals of GAIS hold, as Markdown."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+DESIGN = (
+    "sklearn_digits",
+    "sklearn_breast_cancer",
+    "mlbench_vowel",
+    "keel_vehicle",
+    "mlbench_pimaindiansdiabetes",
+    "mlbench_satellite",
+    "kernlab_spam",
+    "modeldata_hpc_data",
+    "modeldata_cells",
+    "mlbench_dna",
+    "mlbench_letterrecognition",
+    "mlbench_shuttle",
+)
+"""The twelve sets of the design's prototypes; parameters were tuned on some of them."""
+
+FRESH = (
+    "keel_penbased",
+    "keel_texture",
+    "keel_optdigits",
+    "keel_twonorm",
+    "keel_ring",
+    "keel_banana",
+    "keel_magic",
+    "keel_contraceptive",
+    "keel_splice",
+    "keel_chess",
+)
+"""KEEL sets that nothing was tuned on."""
+
+GROUPS: Mapping[str, Sequence[str]] = {"design": DESIGN, "KEEL": FRESH}
+RANDOM = "random, stratified"
+DEFAULT = "GAIS (default)"
+GATED = "coverage, gate 0.8"
+PLAIN = "coverage, no doubt"
+NEIGHBOURS = "coverage, doubt by neighbours"
+PROTOTYPES = "k-means prototypes"
+AT = 0.96
+"""The reduction that the goals are stated for."""
+FLOOR = 0.78
+FLOOR_SET = -0.005
+WINS = 11
+
+Record = dict[str, Any]
+ByFold = dict[int, NDArray[np.float64]]
+Table = dict[str, dict[str, ByFold]]
+"""Accuracies of the classifiers by method, set and fold."""
+
+
+class Apart(NamedTuple):
+    """How far one method lies above another: means over the classifiers, on the sets and folds that both have."""
+
+    sets: dict[str, float]
+    folds: NDArray[np.float64]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the sets."""
+        return float(np.mean(list(self.sets.values())))
+
+    @property
+    def wins(self) -> int:
+        """Sets on which the first is above."""
+        return sum(value > 0 for value in self.sets.values())
+
+    def told(self) -> str:
+        """Tell mean, the standard error over sets and folds, and the sets won."""
+        error = self.folds.std(ddof=1) / np.sqrt(len(self.folds))
+        return f"{self.mean:+.4f} (standard error {error:.4f}), above on {self.wins} of {len(self.sets)} sets"
+
+
+def table_of(records: Sequence[Record], noise: float, reduction: float, names: Sequence[str], measure: str) -> Table:
+    """Pick out one case; what has no budget was measured once, and serves every reduction."""
+    table: Table = defaultdict(lambda: defaultdict(dict))
+    for record in records:
+        same = record["reduction"] == reduction or record["method"] in ("all rows", "ENN", "CNN")
+        if record["noise"] == noise and same and record["set"] in names:
+            table[record["method"]][record["set"]][record["fold"]] = np.array(record[measure])
+    return table
+
+
+def apart(table: Table, method: str, other: str) -> Apart:
+    """Compare two methods, fold by fold."""
+    sets: dict[str, float] = {}
+    folds: list[float] = []
+    for name, own in table[method].items():
+        both = own.keys() & table[other].get(name, {}).keys()
+        if both:
+            values = [float(own[fold].mean() - table[other][name][fold].mean()) for fold in sorted(both)]
+            sets[name] = float(np.mean(values))
+            folds += values
+    return Apart(sets, np.array(folds))
+
+
+def mean_of(table: Table, method: str) -> NDArray[np.float64]:
+    """Return each classifier's mean over the sets."""
+    means: NDArray[np.float64] = np.mean(
+        [np.mean(list(folds.values()), axis=0) for folds in table[method].values()], axis=0
+    )
+    return means
+
+
+def show(records: Sequence[Record]) -> None:
+    """Print all tables."""
+    cases = sorted({(record["noise"], record["reduction"]) for record in records})
+    for noise, reduction in cases:
+        for title, names in GROUPS.items():
+            table = table_of(records, noise, reduction, names, "accuracy")
+            if RANDOM not in table:
+                continue
+            recalls = table_of(records, noise, reduction, names, "recall")
+            folds = len({fold for sets in table[RANDOM].values() for fold in sets})
+            print(
+                f"\n**{reduction:.0%} reduction, {noise:.0%} label noise; {title}: {len(table[RANDOM])} sets, "
+                f"{folds} folds**\n"
+            )
+            print("| | 1-NN | logistic | forest | mean | mean recall | above random | least above random |")
+            print("|---|---|---|---|---|---|---|---|")
+            for method in table:
+                _row(records, table, recalls, method)
+    for title, names in GROUPS.items():
+        _goals(records, title, names)
+
+
+def _row(records: Sequence[Record], table: Table, recalls: Table, method: str) -> None:
+    mean, random = mean_of(table, method), apart(table, method, RANDOM)
+    note = ""
+    if method in ("CNN", "ENN"):
+        sets = table[method].keys()
+        kept = np.mean([r["kept"] for r in records if r["method"] == method and r["set"] in sets])
+        note = f" ({kept:.0%} kept, {len({fold for own in table[method].values() for fold in own})} folds)"
+    cells = " | ".join(f"{value:.3f}" for value in [*mean, mean.mean(), mean_of(recalls, method).mean()])
+    against = " | |"
+    if method != RANDOM:
+        against = f" {random.wins} of {len(random.sets)} | {min(random.sets.values()):+.3f} |"
+    print(f"| {method}{note} | {cells} |{against}")
+
+
+def _goals(records: Sequence[Record], title: str, names: Sequence[str]) -> None:
+    """Say of every goal whether it holds on a group of sets."""
+    clean, noisy = (table_of(records, noise, AT, names, "accuracy") for noise in (0.0, 0.1))
+    if DEFAULT not in clean or PLAIN not in clean or PROTOTYPES not in clean:
+        return
+    random = apart(clean, DEFAULT, RANDOM)
+    wanted = WINS * len(random.sets) // len(DESIGN)
+    print(f"\nGoals at {AT:.0%} reduction, {title} sets:\n\n| goal | measured | holds |\n|---|---|---|")
+    holds = "yes" if random.wins >= wanted else "**no**"
+    print(f"| default above random on {wanted} of {len(random.sets)} sets | {random.told()} | {holds} |")
+    worst = min(random.sets, key=lambda name: random.sets[name])
+    holds = "yes" if random.sets[worst] >= FLOOR_SET else "**no**"
+    print(f"| on no set more than 0.5 point below random | least: {worst} {random.sets[worst]:+.4f} | {holds} |")
+    if names is DESIGN:
+        mean = mean_of(clean, DEFAULT).mean()
+        print(f"| mean of the three classifiers at least {FLOOR} | {mean:.3f} | {_yes(mean >= FLOOR)} |")
+    for noise, table in ((0.0, clean), (0.1, noisy)):
+        if DEFAULT not in table:
+            continue
+        beside = apart(table, DEFAULT, PROTOTYPES)
+        print(
+            f"| default not below k-means prototypes on average, {noise:.0%} noise | {beside.told()} "
+            f"| {_yes(beside.mean >= 0)} |"
+        )
+    for method in (DEFAULT, GATED, NEIGHBOURS):
+        for noise, table in ((0.1, noisy), (0.0, clean)):
+            if method not in table:
+                continue
+            beside = apart(table, method, PLAIN)
+            verdict = _yes(beside.mean > 0) if noise else "(no goal)"
+            print(
+                f"| {method} above the same coverage without doubt, {noise:.0%} noise | {beside.told()} | {verdict} |"
+            )
+    if NEIGHBOURS in noisy:
+        beside = apart(noisy, DEFAULT, NEIGHBOURS)
+        print(
+            f"| attention above doubt by neighbours, which needs no network, 10% noise | {beside.told()} | (no goal) |"
+        )
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "**no**"
