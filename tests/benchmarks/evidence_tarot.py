@@ -2,8 +2,8 @@
 
 A pool of ten domains of ten classes, 30 % of the labels wrong; a target of four domains with unequal shares, or of one.
 A small network is trained on the pool; its per-example gradients at four checkpoints, projected with random signs, are
-what selectors see. Each selection trains a new network, which is tested on fresh rows of the target. TAROT and the
-random draw are jobs of a running service, submitted by its client; mean and max influence are computed here.
+what selectors see. Each selection trains a new network, which is tested on fresh rows of the target. All selections
+are jobs of a running service, submitted by its client; influences are computed here, and `topk` takes the highest.
 """
 
 from __future__ import annotations
@@ -108,43 +108,29 @@ class Network:
         return float((self._forward(inputs)[2].argmax(axis=1) == labels).mean())
 
 
-def write(path: Path, gradients: list[npt.NDArray[np.float32]]) -> None:
-    """Write one column of gradients a checkpoint."""
+def write(path: Path, gradients: list[npt.NDArray[np.float32]], scores: dict[str, Floats]) -> None:
+    """Write one column of gradients a checkpoint, and one for each score."""
     columns = {
         f"gradient_{index}": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), PROJECTED)
         for index, values in enumerate(gradients)
     }
-    pq.write_table(pa.table(columns), path, row_group_size=4000)
+    pq.write_table(pa.table({**columns, **scores}), path, row_group_size=4000)
 
 
 def select(client: Client, folder: Path, budget: float, columns: Any, **params: Any) -> tuple[Ints, dict[str, Any]]:
     """Submit a TAROT job and return its rows and report."""
-    dataset = {"shards": [str(folder / "pool.parquet")], "columns": {"gradient": columns}}
-    job = client.submit(
-        {
-            "dataset": dataset,
-            "target": {"datasets": [{**dataset, "shards": [str(folder / "target.parquet")]}]},
-            "selector": {"name": "tarot", "params": params},
-            "budget": {"fraction": budget},
-        }
-    )
-    return _rows(job, folder)
+    columns = {"gradient": columns}
+    target = {"shards": [str(folder / "target.parquet")], "columns": columns}
+    selector = {"name": "tarot", "params": params}
+    return submit(client, folder, columns, selector, {"fraction": budget}, target={"datasets": [target]})
 
 
-def draw_random(client: Client, folder: Path, budget: float, seed: int) -> Ints:
-    """Submit a random draw."""
-    job = client.submit(
-        {
-            "dataset": {"shards": [str(folder / "pool.parquet")]},
-            "selector": {"name": "random"},
-            "budget": {"fraction": budget},
-            "seed": seed,
-        }
-    )
-    return _rows(job, folder)[0]
-
-
-def _rows(job: Any, folder: Path) -> tuple[Ints, dict[str, Any]]:
+def submit(
+    client: Client, folder: Path, columns: dict[str, Any], selector: dict[str, Any], budget: dict[str, Any], **more: Any
+) -> tuple[Ints, dict[str, Any]]:
+    """Submit a job over the pool and return its rows and report."""
+    dataset = {"shards": [str(folder / "pool.parquet")], "columns": columns}
+    job = client.submit({"dataset": dataset, "selector": selector, "budget": budget, **more})
     job.wait()
     path = job.download(folder / "selection.parquet")
     return pq.read_table(path)["row"].to_numpy(), job.report()
@@ -187,10 +173,10 @@ def one_seed(client: Client, folder: Path, kind: str, seed: int, steps: int) -> 
         network.weights = weights
         gradients["pool"].append(network.gradients(inputs, labels, signs))
         gradients["target"].append(network.gradients(target_inputs, target_labels, signs))
-    for name, values in gradients.items():
-        write(folder / f"{name}.parquet", values)
     mean = {name: np.stack(values).mean(axis=0, dtype=np.float64) for name, values in gradients.items()}
     scores = influences(mean["pool"], mean["target"])
+    write(folder / "pool.parquet", gradients["pool"], scores)
+    write(folder / "target.parquet", gradients["target"], {})
     columns = {"columns": [f"gradient_{index}" for index in range(CHECKPOINTS)]}
     last = f"gradient_{CHECKPOINTS - 1}"
 
@@ -201,9 +187,11 @@ def one_seed(client: Client, folder: Path, kind: str, seed: int, steps: int) -> 
 
     found: dict[str, Any] = {}
     for budget in BUDGETS:
-        size = int(budget * POOL)
-        chosen = {name: np.argsort(-score, kind="stable")[:size] for name, score in scores.items()}
-        chosen["random"] = draw_random(client, folder, budget, seed)
+        part = {"fraction": budget}
+        chosen = {"random": submit(client, folder, {}, {"name": "random"}, part, seed=seed)[0]}
+        for name in scores:
+            highest = {"name": "topk", "params": {"order": "highest"}}
+            chosen[name] = submit(client, folder, {"score": name}, highest, part)[0]
         chosen["layers, no whitening"] = select(client, folder, budget, columns, whitening="none")[0]
         chosen["TAROT fixed"] = select(client, folder, budget, columns)[0]
         chosen["as released"] = select(client, folder, budget, last, release=True)[0]

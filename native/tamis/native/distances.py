@@ -167,7 +167,7 @@ def pack(rows: NDArray[np.float32], *, inner: bool = False, origin: NDArray[np.f
 
 
 @piece
-def _key(score, row):
+def key_of(score, row):
     """One int64 that is larger for a better score, and for a lower row where scores are equal."""
     bits = np.float32(score + np.float32(0.0)).view(np.int32)  # + 0.0 takes the sign off a zero
     ordered = bits ^ (bits >> 31 & _MAGNITUDE)
@@ -175,7 +175,7 @@ def _key(score, row):
 
 
 @piece
-def _score_of(key):
+def score_of(key):
     ordered = np.int32(key >> _ROW_BITS)
     return np.int32(ordered ^ (ordered >> 31 & _MAGNITUDE)).view(np.float32)
 
@@ -186,12 +186,12 @@ def read_keys(keys, scores, rows):
     for k in range(keys.shape[0]):
         for place in range(keys.shape[1]):
             key = keys[k, place]
-            scores[k, place] = _score_of(key)
+            scores[k, place] = score_of(key)
             rows[k, place] = _NO_ROW if key == EMPTY else np.int32(_LAST_ROW - (key & _LOW))
 
 
 @piece
-def _insert(keys, key):
+def insert_key(keys, key):
     """Put a key into one query's list unless all k in it are larger."""
     place = len(keys) - 1
     if key <= keys[place]:
@@ -238,7 +238,7 @@ def update_lists(queries, own, members, panels, first, last, keys):
             member = members[start + k_query]
             for column in range(dimension):
                 gathered[k_query, column] = queries[member, column] - panels.origin[column]
-            worst[k_query] = _score_of(keys[member, k - 1])
+            worst[k_query] = score_of(keys[member, k - 1])
         worst[n:] = np.inf
         for panel in range(first, last):
             rows_at = panel_address + panel * dimension * LANES * _FLOAT_BYTES
@@ -265,8 +265,8 @@ def update_lists(queries, own, members, panels, first, last, keys):
                         member = members[start + group + query]
                         if row == own[member]:
                             continue
-                        _insert(keys[member], _key(sums[query, lane], row))
-                        worst[group + query] = _score_of(keys[member, k - 1])
+                        insert_key(keys[member], key_of(sums[query, lane], row))
+                        worst[group + query] = score_of(keys[member, k - 1])
 
 
 @kernel

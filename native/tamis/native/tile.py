@@ -17,6 +17,8 @@ from tamis.native.vector import intrinsic
 
 LANES = 16
 """Rows of a panel: two vectors of 256 bits, or one of 512."""
+CHAINS = 8
+"""Pairs of `pair_products`: what one chain's latency leaves idle, the others fill."""
 QUERIES = 6
 """Queries of a tile: its 12 sums, 2 vectors of rows and a coordinate fill the 16 registers that AVX2 has."""
 
@@ -130,6 +132,53 @@ def tile_products(typingctx, queries, panel, bias, dimension, worst, out):
 
     arguments = (types.int64,) * 6
     return types.UniTuple(types.uint64, 2)(*arguments), codegen
+
+
+@intrinsic
+def pair_products(typingctx, pairs, dimension, out):
+    """Inner products of `CHAINS` pairs of float32 [dimension], each summed up in order, by fused multiply-adds.
+
+    Parameters
+    ----------
+    pairs : int64
+        Address of int64 [CHAINS, 2]: addresses of the pair's vectors.
+    dimension : int64
+        One or more.
+    out : int64
+        Address of float32 [CHAINS].
+    """
+
+    def codegen(context, builder, signature, args):
+        pairs, dimension, out = args
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_F32, [_F32] * 3), "llvm.fma.f32")
+        places = [
+            builder.load(pointer(builder, builder.add(pairs, ir.Constant(_I64, 8 * index)), _I64))
+            for index in range(2 * CHAINS)
+        ]
+        before, loop = builder.block, builder.append_basic_block("dimensions")
+        done = builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        at = builder.phi(_I64)
+        at.add_incoming(ir.Constant(_I64, 0), before)
+        totals = [builder.phi(_F32) for _ in range(CHAINS)]
+        column = builder.mul(at, ir.Constant(_I64, _FLOAT_BYTES))
+        ends = []
+        for chain, total in enumerate(totals):
+            total.add_incoming(ir.Constant(_F32, 0.0), before)
+            left, right = (loaded(builder, builder.add(places[2 * chain + side], column), _F32) for side in range(2))
+            ends.append(builder.call(function, [left, right, total]))
+            total.add_incoming(ends[-1], loop)
+        following = builder.add(at, ir.Constant(_I64, 1))
+        at.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", following, dimension), loop, done)
+        builder.position_at_end(done)
+        for chain, end in enumerate(ends):
+            place = builder.add(out, ir.Constant(_I64, chain * _FLOAT_BYTES))
+            builder.store(end, pointer(builder, place, _F32))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic

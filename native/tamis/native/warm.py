@@ -25,6 +25,7 @@ from tamis.native import (
     lsh,
     moments,
     rng,
+    screened,
     second_moments,
     similarities,
     strata,
@@ -168,6 +169,8 @@ def _transport() -> None:
         second_moments.transform(rows, zero, np.ones((1, 1)))
     lower = whitening.cholesky(np.ones((1, 1)))
     whitening.symmetric_root(lower, whitening.inverse_lower(lower))
+    one = np.zeros(1, np.int32)
+    screened.offer(screened.ask(point), screened.pack(point, one), np.zeros(1, np.float32), np.zeros((1, 1), np.int64))
     block = costs.sphere_costs(point, distances.pack(point, inner=True))
     sums, columns = np.empty(len(block)), np.zeros(block.shape[1])
     for kind, kernel in ((np.float32, entropic.sweep_narrow), (np.float64, entropic.sweep_wide)):

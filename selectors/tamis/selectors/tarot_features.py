@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tamis.native import distances, second_moments, whitening
+from tamis.native import distances, screened, second_moments, whitening
 from tamis.native.lengths import squared_lengths
 from tamis.native.list_merge import merge_lists
 from tamis.selectors import last_layer, unigram_fisher
@@ -54,6 +54,11 @@ SHORTEST = 1e-12
 
 SHIFT_ROWS = 1024
 """First rows whose mean the second moments are measured from."""
+
+FIRST_WAVE_ROWS = 16_384
+"""Candidates whose neighbours are sought first: they tell what others must reach to be among the nearest."""
+WAVE_GROWTH = 3
+"""Candidates of each further wave, of those before it: more to a wave, less to learn for it."""
 
 RELEASED_LAMBDA = 1e-5
 """Added to the covariance's diagonal by the release, whatever the scale of the gradients."""
@@ -209,18 +214,18 @@ def _sum_unit(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str
 
 
 def _nearest_unit(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
-    """Find a unit's k rows most similar to each target: lists of ``score`` and ``row`` (in the unit), best first."""
+    """Find a unit's k rows most similar to each target: lists of ``score`` and ``row`` (in the unit), best first.
+
+    Rows below a target's ``floor`` are left out.
+    """
     whitener, targets = Whitener.of(shared["whitening"]), _matrix(shared["targets"])
     gone = shared["gone"].column("row").to_numpy() - reader.first_row if "gone" in shared else np.empty(0, np.int64)
     keys = np.full((len(targets), min(params["k"], reader.unit.rows or params["k"])), distances.EMPTY)
-    queries = distances.read_only(targets)
-    everyone, nobody = np.arange(len(targets), dtype=np.int32), np.full(len(targets), -1, np.int32)
+    floor, asked = shared["floor"].column("score").to_numpy(), screened.ask(targets)
     for part in _vectors(reader, params, shared):
-        panels = distances.pack(whitener(part.vectors), inner=True)
-        numbers = np.where(panels.ids < 0, -1, panels.ids + part.start).astype(np.int32)
+        numbers = np.arange(part.start, part.start + len(part.vectors), dtype=np.int32)
         numbers[np.isin(numbers, gone)] = -1
-        panels = panels._replace(ids=numbers)
-        distances.update_lists(queries, nobody, everyone, panels, 0, len(panels.rows), keys)
+        screened.offer(asked, screened.pack(whitener(part.vectors), numbers), floor, keys)
     lists, k = distances.lists_of(keys), keys.shape[1]
     return with_metadata(
         pa.table({"score": lists.scores.ravel(), "row": lists.rows.ravel()}), {"k": k, "targets": len(targets)}
@@ -314,6 +319,18 @@ def _first_mean(dataset: Dataset, role: Role, dimension: int) -> Floats:
     return np.zeros(dimension)
 
 
+def _waves(starts: Ints) -> Iterator[range]:
+    """Cut the units into waves, each told by those before it which scores still matter.
+
+    The first has `FIRST_WAVE_ROWS` or more, each other one `WAVE_GROWTH` times what came before.
+    """
+    units, first, reach = len(starts) - 1, 0, FIRST_WAVE_ROWS
+    while first < units:
+        last = max(first + 1, int(np.searchsorted(starts[:-1], reach)))
+        yield range(first, last)
+        first, reach = last, (1 + WAVE_GROWTH) * int(starts[last])
+
+
 @dataclass(frozen=True)
 class Space:
     """Whitened vectors of a job: its features, its whitening and its targets."""
@@ -362,16 +379,17 @@ class Space:
         if len(gone):
             shared["gone"] = run.share("gone", pa.table({"row": gone}))
         task = _NEAREST[_ORDER.index(self.features.source)]
-        mapped = run.map(task, run.candidates, params=self.features.call(k=k), shared=shared)
         starts = run.candidates.row_starts
         assert starts is not None
         rows = np.full((len(self.targets), k), -1, np.int64)
         scores = np.full((len(self.targets), k), -np.inf, np.float32)
-        for unit in range(len(mapped)):
-            table = mapped[unit]
-            width = metadata_of(table)["k"]
-            found = table.column("row").to_numpy().reshape(-1, width)
-            merge_lists(scores, rows, table.column("score").to_numpy().reshape(-1, width), found, int(starts[unit]))
+        for wave in _waves(starts):
+            shared["floor"] = run.share("floor", pa.table({"score": scores[:, -1]}))
+            mapped = run.map(task, run.candidates, params=self.features.call(k=k), shared=shared, units=wave)
+            for unit, table in zip(wave, mapped, strict=True):
+                width = metadata_of(table)["k"]
+                found = table.column("row").to_numpy().reshape(-1, width)
+                merge_lists(scores, rows, table.column("score").to_numpy().reshape(-1, width), found, int(starts[unit]))
         return rows, scores
 
     def vectors(self, rows: Ints) -> Matrix:
