@@ -1,4 +1,7 @@
-"""One GAIS job over a folder of shards: prints CPU and wall seconds by phase, and the peak RSS, as JSON."""
+"""One GAIS job over a folder of shards: prints CPU and wall seconds by phase, and the peak RSS, as JSON.
+
+The process is set up as the service sets up a job's: one thread a library, its allocators, the common kernels loaded.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tamis.native import warmup
-from tamis.selectors.datasets import LocalStorage
-from tamis.selectors.jobs import Environment, execute
-from tamis.selectors.run import Unobserved
-from tamis.selectors.spec import JobSpec
+from tamis.service.entry import prepare_process
+from tamis.service.settings import Settings
+
+prepare_process(Settings.from_environment())  # before anything loads a numeric library
+
+import pyarrow as pa  # noqa: E402
+
+from tamis.native import warmup_common  # noqa: E402
+from tamis.selectors.datasets import LocalStorage  # noqa: E402
+from tamis.selectors.jobs import Environment, execute  # noqa: E402
+from tamis.selectors.run import Unobserved  # noqa: E402
+from tamis.selectors.spec import JobSpec  # noqa: E402
 
 
 class Clock(Unobserved):
@@ -37,7 +47,8 @@ def main() -> None:
     """Run the job in ``sys.argv[1]`` into the folder ``sys.argv[2]`` with ``sys.argv[3]`` threads."""
     spec = JobSpec.model_validate(json.loads(Path(sys.argv[1]).read_text()))
     work = Path(sys.argv[2])
-    warmup()
+    pa.set_cpu_count(1)
+    warmup_common()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     clock = Clock()
     clock.mark("open")

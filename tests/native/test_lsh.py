@@ -38,7 +38,7 @@ def assert_nearest(found: list[list[int]], candidates: list[set[int]], points: P
         assert [distances[i, j] for j in rows] == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.parametrize(("n", "k"), [(1, 3), (2, 3), (17, 3), (70, 16), (131, 32)])
+@pytest.mark.parametrize(("n", "k"), [(1, 3), (2, 3), (17, 3), (70, 16), (100, 17), (131, 32)])
 def test_a_batch_gives_the_exact_nearest_rows(n: int, k: int) -> None:
     points = cloud(n, seed=n)
     found = lsh.find_neighbours(points, k, "minibatch", views(6))
@@ -90,6 +90,28 @@ def test_multi_level_hashing_merges_the_levels_and_weighs_finer_ones_more() -> N
         for s, j in enumerate(rows):
             weight = sum(0.5**level for level in range(lsh.LEVELS) if j in nearest_of[level][i])
             assert found.weights[i, s] == pytest.approx(weight)
+
+
+def test_sets_that_are_added_give_what_merging_all_of_them_gives() -> None:
+    n, k = 150, 7
+    points = np.round(cloud(n, 3, seed=5))  # many equally near
+    random = np.random.default_rng(6)
+    sets = np.stack([random.permutation(n) % 3 for _ in range(4)], axis=1).astype(np.int16)
+    keys, merged = (np.full((n, k), nearest.NO_NEIGHBOUR) for _ in range(2))
+    counts, weights = (np.zeros((n, k), np.float32) for _ in range(2))
+    found = np.empty((n, k), np.int64)
+    for partition in range(4):
+        for own in range(3):
+            members = np.flatnonzero(sets[:, partition] == own).astype(np.int32)
+            nearest.nearest_members(points, members, found)
+            if partition == 0:
+                keys[members] = found[members]
+            else:
+                nearest.add_members(points, members, sets, partition, keys)
+        nearest.merge_neighbours(merged, weights, found, np.float32(1.0))
+        nearest.count_meetings(keys, sets[:, : partition + 1].copy(), counts)
+        assert keys.tobytes() == merged.tobytes()
+        assert counts.tobytes() == weights.tobytes()
 
 
 def test_multi_view_hashing_merges_leaves_and_counts_views() -> None:

@@ -21,6 +21,8 @@ from tamis.native.elementary import logarithms
 from tamis.native.gat import SELF, Graph
 from tamis.native.nearest import (
     NO_NEIGHBOUR,
+    add_members,
+    count_meetings,
     fill_sums,
     insert,
     key_of,
@@ -205,13 +207,17 @@ def find_neighbours(points: Single, k: int, kind: Kind, views: Single) -> Found:
         nearest_members(points, np.arange(n, dtype=np.int32), keys)
         return Found(keys, (keys != NO_NEIGHBOUR).astype(np.float32))
     if kind == "lsh_multiview":
-        found = np.empty((n, k), np.int64)
+        orders = [_sorted(hashed) for hashed in hash_rows(points, views)]
         bounds = leaves(n)
-        for hashed in hash_rows(points, views):
-            order = _sorted(hashed)
+        sets = np.empty((n, len(orders)), np.int16)
+        for view, order in enumerate(orders):
+            sets[order, view] = np.repeat(np.arange(len(bounds) - 1, dtype=np.int16), np.diff(bounds))
+        for begin, end in pairwise(bounds.tolist()):
+            nearest_members(points, orders[0][begin:end], keys)
+        for view, order in enumerate(orders[1:], 1):
             for begin, end in pairwise(bounds.tolist()):
-                nearest_members(points, order[begin:end], found)
-            merge_neighbours(keys, weights, found, np.float32(1.0))
+                add_members(points, order[begin:end], sets, view, keys)
+        count_meetings(keys, sets, weights)
         return Found(keys, weights)
     hashed = hash_rows(points, views[:1])[0]
     for level in range(LEVELS if kind == "lsh_multilevel" else 1):
@@ -228,7 +234,11 @@ def _fill_graph(keys, weights, neighbours, shifts):
         for s in range(keys.shape[1]):
             there = keys[i, s] != NO_NEIGHBOUR
             neighbours[i, s + 1] = row_of(keys[i, s]) if there else i
-            shifts[i, s + 1] = natural_log(np.float64(weights[i, s])) if there else -np.inf
+            weight = np.float64(weights[i, s])
+            if not there:
+                shifts[i, s + 1] = -np.inf
+            else:  # most weights are 1
+                shifts[i, s + 1] = 0.0 if weight == 1.0 else natural_log(weight)
 
 
 def to_graph(found: Found) -> Graph:

@@ -32,10 +32,13 @@ _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _FLOAT_BYTES = 4
+_POWERS = [2, 4, 8, 16]
+"""Lengths of the sorted runs of a network of `LANES`."""
 _ROW_BITS = 31
 _ROW_MASK = np.int64(2**31 - 1)
 _SIGN = np.uint32(1 << 31)
 _ABSENT = np.float32(-np.inf)
+_LOWEST = np.nextafter(_ABSENT, np.float32(0.0))
 
 
 @piece
@@ -50,6 +53,14 @@ def key_of(total, row):
     bits = np.float32(total + np.float32(0.0)).view(np.uint32)
     ordered = ~bits if bits & _SIGN != 0 else bits | _SIGN
     return np.int64(np.uint32(~ordered)) << _ROW_BITS | np.int64(row)
+
+
+@piece
+def sum_of(key):
+    """Sum of a neighbour's key; of an absent one the lowest that a row can have."""
+    ordered = ~np.uint32(key >> _ROW_BITS)
+    bits = ordered ^ _SIGN if ordered & _SIGN != 0 else ~ordered
+    return _LOWEST if key == NO_NEIGHBOUR else np.uint32(bits).view(np.float32)
 
 
 @piece
@@ -170,18 +181,48 @@ def fold(typingctx, address, panels, stride, out):
     return types.void(types.int64, types.int64, types.int64, types.int64), codegen
 
 
-@piece
-def kth_largest(values, k, larger):
-    """k-th largest of float32 [n], by counting for each how many are larger; -inf where there are fewer than k."""
-    larger[:] = 0
-    for value in values:
-        for j in range(len(larger)):
-            larger[j] += np.int32(value > values[j])
-    bound = np.float32(np.inf)
-    for j in range(len(larger)):
-        candidate = values[j] if larger[j] < k else np.float32(np.inf)
-        bound = candidate if candidate < bound else bound
-    return bound
+@intrinsic
+def kth_largest(typingctx, address, k):
+    """k-th largest of the MAX_NEIGHBOURS float32 at an address.
+
+    Two halves are sorted by a bitonic network, one downwards and one upwards (Batcher: Sorting networks and their
+    applications, AFIPS 1968). Lane by lane their larger values are then the larger half of all, and their smaller ones
+    the rest; the half that holds the k-th largest is sorted once more.
+    """
+
+    def codegen(context, builder, signature, args):
+        address, k = args
+
+        def larger(left, right):
+            return builder.select(builder.fcmp_ordered(">", left, right), left, right)
+
+        def smaller(left, right):
+            return builder.select(builder.fcmp_ordered("<", left, right), left, right)
+
+        def exchanged(values, apart, falling):
+            lanes = ir.Constant(ir.VectorType(_I32, LANES), [lane ^ apart for lane in range(LANES)])
+            others = builder.shuffle_vector(values, ir.Constant(_FLOATS, ir.Undefined), lanes)
+            first = [(lane & apart == 0) == falling[lane] for lane in range(LANES)]
+            keeps = ir.Constant(ir.VectorType(ir.IntType(1), LANES), first)
+            return builder.select(keeps, larger(values, others), smaller(values, others))
+
+        halves = []
+        for half, falls in enumerate((True, False)):
+            place = builder.add(address, ir.Constant(_I64, half * LANES * _FLOAT_BYTES))
+            values = builder.load(builder.inttoptr(place, _FLOATS.as_pointer()), align=_FLOAT_BYTES)
+            for run in _POWERS:
+                falling = [(lane & run == 0) == falls for lane in range(LANES)]
+                for apart in reversed([power // 2 for power in _POWERS if power <= run]):
+                    values = exchanged(values, apart, falling)
+            halves.append(values)
+        few = builder.icmp_signed("<=", k, ir.Constant(_I64, LANES))
+        values = builder.select(few, larger(*halves), smaller(*halves))
+        for apart in reversed([power // 2 for power in _POWERS]):
+            values = exchanged(values, apart, [True] * LANES)
+        lane = builder.and_(builder.sub(k, ir.Constant(_I64, 1)), ir.Constant(_I64, LANES - 1))
+        return builder.extract_element(values, builder.trunc(lane, _I32))
+
+    return types.float32(types.int64, types.int64), codegen
 
 
 @kernel
@@ -206,9 +247,8 @@ def nearest_members(points, members, keys):
     groups = min(_GROUPS, (m + QUERIES - 1) // QUERIES)
     queries = np.zeros((groups * QUERIES, d), np.float32)
     sums = np.full((groups, folded, QUERIES, LANES), _ABSENT, np.float32)
-    maxima, larger = np.empty(MAX_NEIGHBOURS, np.float32), np.empty(MAX_NEIGHBOURS, np.int32)
+    maxima = np.empty(MAX_NEIGHBOURS, np.float32)
     stride = QUERIES * LANES * _FLOAT_BYTES
-    lowest = np.nextafter(_ABSENT, np.float32(0.0))
     for start in range(0, m, len(queries)):
         rows = min(len(queries), m - start)
         for r in range(rows):
@@ -220,7 +260,7 @@ def nearest_members(points, members, keys):
             own[place // LANES, query, place % LANES] = _ABSENT
             at = np.int64(own.ctypes.data) + query * LANES * _FLOAT_BYTES
             fold(at, folded, stride, np.int64(maxima.ctypes.data))
-            bound = max(kth_largest(maxima, k, larger), lowest)
+            bound = max(kth_largest(np.int64(maxima.ctypes.data), k), _LOWEST)
             out = keys[members[place]]
             out[:] = NO_NEIGHBOUR
             filled = 0
@@ -230,6 +270,88 @@ def nearest_members(points, members, keys):
                     lane = trailing_zeros(mask)
                     mask &= mask - np.uint64(1)
                     filled = insert(out, filled, key_of(own[panel, query, lane], members[panel * LANES + lane]))
+
+
+@piece
+def _met(left, right, sets):
+    """Whether two rows were in one set before: their places in the first ``sets`` partitions."""
+    same = 0
+    for at in range(sets):
+        same += left[at] == right[at]
+    return same != 0
+
+
+@kernel
+def add_members(points, members, sets, before, keys):
+    """Merge the nearest other members of every member of a set into its nearest so far.
+
+    The same as `nearest_members` and `merge_neighbours` give, for less work: what is farther than the k-th nearest so
+    far is passed over, and of two rows that met in an earlier set nothing new is to be learnt.
+
+    Parameters
+    ----------
+    points, members : float32 [n, d], int32 [m]
+        As `nearest_members` takes them.
+    sets : int16 [n, partitions]
+        The set of every row in every partition of the rows into sets.
+    before : int
+        Partitions whose sets are merged already.
+    keys : int64 [n, k]
+        As `merge_neighbours` takes them; changed for the members.
+    """
+    m, d, k = len(members), points.shape[1], keys.shape[1]
+    used = (m + LANES - 1) // LANES
+    panels, bias = np.zeros((used, d, LANES), np.float32), np.empty((used, LANES), np.float32)
+    pack_members(points, members, panels, bias)
+    queries, sums = np.zeros((QUERIES, d), np.float32), np.empty((QUERIES, LANES), np.float32)
+    worst = np.empty(QUERIES, np.float32)
+    for start in range(0, m, QUERIES):
+        rows = min(QUERIES, m - start)
+        worst[:] = np.inf
+        for r in range(rows):
+            queries[r] = points[members[start + r]]
+            worst[r] = sum_of(keys[members[start + r], k - 1])
+        for panel in range(used):
+            words = tile_products(
+                np.int64(queries.ctypes.data),
+                np.int64(panels.ctypes.data) + panel * d * LANES * _FLOAT_BYTES,
+                np.int64(bias.ctypes.data) + panel * LANES * _FLOAT_BYTES,
+                d,
+                np.int64(worst.ctypes.data),
+                np.int64(sums.ctypes.data),
+            )
+            for part in range(2):
+                word = words[part]
+                while word:
+                    bit = trailing_zeros(word)
+                    word &= word - np.uint64(1)
+                    query, lane = part * 4 + bit // LANES, bit % LANES
+                    own, row = members[start + query], members[panel * LANES + lane]
+                    if not _met(sets[own], sets[row], before):
+                        insert(keys[own], k, key_of(sums[query, lane], row))
+                        worst[query] = sum_of(keys[own, k - 1])
+
+
+@kernel
+def count_meetings(keys, sets, counts):
+    """Count, for every neighbour, in how many partitions it is in the row's own set.
+
+    Parameters
+    ----------
+    keys : int64 [n, k]
+    sets : int16 [n, partitions]
+    counts : float32 [n, k]
+        Overwritten; 0 where there is no neighbour.
+    """
+    n, k = keys.shape
+    for i in range(n):
+        for s in range(k):
+            total = np.float32(0.0)
+            if keys[i, s] != NO_NEIGHBOUR:
+                other = row_of(keys[i, s])
+                for at in range(sets.shape[1]):
+                    total += np.float32(sets[i, at] == sets[other, at])
+            counts[i, s] = total
 
 
 @kernel
