@@ -22,6 +22,8 @@ from .postgresql import SHARED, Server, programs
 T = TypeVar("T")
 
 HERE = Path(__file__).parent
+ASKING = HERE.parent / "asking"
+"""Of a selector that asks."""
 
 PATIENCE = 120.0
 """Seconds after which a state that does not come is a failure."""
@@ -132,7 +134,12 @@ class Worker:
         with stderr.open("ab") as file:
             self._popen = subprocess.Popen(
                 [sys.executable, str(HERE / "supervise.py"), url, json.dumps(options)],
-                env={**os.environ, "TAMIS_HOME": str(home), "TAMIS_THREADS": "2", "PYTHONPATH": str(HERE)},
+                env={
+                    **os.environ,
+                    "TAMIS_HOME": str(home),
+                    "TAMIS_THREADS": "2",
+                    "PYTHONPATH": f"{HERE}:{HERE.parent / 'asking'}",
+                },
                 stderr=file,
                 stdout=file,
                 start_new_session=True,

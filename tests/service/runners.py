@@ -17,7 +17,7 @@ from tamis.selectors.run import Observer
 from tamis.selectors.spec import JobSpec
 
 
-def run(spec: JobSpec, out: Path, environment: Any, observer: Observer) -> None:
+def run(spec: JobSpec, out: Path, environment: Any, observer: Observer, answer: Any) -> None:
     """Do `units` units of `seconds` each, every one marked when it is done; before unit `at`, do `act`."""
     params: dict[str, Any] = dict(spec.selector.params)
     units, at = params.get("units", 1), params.get("at", 0)

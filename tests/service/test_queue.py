@@ -90,6 +90,7 @@ WRITES: dict[str, Callable[[Store, Claim], object]] = {
     "retry": lambda store, claim: store.queue.fail(claim.lease, PROBLEM, retry=True),
     "cancelled": lambda store, claim: store.queue.cancelled(claim.lease),
     "release": lambda store, claim: store.queue.release(claim.lease),
+    "wait": lambda store, claim: store.queue.wait(claim.lease, 0, bytes(8)),
 }
 
 
@@ -108,7 +109,7 @@ def test_a_stale_workers_writes_are_refused(store: Store, submit: Submit, write:
 
 
 @pytest.mark.parametrize("write", list(WRITES))
-@pytest.mark.parametrize("end", ["succeed", "fail", "cancelled", "release"])
+@pytest.mark.parametrize("end", ["succeed", "fail", "cancelled", "release", "wait"])
 def test_a_job_ends_once(store: Store, submit: Submit, write: str, end: str) -> None:
     job_id = submit().job_id
     claim = claimed(store)

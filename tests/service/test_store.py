@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tamis.selectors.errors import Conflict, NotFound
@@ -41,6 +42,8 @@ def run_to(store: Store, job_id: str, state: JobState) -> None:
             store.queue.succeed(claim.lease)
         case JobState.FAILED:
             store.queue.fail(claim.lease, {"code": "bad-data", "detail": "bad"}, retry=False)
+        case JobState.WAITING:
+            store.queue.wait(claim.lease, 0, np.array([3, 1]).tobytes())
         case JobState.CANCELLING | JobState.CANCELLED:
             store.jobs.request_cancel(job_id)
     if state is JobState.CANCELLED:
@@ -225,6 +228,7 @@ def test_a_cursor_of_ones_own_making(store: Store, cursor: str) -> None:
     [
         (JobState.QUEUED, JobState.CANCELLED),
         (JobState.RUNNING, JobState.CANCELLING),
+        (JobState.WAITING, JobState.CANCELLED),
         (JobState.CANCELLING, JobState.CANCELLING),
         (JobState.CANCELLED, JobState.CANCELLED),
         (JobState.SUCCEEDED, None),

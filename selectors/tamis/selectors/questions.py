@@ -5,28 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from tamis.selectors.datasets import Dataset
-from tamis.selectors.errors import Invalid, StorageError, TamisError
-from tamis.selectors.files import published
+from tamis.selectors.errors import Invalid, TamisError
 from tamis.selectors.ranking import Rows
 from tamis.selectors.result import read_ids
 
 Scores = npt.NDArray[np.float64]
 
-ANSWERS_SCHEMA: Final = pa.schema(
-    [
-        pa.field("round", pa.int64(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("score", pa.float64(), nullable=False),  # NaN: the answer was "no score"
-    ]
-)
+MAX_ROWS: Final = 1_000_000
+"""Rows of one question: its answer comes by HTTP, and is held whole."""
 
 
 class Question:
@@ -43,6 +36,11 @@ class Question:
     def __init__(self, round: int, rows: Rows, candidates: Dataset) -> None:
         if rows.dtype != np.int64 or rows.ndim != 1 or len(np.unique(rows)) != len(rows):
             raise ValueError("a question names rows once each, as int64")
+        if len(rows) > MAX_ROWS:
+            raise Invalid(
+                f"The selector asks about {len(rows):,} rows at once; {MAX_ROWS:,} are possible in a round.",
+                pointer="/selector/params",
+            )
         self.round: Final = round
         self.rows: Final = rows
         self._candidates = candidates
@@ -141,30 +139,6 @@ class Answers:
     def digest(self) -> str | None:
         """Name all answers; see :func:`digest_of`."""
         return digest_of(self._answered[round] for round in sorted(self._answered))
-
-    def write(self, path: Path) -> None:
-        """Write them to `path`, whole or not at all; raise `StorageError` when it can't be."""
-        answered = [self._answered[round] for round in sorted(self._answered)]
-        columns = (
-            np.repeat([one.round for one in answered], [len(one.rows) for one in answered]).astype(np.int64),
-            np.concatenate([np.empty(0, np.int64), *(one.rows for one in answered)]),
-            np.concatenate([np.empty(0), *(one.scores for one in answered)]),
-        )
-        with published(path) as file, pa.ipc.new_file(file, ANSWERS_SCHEMA) as writer:
-            writer.write_table(pa.table(dict(zip(ANSWERS_SCHEMA.names, columns, strict=True)), ANSWERS_SCHEMA))
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read what :meth:`write` wrote; raise `StorageError` when it can't be."""
-        try:
-            with pa.memory_map(str(path)) as source:
-                table = pa.ipc.open_file(source).read_all().combine_chunks()
-        except (OSError, pa.ArrowInvalid) as error:
-            raise StorageError(f"The answers in {path} can't be read: {error}.") from error
-        rounds, rows, scores = (table.column(name).to_numpy() for name in ANSWERS_SCHEMA.names)
-        numbers, starts = np.unique(rounds, return_index=True)
-        parts = zip(numbers.tolist(), np.split(rows, starts)[1:], np.split(scores, starts)[1:], strict=True)
-        return cls(Answered(*part) for part in parts)
 
 
 def digest_of(answered: Iterable[Answered]) -> str | None:

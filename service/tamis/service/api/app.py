@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from tamis.service.api import catalogue, jobs, operations, problems, results
+from tamis.service.api import catalogue, jobs, operations, problems, questions, results
 from tamis.service.api.context import Limits, Service
 from tamis.service.api.metrics import Metrics
 from tamis.service.api.observed import Observed
@@ -24,7 +24,7 @@ download the selected rows with the evidence that they are good. The data never 
 
 Every error is an RFC 9457 problem (`application/problem+json`) whose `code` and `type` are stable."""
 
-ROUTERS = (jobs.router, results.router, catalogue.router, operations.router)
+ROUTERS = (jobs.router, questions.router, results.router, catalogue.router, operations.router)
 
 
 def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:

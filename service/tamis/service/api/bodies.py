@@ -31,12 +31,20 @@ class Body(Generic[Shape]):
     sha256: str  # of the canonical form: sorted keys, no white space
 
 
-def json_body(shape: type[Shape]) -> Callable[[Request], Coroutine[Any, Any, Body[Shape]]]:
-    """Make the dependency that reads a body of `shape`. Its schema is declared with `request_body`."""
+def json_body(
+    shape: type[Shape], smaller: str = "name the shards by globs, or register the dataset and refer to it"
+) -> Callable[[Request], Coroutine[Any, Any, Body[Shape]]]:
+    """Make the dependency that reads a body of `shape`. Its schema is declared with `request_body`.
+
+    Parameters
+    ----------
+    smaller : str
+        How a body that is too large can be made smaller.
+    """
 
     async def read(request: Request) -> Body[Shape]:
         _check_media_type(request.headers.get("content-type"))
-        content = await _read(request, request.app.state.service.limits.max_body_bytes)
+        content = await _read(request, request.app.state.service.limits.max_body_bytes, smaller)
         # In a thread: the members of a large body take seconds, and nobody else should wait for them.
         return await run_in_threadpool(_checked, shape, content)
 
@@ -67,7 +75,7 @@ def _check_media_type(value: str | None) -> None:
         )
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def _read(request: Request, limit: int, smaller: str) -> bytes:
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
@@ -77,7 +85,5 @@ async def _read(request: Request, limit: int) -> bytes:
         elif size > limit + DISCARDED_BYTES:
             break
     if size > limit:
-        raise BodyTooLarge(
-            f"The body is larger than {limit} bytes: name the shards by globs, or register the dataset and refer to it."
-        )
+        raise BodyTooLarge(f"The body is larger than {limit} bytes: {smaller}.")
     return b"".join(chunks)

@@ -216,9 +216,8 @@ async def get_job(
     With `Prefer: wait=N` the answer waits up to N seconds: with `If-None-Match` until the job is another than that ETag
     says (a new state or new progress), without it until the job has ended.
     """
-    wanted = _WAIT.search(prefer or "")
-    wait = min(float(wanted.group(1)), MAX_WAIT_SECONDS) if wanted else 0.0
-    deadline = time.monotonic() + wait
+    wait = wait_seconds(prefer)
+    deadline = time.monotonic() + (wait or 0.0)
     while True:
         job = await run_in_threadpool(service.store.jobs.get, job_id, owner=OWNER)
         unchanged = if_none_match is not None and matches_etag(if_none_match, etag(job), weak=True)
@@ -228,13 +227,19 @@ async def get_job(
             break
         await asyncio.sleep(min(left, LOOK_SECONDS))
     headers = {"ETag": etag(job), "Cache-Control": "no-cache", "Vary": "Prefer"}
-    if wanted:
+    if wait is not None:
         headers["Preference-Applied"] = f"wait={wait:.0f}"
     if not job.state.terminal:
         headers["Retry-After"] = str(POLL_AFTER_SECONDS)
     if unchanged:
         return Response(status_code=304, headers=headers)
     return JSONResponse(job_resource(job).model_dump(mode="json"), headers=headers)
+
+
+def wait_seconds(prefer: str | None) -> float | None:
+    """Read how long an answer may wait from a Prefer header, within `MAX_WAIT_SECONDS`; None where it says nothing."""
+    wanted = _WAIT.search(prefer or "")
+    return min(float(wanted.group(1)), MAX_WAIT_SECONDS) if wanted else None
 
 
 @router.post(

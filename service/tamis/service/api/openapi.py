@@ -16,10 +16,10 @@ from pydantic.json_schema import models_json_schema
 
 from tamis.selectors.spec import Manifest
 from tamis.service.api.problems import Problem
-from tamis.service.api.shapes import JobRequest
+from tamis.service.api.shapes import JobRequest, RoundAnswers
 
 FILE: Final = Path("openapi.yaml")
-BODIES: Final = (JobRequest, Manifest)
+BODIES: Final = (JobRequest, Manifest, RoundAnswers)
 """Shapes that endpoints read by themselves, so that the framework does not know them."""
 
 

@@ -37,6 +37,8 @@ def job_links(job: Job) -> JobLinks:
         result=f"{base}/result" if done else None,
         selection=f"{base}/selection.parquet" if done else None,
         report=f"{base}/report" if done else None,
+        questions=f"{base}/questions" if job.state is JobState.WAITING else None,
+        answers=f"{base}/answers" if job.state is JobState.WAITING else None,
         cancel=None if job.state.terminal else f"{base}/cancel",
         resume=f"{base}/resume" if job.state in {JobState.FAILED, JobState.CANCELLED} else None,
     )
@@ -66,9 +68,11 @@ def job_resource(job: Job) -> JobResource:
 
 
 def _seconds_left(job: Job) -> float | None:
-    """Guess how long the job still runs; not for a resumed one, whose clock and progress do not start together."""
+    """Guess how long the job still runs; not for one whose clock ran on while it did not: resumed, or asked."""
     fraction = float((job.progress or {}).get("fraction", 0.0))
-    if job.state is not JobState.RUNNING or job.started_at is None or job.attempts != 1 or fraction < MIN_FRACTION:
+    if job.state is not JobState.RUNNING or job.started_at is None or job.attempts != 1 or job.round is not None:
+        return None
+    if fraction < MIN_FRACTION:
         return None
     return round((time.time() - job.started_at) * (1 - fraction) / fraction, 1)
 

@@ -6,17 +6,23 @@ Only pydantic is imported: the client and the command line start fast.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from tamis.selectors.outcome import ColumnInfo, Plan, Progress, ResultFile, ResultManifest
 from tamis.selectors.spec import DatasetId, JobId, JobSpec, Manifest, Shape, Target
 
-State = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
+State = Literal["queued", "running", "waiting", "cancelling", "succeeded", "failed", "cancelled"]
 
 MAX_PAGE = 1000
 """Items on a page at most."""
+
+MAX_ANSWERS = 400_000
+"""Rows answered by one request, and rows of a question on one page."""
+
+MAX_ROUND = 2**31 - 1
+MAX_ROW = 2**63 - 1
 
 
 class TargetRequest(Target):
@@ -82,6 +88,8 @@ class JobLinks(Resource):
     result: str | None
     selection: str | None
     report: str | None
+    questions: str | None
+    answers: str | None
     cancel: str | None
     resume: str | None
 
@@ -96,11 +104,14 @@ class JobResource(Resource):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    waiting_reason: str | None = Field(description="Why a queued job waits.")
+    waiting_reason: str | None = Field(description="Why a queued job waits, or what a waiting one asks.")
     progress: JobProgress | None
     attempts: int
     error: JobError | None
-    fingerprint: str | None = Field(description="Names the mathematical result: same fingerprint, same bytes.")
+    fingerprint: str | None = Field(
+        description="Names the mathematical result: same fingerprint, same bytes; for a job that asks for scores, "
+        "together with the answers."
+    )
     request: dict[str, Any] = Field(description="As it was sent.")
     labels: dict[str, str]
     links: JobLinks
@@ -111,6 +122,40 @@ class JobList(Resource):
 
     items: list[JobResource]
     next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class JobQuestion(Resource):
+    """What a waiting job asks: scores of rows, larger is better. Parallel lists, without the rows that are answered."""
+
+    round: int = Field(description="Number of the question; rises within a job.")
+    total: int = Field(description="Rows asked in this round.")
+    answered: int = Field(description="Of them, with an answer already.")
+    rows: list[int] = Field(description="Row numbers over the whole dataset.")
+    shards: list[int] = Field(description="Each row's shard: an index into the resolved list of shards.")
+    shard_rows: list[int] = Field(description="Each row's number inside its shard.")
+    ids: list[JsonValue] | None = Field(description="Each row's id; null where the manifest names no id column.")
+    next_cursor: str | None = Field(description="For the rows that follow; null on the last page.")
+
+
+class RoundAnswers(Shape):
+    """Scores of some rows of a question, or of all. What was answered can be sent again, but not changed."""
+
+    round: Annotated[int, Field(ge=0, le=MAX_ROUND)] = Field(description="As the question gives it.")
+    rows: Annotated[list[Annotated[int, Field(ge=0, le=MAX_ROW)]], Field(min_length=1, max_length=MAX_ANSWERS)] = Field(
+        description="Rows of the question, each once, in any order."
+    )
+    scores: Annotated[list[float | None], Field(min_length=1, max_length=MAX_ANSWERS)] = Field(
+        description="One for each of the rows; null: this row has no score, and can't be selected."
+    )
+
+
+class AnswersTaken(Resource):
+    """What became of answers."""
+
+    round: int
+    total: int = Field(description="Rows asked in this round.")
+    missing: int = Field(description="Of them, still without an answer.")
+    state: State = Field(description="Of the job now: queued once nothing is missing.")
 
 
 class LogEntry(BaseModel):
@@ -208,7 +253,9 @@ class Version(Resource):
 
 
 __all__ = [
+    "MAX_ANSWERS",
     "MAX_PAGE",
+    "AnswersTaken",
     "DatasetList",
     "DatasetResource",
     "FileLink",
@@ -218,11 +265,13 @@ __all__ = [
     "JobList",
     "JobPlan",
     "JobProgress",
+    "JobQuestion",
     "JobRequest",
     "JobResource",
     "JobResult",
     "LogEntry",
     "Resource",
+    "RoundAnswers",
     "SelectorList",
     "SelectorResource",
     "Shape",

@@ -178,7 +178,7 @@ def delete(job: JobId, url: Url = DEFAULT_URL) -> None:
 @app.command("jobs")
 def list_jobs(
     *,
-    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, cancelled.")] = None,
+    state: Annotated[str | None, typer.Option(help="queued, running, waiting, succeeded, failed, cancelled.")] = None,
     selector: Annotated[str | None, typer.Option(help="Name of a selector.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,

@@ -33,7 +33,13 @@ NEXT_STEPS: Final = {
     "worker-lost": "Look at the worker's log, then `tamis resume` the job.",
 }
 
-STATE_STYLES: Final = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
+STATE_STYLES: Final = {
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "running": "cyan",
+    "waiting": "magenta",
+}
 
 
 def machine(shape: Any) -> None:
@@ -74,6 +80,10 @@ def show_job(job: JobResource) -> None:
     table.add_row("selector", Text(job.selector))
     if job.waiting_reason:
         table.add_row("waits", Text(job.waiting_reason))
+    if job.state == "waiting":
+        table.add_row(
+            "", Text("answer it: `for question in job.questions(): job.answer(question, scores)`", style="dim")
+        )
     if job.progress is not None and not job.terminal:
         table.add_row("progress", f"{job.progress.phase}, {job.progress.fraction:.0%}")
     if job.error is not None:

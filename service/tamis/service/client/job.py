@@ -11,14 +11,24 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 
 from tamis.selectors.outcome import Explanation
-from tamis.service.api.shapes import JobError, JobProgress, JobResource, JobResult, LogEntry
+from tamis.service.api.shapes import (
+    AnswersTaken,
+    JobError,
+    JobProgress,
+    JobQuestion,
+    JobResource,
+    JobResult,
+    LogEntry,
+)
 from tamis.service.client.download import download
-from tamis.service.client.errors import JobCancelled, JobFailed, ServiceUnreachable, WaitTimeout
+from tamis.service.client.errors import JobCancelled, JobFailed, ProblemError, ServiceUnreachable, WaitTimeout
 from tamis.service.client.events import Event, parse_events
 from tamis.service.client.transport import ATTEMPTS, Transport, pause
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from tamis.service.client.questions import Question, Scores
 
 LONG_POLL_SECONDS: Final = 20
 """How long one request waits for news."""
@@ -27,6 +37,9 @@ EVENT_SILENCE_SECONDS: Final = 60.0
 """The service sends a comment every 15 s: after so long without a byte the connection is dead."""
 
 SELECTION: Final = "selection.parquet"
+
+NO_QUESTION: Final = frozenset({"conflict", "invalid-cursor"})
+"""Codes of the problems that say that the job does not ask this now."""
 
 OnProgress = Callable[["Job"], None]
 
@@ -47,7 +60,7 @@ class Job:
 
     @property
     def state(self) -> str:
-        """``queued``, ``running``, ``cancelling``, ``succeeded``, ``failed`` or ``cancelled``."""
+        """``queued``, ``running``, ``waiting``, ``cancelling``, ``succeeded``, ``failed`` or ``cancelled``."""
         return self.resource.state
 
     @property
@@ -113,6 +126,81 @@ class Job:
                 raise WaitTimeout(f"Job {self.id} is still {self.state} after {timeout:g} s; it goes on.")
             if wait == 0:
                 time.sleep(min(0.1, left))
+
+    def questions(self) -> Iterator[Question]:
+        """Give what the job asks, question after question, until it is over; waits in between.
+
+        A question that was not answered whole comes again, with the rows that are left.
+
+        Raises
+        ------
+        JobFailed, JobCancelled
+            It ended so.
+
+        Examples
+        --------
+        ``for question in job.questions(): job.answer(question, scores_of(question.rows))``
+        """
+        while (question := self._question()) is not None:
+            yield question
+        self._checked()
+
+    def answer(self, question: Question, scores: Scores) -> AnswersTaken | None:
+        """Answer a question, whole or in part; safe to repeat.
+
+        Parameters
+        ----------
+        question : Question
+            As `questions` gave it.
+        scores : array_like or mapping
+            A score for each of the question's rows, in their order, or by row for some of them. Larger is better; None
+            or NaN says that the row has no score.
+
+        Returns
+        -------
+        AnswersTaken or None
+            How many rows have no answer yet, and the job's state; None where nothing was given.
+
+        Raises
+        ------
+        Invalid
+            The scores do not fit the question.
+        ProblemError
+            The service refused: another answer is there already, or the job does not wait any more.
+        """
+        from tamis.service.client.questions import answers_to
+
+        taken = None
+        for body in answers_to(question, scores):
+            response = self._transport.request("POST", self._path("answers"), json=body, retry=True)
+            taken = AnswersTaken.model_validate_json(response.content)
+        return taken
+
+    def _question(self) -> Question | None:
+        """Wait for the next question; None when the job is over."""
+        from tamis.service.client.questions import question_of
+
+        pages: list[JobQuestion] = []
+        while True:
+            cursor = {"cursor": pages[-1].next_cursor} if pages else {}
+            try:
+                response = self._transport.request(
+                    "GET",
+                    self._path("questions"),
+                    params=cursor,
+                    headers={"Prefer": f"wait={LONG_POLL_SECONDS}"},
+                    timeout=2 * LONG_POLL_SECONDS,
+                )
+            except ProblemError as error:
+                if error.code not in NO_QUESTION:
+                    raise
+                pages.clear()  # somebody else answered between two pages
+                if self.refresh().terminal:
+                    return None
+                continue
+            pages.append(JobQuestion.model_validate_json(response.content))
+            if pages[-1].next_cursor is None:
+                return question_of(pages)
 
     def cancel(self) -> Job:
         """Stop the job; what is finished of it is kept. It is over once `wait` says so."""

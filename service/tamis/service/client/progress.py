@@ -16,7 +16,7 @@ from tamis.service.api.shapes import JobProgress, JobResource
 def progress_bar(console: Console | None = None) -> Iterator[Callable[[JobResource], None]]:
     """Draw a bar while the block runs; yields what shows a job's state."""
     with phase_bar(console) as bar:
-        yield lambda job: bar.show(job.state if job.progress is None else None, job.progress, job.waiting_reason)
+        yield lambda job: bar.show(job.state, job.progress, job.waiting_reason)
 
 
 @contextmanager
@@ -47,8 +47,8 @@ class PhaseBar:
         self._rows_before = 0
 
     def show(self, state: str | None, at: JobProgress | None, note: str | None = None) -> None:
-        """Show a state (before there is progress), or progress."""
-        if at is None:
+        """Show progress, or a state where there is none yet or the job does not run."""
+        if at is None or state == "waiting":
             self._progress.update(self._task, description=state or "queued", note=note or "")
             return
         if at.phase != self._phase:

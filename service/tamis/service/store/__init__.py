@@ -5,6 +5,7 @@ from __future__ import annotations
 from tamis.service.store.errors import BadCursor, IdempotencyKeyReused
 from tamis.service.store.records import (
     ACTIVE_STATES,
+    Answer,
     Cancellation,
     Claim,
     Control,
@@ -17,14 +18,17 @@ from tamis.service.store.records import (
     JobState,
     Lease,
     LogLine,
+    OpenQuestion,
     Registration,
     Submission,
+    Taken,
     Worker,
 )
 from tamis.service.store.store import Store
 
 __all__ = [
     "ACTIVE_STATES",
+    "Answer",
     "BadCursor",
     "Cancellation",
     "Claim",
@@ -39,8 +43,10 @@ __all__ = [
     "JobState",
     "Lease",
     "LogLine",
+    "OpenQuestion",
     "Registration",
     "Store",
     "Submission",
+    "Taken",
     "Worker",
 ]

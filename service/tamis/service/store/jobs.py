@@ -14,7 +14,7 @@ from tamis.service.store import cursors
 from tamis.service.store.database import Database
 from tamis.service.store.idempotency import store_answer, stored_answer
 from tamis.service.store.ids import is_id, new_id
-from tamis.service.store.models import datasets, job_labels, job_uses, jobs
+from tamis.service.store.models import datasets, job_labels, job_uses, jobs, questions
 from tamis.service.store.records import (
     ACTIVE_STATES,
     RESUMABLE_STATES,
@@ -197,7 +197,10 @@ class Jobs:
         return JobPage(items, cursors.encode(page[-1].id) if len(rows) > limit else None)
 
     def request_cancel(self, job_id: str) -> Cancellation:
-        """Cancel: a queued job at once, a running one through its worker. Raises NotFound; Conflict when finished."""
+        """Cancel: a queued or waiting job at once, a running one through its worker.
+
+        Raises NotFound; Conflict when finished.
+        """
         with self._database.write() as connection:
             held = select_job(connection, job_id, jobs.c.state, jobs.c.lease_until, lock=True)
             now = self._database.now(connection)
@@ -206,7 +209,7 @@ class Jobs:
                 raise Conflict(f"the job has {state} already: there is nothing to cancel")
             # A worker that stopped reporting will not tell when it stopped.
             abandoned = held.lease_until is not None and held.lease_until < now
-            if state is JobState.QUEUED or (not state.terminal and abandoned):
+            if state in {JobState.QUEUED, JobState.WAITING} or (not state.terminal and abandoned):
                 ended: dict[str, Any] = {"finished_at": now, "worker": None, "lease_until": None}
                 change_state(connection, job_id, JobState.CANCELLED, now, **ended)
             elif state is JobState.RUNNING:
@@ -293,7 +296,26 @@ def _get(connection: Connection, job_id: str, now: float) -> Job:
 
 
 def _waiting_reasons(connection: Connection, rows: Collection[AnyRow], now: float) -> dict[str, str]:
-    """Say of each queued job why it waits."""
+    """Say of each queued or waiting job why it waits."""
+    return _questions(connection, rows) | _places_in_the_queue(connection, rows, now)
+
+
+def _questions(connection: Connection, rows: Collection[AnyRow]) -> dict[str, str]:
+    waiting = [row.id for row in rows if row.state == JobState.WAITING]
+    if not waiting:
+        return {}
+    asked = (
+        sa.select(questions.c.job_id, questions.c.round, questions.c.missing)
+        .join(jobs, sa.and_(jobs.c.id == questions.c.job_id, jobs.c.round == questions.c.round))
+        .where(jobs.c.id.in_(waiting))
+    )
+    return {
+        row.job_id: f"it asks for the scores of {row.missing:,} row{'s' * (row.missing != 1)} (round {row.round})"
+        for row in connection.execute(asked)
+    }
+
+
+def _places_in_the_queue(connection: Connection, rows: Collection[AnyRow], now: float) -> dict[str, str]:
     queued = [row.id for row in rows if row.state == JobState.QUEUED]
     if not queued:
         return {}

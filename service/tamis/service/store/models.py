@@ -10,6 +10,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -51,6 +52,7 @@ jobs = Table(
     Column("not_before", Float(53), nullable=False),  # a retry waits until then
     Column("started_at", Float(53)),
     Column("finished_at", Float(53)),
+    Column("round", Integer),  # the newest question that it asked
     Column("version", BigInteger, nullable=False),  # +1 with every change a caller can see
     Column("last_seq", BigInteger, nullable=False),  # of its newest event
     Column("progress_event_at", Float(53)),
@@ -91,6 +93,20 @@ job_events = Table(
     Column("kind", String(16), nullable=False),
     Column("data", _JSON, nullable=False),
     Index(None, "job_id", "kind", "seq"),
+)
+
+# One row a round and not one a score: a question has thousands of rows. Arrays are little-endian, in the order asked.
+questions = Table(
+    "questions",
+    metadata,
+    Column("job_id", _ID, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("rows", LargeBinary, nullable=False),  # int64
+    Column("scores", LargeBinary, nullable=False),  # float64; NaN: no score, or no answer yet
+    Column("answered", LargeBinary, nullable=False),  # one byte a row, 0 or 1
+    Column("missing", Integer, nullable=False),  # rows without an answer
+    Column("asked_at", Float(53), nullable=False),
+    Column("answered_at", Float(53)),  # the last of them
 )
 
 datasets = Table(

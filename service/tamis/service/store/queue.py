@@ -13,7 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tamis.service.store.database import Database
+from tamis.service.store.jobs import MAX_ATTEMPTS
 from tamis.service.store.models import jobs
+from tamis.service.store.questions import ask
 from tamis.service.store.records import LEASED_STATES, Claim, Control, Event, EventKind, JobState, Json, Lease, LogLine
 from tamis.service.store.rows import JOB_COLUMNS, AnyRow, change_state, to_jobs, write_event, write_logs
 
@@ -131,6 +133,47 @@ class Queue:
             write_logs(connection, lease.job_id, logs)
             return _finish(connection, lease.job_id, JobState.CANCELLED, self._database.now(connection))
 
+    def wait(
+        self, lease: Lease, round: int, rows: bytes, *, progress: Json | None = None, logs: Sequence[LogLine] = ()
+    ) -> JobState | None:
+        """End the attempt with a question: the job waits for scores, holds no worker, and no attempt is charged.
+
+        It has come on: workers that died on the way here do not count against the rest of it.
+
+        Gives the state it ended in (cancelled when that was asked before), None when the lease is lost.
+
+        Parameters
+        ----------
+        round : int
+            Number of the question. One that was asked before, by an attempt before a cancel, keeps its answers.
+        rows : bytes
+            The row numbers, int64, little-endian.
+        """
+        with self._database.write() as connection:
+            held = _hold(connection, lease)
+            if held is None:
+                return None
+            now = self._database.now(connection)
+            _show_progress(connection, lease.job_id, held, progress, now)
+            write_logs(connection, lease.job_id, logs)
+            if held.state == JobState.CANCELLING:
+                return _finish(connection, lease.job_id, JobState.CANCELLED, now)
+            missing = ask(connection, lease.job_id, round, rows, now)
+            if missing is None:
+                return _finish(connection, lease.job_id, JobState.FAILED, now, error=_asked_others(round))
+            change_state(
+                connection,
+                lease.job_id,
+                JobState.WAITING,
+                now,
+                detail=f"round {round} asks for the scores of {missing} rows",
+                round=round,
+                attempts=jobs.c.attempts - 1,
+                attempts_limit=jobs.c.attempts - 1 + MAX_ATTEMPTS,
+                **_NO_LEASE,
+            )
+            return JobState.WAITING
+
     def release(self, lease: Lease, *, logs: Sequence[LogLine] = ()) -> JobState | None:
         """Give the job back to the queue without costing an attempt, as a worker that stops does.
 
@@ -223,6 +266,16 @@ def _worker_lost(attempts: int) -> dict[str, Any]:
         "code": "worker-lost",
         "detail": f"the worker stopped reporting in each of {attempts} attempts, so the job is not started again; "
         "look at the worker's host (memory, restarts), then resume the job: its finished units are kept",
+    }
+
+
+def _asked_others(round: int) -> dict[str, Any]:
+    return {
+        "type": "urn:tamis:problem:internal",
+        "title": "Something went wrong in Tamis",
+        "status": 500,
+        "code": "internal",
+        "detail": f"the job asked about other rows in round {round} than before; submit it again",
     }
 
 

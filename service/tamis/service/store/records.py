@@ -20,6 +20,9 @@ class JobState(StrEnum):
     RUNNING = "running"
     """A worker holds its lease."""
 
+    WAITING = "waiting"
+    """It asked for scores, holds no worker, and is queued again when the last of them is given."""
+
     CANCELLING = "cancelling"
     """A worker holds its lease and was told to stop."""
 
@@ -38,7 +41,7 @@ class JobState(StrEnum):
         return self not in ACTIVE_STATES
 
 
-ACTIVE_STATES = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING})
+ACTIVE_STATES = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.WAITING, JobState.CANCELLING})
 LEASED_STATES = frozenset({JobState.RUNNING, JobState.CANCELLING})
 RESUMABLE_STATES = frozenset({JobState.FAILED, JobState.CANCELLED})
 
@@ -76,7 +79,8 @@ class Job:
     created_at: float
     started_at: float | None  # of the first attempt
     finished_at: float | None
-    waiting_reason: str | None  # for a queued job: why it waits
+    round: int | None  # the newest question that it asked
+    waiting_reason: str | None  # for a queued or waiting job: why it waits
     version: int  # grows with every change of the row; makes the ETag
     traceparent: str | None  # W3C trace context of the request that submitted it
 
@@ -96,6 +100,34 @@ class Cancellation:
 
     job: Job
     already: bool  # it was cancelled before this request
+
+
+@dataclass(frozen=True, slots=True)
+class OpenQuestion:
+    """What a waiting job asks."""
+
+    round: int
+    rows: bytes  # int64, little-endian, in the order they were asked
+    answered: bytes  # one for each of the rows, 0 or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What `Questions.answer` did."""
+
+    round: int
+    total: int  # rows that were asked
+    missing: int  # of them, without an answer now
+    state: JobState  # of the job now
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A question that was answered whole."""
+
+    round: int
+    rows: bytes  # int64, little-endian, in the order they were asked
+    scores: bytes  # float64, little-endian; NaN: no score
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ JOB_COLUMNS: Final = (
     jobs.c.created_at,
     jobs.c.started_at,
     jobs.c.finished_at,
+    jobs.c.round,
     jobs.c.version,
     jobs.c.traceparent,
 )

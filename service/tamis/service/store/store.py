@@ -6,6 +6,7 @@ from tamis.service.store.database import Database
 from tamis.service.store.datasets import Datasets
 from tamis.service.store.events import Events
 from tamis.service.store.jobs import Jobs
+from tamis.service.store.questions import Questions
 from tamis.service.store.queue import Queue
 from tamis.service.store.totals import Totals
 from tamis.service.store.workers import Workers
@@ -23,6 +24,8 @@ class Store:
         What callers do with jobs: submit, look, wait, cancel, resume, delete, count.
     queue : Queue
         What workers do with jobs: claim, heartbeat, finish, give back.
+    questions : Questions
+        What jobs ask while they run, and the answers.
     datasets : Datasets
         Registered manifests.
     events : Events
@@ -44,6 +47,7 @@ class Store:
         self.database = Database(url)
         self.jobs = Jobs(self.database)
         self.queue = Queue(self.database)
+        self.questions = Questions(self.database)
         self.datasets = Datasets(self.database)
         self.events = Events(self.database)
         self.workers = Workers(self.database)

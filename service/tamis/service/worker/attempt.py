@@ -27,7 +27,7 @@ from tamis.service.problem import problem_of
 from tamis.service.store import Claim, Control, JobState, LogLine, Store
 from tamis.service.tracing import AttemptSpan
 from tamis.service.worker.handle import JobProcessHandle
-from tamis.service.worker.messages import Message
+from tamis.service.worker.messages import Message, unpacked
 
 MAX_HELD_LINES: Final = 2_000
 """Log lines kept while the store does not take them; the newest win."""
@@ -93,6 +93,11 @@ class Attempt:
         """What becomes readable when there is something to do; nothing once the end is settled."""
         return self.handle.descriptors if self._report is None else ()
 
+    @property
+    def unsent(self) -> tuple[int, ...]:
+        """What becomes writable when more of the order can be sent."""
+        return self.handle.unsent if self._report is None else ()
+
     def step(self) -> bool:
         """Go on; True when the attempt is over and the slot is free."""
         for message in self.handle.receive():
@@ -139,6 +144,9 @@ class Attempt:
                 return lambda: queue.succeed(lease, progress=self._progress, logs=self._logs)
             case "cancelled":
                 return lambda: queue.cancelled(lease, logs=self._logs)
+            case "waiting":
+                round, rows = message["question"]["round"], unpacked(message["question"]["rows"])
+                return lambda: queue.wait(lease, round, rows, progress=self._progress, logs=self._logs)
             case _:
                 self._problem = message["problem"]
                 return lambda: queue.fail(lease, message["problem"], retry=message["retry"], logs=self._logs)

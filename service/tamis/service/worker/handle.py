@@ -60,6 +60,11 @@ class JobProcessHandle:
         """What becomes readable when the process says something."""
         return self._messages.fileno(), self._errors.fileno()
 
+    @property
+    def unsent(self) -> tuple[int, ...]:
+        """What becomes writable when the rest of a message can be sent; nothing once all was."""
+        return (self._input.fileno(),) if self._outgoing else ()
+
     def send(self, message: Message) -> None:
         """Send a message, as much of it as goes now; `receive` sends the rest."""
         self._outgoing += encode(message)

@@ -28,19 +28,32 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from pydantic import ValidationError
 
 from tamis.selectors.errors import Cancelled, StorageError, TamisError
+from tamis.service.asked import write_question
 from tamis.service.entry import die_with_parent, prepare_process
 from tamis.service.inputs import check_inputs
 from tamis.service.problem import problem_of
 from tamis.service.settings import Settings
-from tamis.service.worker.messages import Lines, Message, Order, Outcome, Work, encode
+from tamis.service.worker.messages import (
+    Asked,
+    Lines,
+    Message,
+    Order,
+    Outcome,
+    RoundAnswers,
+    Work,
+    encode,
+    packed,
+    unpacked,
+)
 
 if TYPE_CHECKING:
     from tamis.selectors.jobs import Environment, Observer
     from tamis.selectors.outcome import Progress
+    from tamis.selectors.questions import Answer
     from tamis.selectors.run import UnitDone
     from tamis.selectors.spec import JobSpec
 
-    Runner = Callable[[JobSpec, Path, Environment, Observer], object]
+    Runner = Callable[[JobSpec, Path, Environment, Observer, Answer], object]
 
 EXECUTE: Final = "tamis.selectors.jobs:execute"
 """What runs a job."""
@@ -68,6 +81,7 @@ class Channel:
         os.dup2(2, 1)
         self._write_lock = threading.Lock()
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self.answers: list[RoundAnswers] = []  # all there before the order is
         self.cancel = threading.Event()
 
     def send(self, message: Message) -> None:
@@ -96,10 +110,13 @@ class Channel:
 
     def _take(self, line: bytes) -> None:
         message = json.loads(line)
-        if message["kind"] == "order":
-            self._orders.put(cast("Order", message))
-        else:
-            self.cancel.set()
+        match message["kind"]:
+            case "answers":
+                self.answers.append(cast("RoundAnswers", message))
+            case "order":
+                self._orders.put(cast("Order", message))
+            case _:
+                self.cancel.set()
 
 
 class PipeObserver:
@@ -186,12 +203,21 @@ def _warm_up() -> None:
 
 
 def _run(order: Order, runner: Runner, settings: Settings, channel: Channel) -> Message:
+    import numpy as np
+
     from tamis.selectors.datasets import LocalStorage
     from tamis.selectors.jobs import Environment
+    from tamis.selectors.questions import Answered, Answers, Waiting
     from tamis.selectors.spec import JobSpec
 
     observer = PipeObserver(channel)
-    outcome = Outcome(kind="outcome", state="succeeded", problem=None, retry=False, progress=None)
+    outcome = Outcome(kind="outcome", state="succeeded", question=None, problem=None, retry=False, progress=None)
+    answers = Answers(
+        Answered(
+            one["round"], np.frombuffer(unpacked(one["rows"]), "<i8"), np.frombuffer(unpacked(one["scores"]), "<f8")
+        )
+        for one in channel.answers
+    )
     try:
         spec = JobSpec.model_validate(order["spec"])
         environment = Environment(
@@ -201,7 +227,13 @@ def _run(order: Order, runner: Runner, settings: Settings, channel: Channel) -> 
         with _alone(out, observer):
             if order["fingerprint"] is not None:
                 check_inputs(spec, order["fingerprint"], environment)
-            runner(spec, out, environment, observer)
+            try:
+                runner(spec, out, environment, observer, answers)
+            except Waiting as waiting:
+                write_question(out, waiting.question)
+                outcome["state"] = "waiting"
+                rows = packed(waiting.question.rows.astype("<i8").tobytes())
+                outcome["question"] = Asked(round=waiting.question.round, rows=rows)
     except Cancelled:
         outcome["state"] = "cancelled"
     except Exception as error:

@@ -1,19 +1,30 @@
 """What supervisor and job process say to each other: one JSON object a line, over the job process's own pipes.
 
-To the job process: ``order`` (once), then ``cancel``. From it: ``ready`` (once), ``progress``, ``log``, ``work``, and
-last ``outcome``.
+To the job process: ``answers`` (one for each round that was answered), ``order`` (once), then ``cancel``. From it:
+``ready`` (once), ``progress``, ``log``, ``work``, and last ``outcome``. Arrays are base64 of their bytes,
+little-endian.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, TypedDict
 
 MAX_LINE: Final = 64 * 2**20
-"""Bytes of one message; a job of a hundred thousand shards is far below."""
+"""Bytes of one message; a job of a hundred thousand shards is far below, and so are the answers to a million rows."""
 
 Message = Mapping[str, Any]
+
+
+class RoundAnswers(TypedDict):
+    """What was answered in one round."""
+
+    kind: Literal["answers"]
+    round: int
+    rows: str  # int64
+    scores: str  # float64; NaN: no score
 
 
 class Order(TypedDict):
@@ -36,11 +47,19 @@ class Work(TypedDict):
     unit_seconds: list[float]  # of each unit that was computed
 
 
+class Asked(TypedDict):
+    """What the job asks; where its rows are is in a file beside its result."""
+
+    round: int
+    rows: str  # int64
+
+
 class Outcome(TypedDict):
-    """How the job ended."""
+    """How the attempt ended."""
 
     kind: Literal["outcome"]
-    state: Literal["succeeded", "failed", "cancelled"]
+    state: Literal["succeeded", "failed", "cancelled", "waiting"]
+    question: Asked | None  # for waiting
     problem: dict[str, Any] | None  # for failed
     retry: bool  # for failed: whether the same job may succeed when it is tried again
     progress: dict[str, Any] | None  # the last
@@ -49,6 +68,16 @@ class Outcome(TypedDict):
 def encode(message: Message) -> bytes:
     """Make the line of a message."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def packed(array: bytes) -> str:
+    """Write the bytes of an array into a message."""
+    return base64.b64encode(array).decode()
+
+
+def unpacked(text: str) -> bytes:
+    """Read the bytes of an array from a message."""
+    return base64.b64decode(text)
 
 
 class Lines:

@@ -20,7 +20,7 @@ from tamis.service.store import Claim, Store
 from tamis.service.worker.attempt import Attempt, Timing
 from tamis.service.worker.handle import JobProcessHandle
 from tamis.service.worker.job_process import EXECUTE
-from tamis.service.worker.messages import Order
+from tamis.service.worker.messages import Order, RoundAnswers, packed
 
 TICK_SECONDS: Final = 0.1
 """Longest sleep of the loop; a message from a process ends it earlier."""
@@ -148,8 +148,11 @@ class Supervisor:
         claim = self._store.queue.claim(self.id, self._timing.lease)
         if claim is None:
             return
+        answers = [] if claim.job.round is None else self._answers(claim.job.id)
         handle, self._spare = self._spare, None
         assert handle is not None
+        for message in answers:
+            handle.send(message)
         handle.send(self._order(claim))
         _log.info(
             "attempt started",
@@ -160,6 +163,12 @@ class Supervisor:
             waited_seconds=claim.waited,
         )
         self._attempts.append(Attempt(self._store, claim, handle, self._timing, self._tally))
+
+    def _answers(self, job_id: str) -> list[RoundAnswers]:
+        return [
+            RoundAnswers(kind="answers", round=one.round, rows=packed(one.rows), scores=packed(one.scores))
+            for one in self._store.questions.answers(job_id)
+        ]
 
     def _order(self, claim: Claim) -> Order:
         return Order(
@@ -178,6 +187,8 @@ class Supervisor:
         with selectors.DefaultSelector() as selector:
             for descriptor in descriptors:
                 selector.register(descriptor, selectors.EVENT_READ)
+            for descriptor in (descriptor for attempt in self._attempts for descriptor in attempt.unsent):
+                selector.register(descriptor, selectors.EVENT_WRITE)
             selector.select(TICK_SECONDS)
 
     def _leave(self) -> None:

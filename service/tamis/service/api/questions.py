@@ -1,0 +1,127 @@
+"""Ask and tell: what a waiting job asks, and the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from tamis.selectors.errors import Invalid
+from tamis.service.api.bodies import Body, json_body, request_body
+from tamis.service.api.context import Service, ServiceDep
+from tamis.service.api.jobs import LOOK_SECONDS, JobDep, wait_seconds
+from tamis.service.api.problems import problems
+from tamis.service.api.shapes import MAX_ANSWERS, AnswersTaken, JobQuestion, RoundAnswers
+from tamis.service.asked import read_question
+from tamis.service.store import BadCursor, Job, JobState
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["questions"])
+
+DEFAULT_ROWS: Final = 100_000
+"""Rows of a question on a page."""
+
+AnswersBody = Annotated[
+    Body[RoundAnswers], Depends(json_body(RoundAnswers, smaller="send the answers in several parts"))
+]
+
+
+@router.get(
+    "/questions",
+    response_model=JobQuestion,
+    summary="Look at what a job asks",
+    responses=problems(400, 404, 409, 503),
+)
+async def questions(
+    request: Request,
+    service: ServiceDep,
+    job: JobDep,
+    *,
+    limit: Annotated[int, Query(ge=1, le=MAX_ANSWERS, description="Rows on a page.")] = DEFAULT_ROWS,
+    cursor: Annotated[str | None, Query(pattern=r"^\d{1,9}-\d{1,9}$", description="As given in next_cursor.")] = None,
+    prefer: Annotated[
+        str | None, Header(description="'wait=N': wait up to N (at most 60) seconds until the job asks or is over.")
+    ] = None,
+) -> Response:
+    """Give the rows that a waiting job asks about and that have no answer yet.
+
+    A job in another state asks nothing: 409, whose member `state` says which. With `Prefer: wait=N` the answer waits up
+    to N seconds until it asks, or is over.
+    """
+    deadline = time.monotonic() + (wait_seconds(prefer) or 0.0)
+    while job.state is not JobState.WAITING and not job.state.terminal:
+        left = deadline - time.monotonic()
+        if left <= 0 or service.draining.is_set() or await request.is_disconnected():
+            break
+        await asyncio.sleep(min(left, LOOK_SECONDS))
+        job = await run_in_threadpool(service.store.jobs.get, job.id)
+    found = await run_in_threadpool(_question, service, job, limit, cursor)
+    return JSONResponse(found.model_dump(mode="json"), headers={"Cache-Control": "no-store", "Vary": "Prefer"})
+
+
+def _question(service: Service, job: Job, limit: int, cursor: str | None) -> JobQuestion:
+    import numpy as np
+
+    asked = service.store.questions.open(job.id)
+    start = 0
+    if cursor is not None:
+        round, start = map(int, cursor.split("-"))
+        if round != asked.round:
+            raise BadCursor(f"This cursor is one of round {round}; the job asks round {asked.round} now: start again.")
+    answered = np.frombuffer(asked.answered, np.bool_)
+    open_rows = np.flatnonzero(~answered[start:]) + start
+    page = open_rows[:limit]
+    columns = _columns(read_question(service.settings.job_dir(job.id), asked.round).take(page))
+    return JobQuestion(
+        round=asked.round,
+        total=len(answered),
+        answered=int(answered.sum()),
+        next_cursor=f"{asked.round}-{page[-1] + 1}" if len(open_rows) > limit else None,
+        **columns,
+    )
+
+
+def _columns(table: pa.Table) -> dict[str, Any]:
+    return {
+        "rows": table.column("row").to_pylist(),
+        "shards": table.column("shard").to_pylist(),
+        "shard_rows": table.column("shard_row").to_pylist(),
+        "ids": table.column("id").to_pylist() if "id" in table.column_names else None,
+    }
+
+
+@router.post(
+    "/answers",
+    summary="Answer a job",
+    responses=problems(400, 404, 409, 413, 415, 422),
+    openapi_extra=request_body(RoundAnswers),
+)
+def answers(service: ServiceDep, job: JobDep, body: AnswersBody) -> AnswersTaken:
+    """Give scores of rows that the job asks about: all at once or in parts, in any order.
+
+    Nothing is taken unless all is. The same answers may be sent again, also when the job went on since; an answer
+    stays, another one for the same row is refused (409). With the last answer of a round the job is queued again, in
+    the same transaction.
+    """
+    import numpy as np
+
+    given = body.shape
+    if len(given.rows) != len(given.scores):
+        raise Invalid(
+            f"There are {len(given.rows)} rows and {len(given.scores)} scores: give one score for each row.",
+            pointer="/scores",
+        )
+    rows, scores = np.array(given.rows, np.int64), np.array(given.scores, np.float64)
+    taken = service.store.questions.answer(job.id, given.round, rows, scores)
+    return AnswersTaken(
+        round=taken.round,
+        total=taken.total,
+        missing=taken.missing,
+        state=str(taken.state),
+    )

@@ -1,0 +1,83 @@
+"""What a job asks, as its caller holds it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tamis.selectors.errors import Invalid
+from tamis.service.api.shapes import JobQuestion
+
+ANSWERS_AT_ONCE: Final = 50_000
+"""Rows answered by one request: two megabytes or so, well within what a service accepts."""
+
+Scores: TypeAlias = npt.ArrayLike | Sequence[float | None] | Mapping[int, float | None]
+"""A score for each row of a question in its order, or by row for some of them; None or NaN: the row has no score."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Rows whose scores a job waits for; larger scores are better.
+
+    Attributes
+    ----------
+    round : int
+        Number of the question; rises within a job.
+    rows : ndarray, shape (n,), int64
+        Row numbers over the whole dataset, without those that were answered before.
+    shards, shard_rows : ndarray, shape (n,), int64
+        Each row's shard (an index into the resolved list) and its number inside it.
+    ids : list or None
+        Each row's id, where the manifest names an id column.
+    """
+
+    round: int
+    rows: npt.NDArray[np.int64]
+    shards: npt.NDArray[np.int64]
+    shard_rows: npt.NDArray[np.int64]
+    ids: list[Any] | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"<Question {self.round}: {len(self)} rows>"
+
+
+def question_of(pages: Sequence[JobQuestion]) -> Question:
+    """Put the pages of one question together."""
+    rows, shards, shard_rows = (
+        np.concatenate([np.array(getattr(page, name), np.int64) for page in pages])
+        for name in ("rows", "shards", "shard_rows")
+    )
+    ids = None if pages[0].ids is None else [id for page in pages for id in page.ids or ()]
+    return Question(pages[0].round, rows, shards, shard_rows, ids)
+
+
+def answers_to(question: Question, scores: Scores) -> Iterator[dict[str, Any]]:
+    """Give the bodies of requests that answer a question.
+
+    Raises
+    ------
+    Invalid
+        The scores are not one number for each row of the question, or hold an infinite one.
+    """
+    rows = list(scores) if isinstance(scores, Mapping) else question.rows.tolist()
+    try:
+        given = np.array(list(scores.values()) if isinstance(scores, Mapping) else scores, np.float64)
+    except (TypeError, ValueError) as error:
+        raise Invalid(f"The scores hold what is no number: {error}.") from error
+    if given.shape != (len(rows),):
+        raise Invalid(f"The scores have the shape {given.shape}: give one for each of {len(rows)} rows.")
+    if np.isinf(given).any():
+        row = rows[int(np.flatnonzero(np.isinf(given))[0])]
+        raise Invalid(f"The score of row {row} is infinite; None or NaN says that it has none.")
+    for start in range(0, len(rows), ANSWERS_AT_ONCE):
+        part = slice(start, start + ANSWERS_AT_ONCE)
+        values = [None if math.isnan(score) else score for score in given[part].tolist()]
+        yield {"round": question.round, "rows": [int(row) for row in rows[part]], "scores": values}
