@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors import select
+from tamis.service.cli import output
 from tamis.service.client import Client, Job, JobCancelled, ProblemError
 from tamis.service.client.job import SELECTION
 from tamis.service.store import EventKind, Store
@@ -94,6 +95,9 @@ def test_a_waiting_job_says_so(client: Client, waiting: Job) -> None:
         f"/v1/jobs/{waiting.id}/questions",
         f"/v1/jobs/{waiting.id}/answers",
     )
+    with output.console.capture() as shown:
+        output.show_job(resource)
+    assert "asks for the scores of 6 rows" in shown.get() and "job.answer(question, scores)" in shown.get()
     assert waiting.id in [job.id for job in client.jobs(state="waiting")]
     metrics = httpx.get(f"{client.url}/metrics", trust_env=False).text
     assert 'tamis_jobs{selector="climb",state="waiting"} 1.0' in metrics

@@ -25,6 +25,8 @@ PROMISED = {
     "/v1/jobs/{job_id}": {"get", "delete"},
     "/v1/jobs/{job_id}/cancel": {"post"},
     "/v1/jobs/{job_id}/resume": {"post"},
+    "/v1/jobs/{job_id}/questions": {"get"},
+    "/v1/jobs/{job_id}/answers": {"post"},
     "/v1/jobs/{job_id}/events": {"get"},
     "/v1/jobs/{job_id}/logs": {"get"},
     "/v1/jobs/{job_id}/result": {"get"},

@@ -80,8 +80,8 @@ class Channel:
         self._out = os.dup(1)
         os.dup2(2, 1)
         self._write_lock = threading.Lock()
-        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self.answers: list[RoundAnswers] = []  # all there before the order is
+        self._orders: queue.SimpleQueue[tuple[Order, list[RoundAnswers]]] = queue.SimpleQueue()
+        self._answers: list[RoundAnswers] = []  # for the order that comes after them
         self.cancel = threading.Event()
 
     def send(self, message: Message) -> None:
@@ -95,8 +95,8 @@ class Channel:
         """Start to read what the supervisor sends."""
         threading.Thread(target=self._listen, name="tamis-orders", daemon=True).start()
 
-    def order(self) -> Order:
-        """Wait for the order."""
+    def order(self) -> tuple[Order, list[RoundAnswers]]:
+        """Wait for the order, and give what was answered before it."""
         return self._orders.get()
 
     def _listen(self) -> None:
@@ -112,9 +112,10 @@ class Channel:
         message = json.loads(line)
         match message["kind"]:
             case "answers":
-                self.answers.append(cast("RoundAnswers", message))
+                self._answers.append(cast("RoundAnswers", message))
             case "order":
-                self._orders.put(cast("Order", message))
+                self._orders.put((cast("Order", message), self._answers))
+                self._answers = []
             case _:
                 self.cancel.set()
 
@@ -184,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     runner = _load(arguments.runner)
     _warm_up()
     channel.send({"kind": "ready"})
-    channel.send(_run(channel.order(), runner, settings, channel))
+    order, answered = channel.order()
+    channel.send(_run(order, answered, runner, settings, channel))
     return 0
 
 
@@ -202,7 +204,9 @@ def _warm_up() -> None:
     warmup_common()
 
 
-def _run(order: Order, runner: Runner, settings: Settings, channel: Channel) -> Message:
+def _run(
+    order: Order, answered: Sequence[RoundAnswers], runner: Runner, settings: Settings, channel: Channel
+) -> Message:
     import numpy as np
 
     from tamis.selectors.datasets import LocalStorage
@@ -216,7 +220,7 @@ def _run(order: Order, runner: Runner, settings: Settings, channel: Channel) -> 
         Answered(
             one["round"], np.frombuffer(unpacked(one["rows"]), "<i8"), np.frombuffer(unpacked(one["scores"]), "<f8")
         )
-        for one in channel.answers
+        for one in answered
     )
     try:
         spec = JobSpec.model_validate(order["spec"])
