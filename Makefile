@@ -24,11 +24,13 @@ serve: $(VENV)/.installed ## Run the service on http://127.0.0.1:8321
 	@$(BIN)/tamis serve $(ARGS)
 
 # The interpreted pass runs kernels as plain Python, so that coverage sees their bodies; those on vector instructions (all
-# that read text) have no plain Python to run. The full pass comes last: its summary closes the output.
+# that read text) have no plain Python to run. The full pass comes last: its summary closes the output. It runs a file of
+# tests in one process, and as many at a time as there are processors.
 test: lint ## Lint, type checks and all tests (what CI runs)
 	@rm -f .coverage .coverage.*
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/native/test_topk.py -q -k "not many_rows" --cov --cov-report=
-	$(BIN)/python -m pytest --cov --cov-append --cov-report=term:skip-covered --durations=10
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+		--cov --cov-append --cov-report=term:skip-covered --durations=10
 
 lint: $(VENV)/.installed-dev ## Style, types, import directions, drift of openapi.yaml
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+WITH_SERVICES = (ROOT / "tests" / "acceptance", ROOT / "tests" / "service")
 KERNELS = "tamis-kernels"
 
 
@@ -27,6 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
     cache: pytest.Cache | None = getattr(config, "cache", None)
     if cache is not None:
         os.environ.setdefault("NUMBA_CACHE_DIR", str(cache.mkdir(KERNELS) / f"numba-{source_digest()}"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what starts services first: its files are the longest, and none should be left for one process at the end."""
+    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in WITH_SERVICES))
 
 
 @pytest.fixture(scope="session")

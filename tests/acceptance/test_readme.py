@@ -96,10 +96,12 @@ def script(port: int) -> str:
 
 
 @pytest.mark.slow
-def test_every_block_runs(tmp_path: Path) -> None:
+def test_every_block_runs(tmp_path: Path, kernel_cache: Path) -> None:
     # The reader's folder: a checkout with its virtual environment, where the blocks leave their files.
     (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "tests").symlink_to(ROOT / "tests")
+    (tmp_path / ".tamis").mkdir()
+    (tmp_path / ".tamis" / "cache").symlink_to(kernel_cache)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
