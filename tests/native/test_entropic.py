@@ -48,17 +48,30 @@ def test_a_row_costs_nothing_next_to_itself() -> None:
 )
 @pytest.mark.parametrize("epsilon", [4.0, 0.05, 0.01])
 def test_sums_of_a_sweep_are_those_of_a_loop(kind: Any, kernel: Any, tolerance: float, epsilon: float) -> None:
-    n, m = 72, 24  # more rows than a block, padding on both sides
+    n, m = 72, 32  # more rows than a block, padding on both sides
     costs = _DATA.uniform(0, 2, (n, m)).astype(np.float32)
     f, g = _DATA.uniform(0, 0.3, n), _DATA.uniform(0, 0.3, m)
     weights = _DATA.uniform(0.5, 1, n)
     weights[-3:] = 0.0
     real = m - 5
     shifts = np.full(m, entropic.NO_COLUMN)
-    shifts[:real] = g[:real] / epsilon
-    steps = np.stack([f / epsilon, weights]).astype(kind).reshape(2, -1, entropic.ROWS).swapaxes(0, 1).copy()
+    shifts[:real] = g[:real] / epsilon * entropic.PER_OCTAVE
+    steps = (
+        np.stack([f / epsilon * entropic.PER_OCTAVE, weights])
+        .astype(kind)
+        .reshape(2, -1, entropic.ROWS)
+        .swapaxes(0, 1)
+        .copy()
+    )
     row_sums, column_sums = np.empty(n), np.zeros(m)
-    kernel(costs, steps, np.stack([shifts, np.zeros(m)]).astype(kind), -1 / epsilon, row_sums, column_sums)
+    kernel(
+        costs,
+        steps,
+        np.stack([shifts, np.zeros(m)]).astype(kind),
+        -entropic.PER_OCTAVE / epsilon,
+        row_sums,
+        column_sums,
+    )
     plan = [[math.exp((f[i] + g[j] - float(costs[i, j])) / epsilon) for j in range(real)] for i in range(n)]
     np.testing.assert_allclose(row_sums, [math.fsum(line) for line in plan], rtol=tolerance * max(1, 1 / epsilon))
     expected = [math.fsum(weights[i] * plan[i][j] for i in range(n)) for j in range(real)]

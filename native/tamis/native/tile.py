@@ -28,6 +28,7 @@ _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
 _F32 = ir.FloatType()
 _F64 = ir.DoubleType()
+_PANEL = ir.VectorType(_F32, LANES)  # LLVM makes two of it where vectors have 256 bits
 _FLOATS = ir.VectorType(_F32, _HALF)
 _DOUBLES = ir.VectorType(_F64, _HALF)
 _FLOAT_BYTES = 4
@@ -92,7 +93,7 @@ def tile_products(typingctx, queries, panel, bias, dimension, worst, out):
         start = builder.block
         loop = builder.append_basic_block("dimensions")
         done = builder.append_basic_block("done")
-        halves = [loaded(builder, _offset(builder, bias, half * _HALF * _FLOAT_BYTES), _FLOATS) for half in range(2)]
+        first = loaded(builder, bias, _PANEL)
         stride = builder.mul(dimension, ir.Constant(_I64, _FLOAT_BYTES))
         lines = [queries]
         for _ in range(QUERIES - 1):
@@ -101,33 +102,27 @@ def tile_products(typingctx, queries, panel, bias, dimension, worst, out):
         builder.position_at_end(loop)
         at = builder.phi(_I64)
         at.add_incoming(ir.Constant(_I64, 0), start)
-        sums = [[builder.phi(_FLOATS) for _ in range(2)] for _ in range(QUERIES)]
-        for query in range(QUERIES):
-            for half in range(2):
-                sums[query][half].add_incoming(halves[half], start)
-        row_at = builder.add(panel, builder.mul(at, ir.Constant(_I64, LANES * _FLOAT_BYTES)))
-        rows = [loaded(builder, _offset(builder, row_at, half * _HALF * _FLOAT_BYTES), _FLOATS) for half in range(2)]
+        sums = [builder.phi(_PANEL) for _ in range(QUERIES)]
+        row = loaded(builder, builder.add(panel, builder.mul(at, ir.Constant(_I64, LANES * _FLOAT_BYTES))), _PANEL)
         column = builder.mul(at, ir.Constant(_I64, _FLOAT_BYTES))
-        for query in range(QUERIES):
-            coordinate = spread(builder, loaded(builder, builder.add(lines[query], column), _F32), _FLOATS)
-            for half in range(2):
-                total = fused(builder, _FLOATS, coordinate, rows[half], sums[query][half])
-                sums[query][half].add_incoming(total, loop)
+        totals = []
+        for line, total in zip(lines, sums, strict=True):
+            total.add_incoming(first, start)
+            coordinate = spread(builder, loaded(builder, builder.add(line, column), _F32), _PANEL)
+            totals.append(fused(builder, _PANEL, coordinate, row, total))
+            total.add_incoming(totals[-1], loop)
         following = builder.add(at, ir.Constant(_I64, 1))
         at.add_incoming(following, loop)
-        totals = [[phi.incomings[1][0] for phi in pair] for pair in sums]
         builder.cbranch(builder.icmp_signed("<", following, dimension), loop, done)
         builder.position_at_end(done)
         words = [ir.Constant(_I64, 0), ir.Constant(_I64, 0)]
-        for query in range(QUERIES):
-            limit = spread(builder, loaded(builder, _offset(builder, worst, query * _FLOAT_BYTES), _F32), _FLOATS)
-            for half in range(2):
-                place = _offset(builder, out, (query * LANES + half * _HALF) * _FLOAT_BYTES)
-                builder.store(totals[query][half], pointer(builder, place, _FLOATS), align=_FLOAT_BYTES)
-                reached = builder.fcmp_ordered(">=", totals[query][half], limit)
-                bits = builder.zext(builder.bitcast(reached, ir.IntType(_HALF)), _I64)
-                shift = query % 4 * LANES + half * _HALF
-                words[query // 4] = builder.or_(words[query // 4], builder.shl(bits, ir.Constant(_I64, shift)))
+        for query, total in enumerate(totals):
+            place = _offset(builder, out, query * LANES * _FLOAT_BYTES)
+            builder.store(total, pointer(builder, place, _PANEL), align=_FLOAT_BYTES)
+            limit = spread(builder, loaded(builder, _offset(builder, worst, query * _FLOAT_BYTES), _F32), _PANEL)
+            bits = builder.zext(builder.bitcast(builder.fcmp_ordered(">=", total, limit), ir.IntType(LANES)), _I64)
+            moved = builder.shl(bits, ir.Constant(_I64, query % 4 * LANES))
+            words[query // 4] = builder.or_(words[query // 4], moved)
         return context.make_tuple(builder, signature.return_type, words)
 
     arguments = (types.int64,) * 6

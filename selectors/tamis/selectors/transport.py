@@ -229,18 +229,18 @@ class _Problem:
         kernel = entropic.sweep_wide if wide else entropic.sweep_narrow
         n, m = self.costs.shape
         shifts = np.full(self.costs.width, entropic.NO_COLUMN, kind)
-        shifts[:m] = g / epsilon + self.log_b
+        shifts[:m] = (g / epsilon + self.log_b) * entropic.PER_OCTAVE
 
         def work(start: int) -> tuple[Floats, Floats]:
             block = self.costs.padded(start)
             stop = min(start + BLOCK_ROWS, n)
             sides = np.zeros((2, len(block)), kind)
-            sides[0, : stop - start] = f[start:stop] / epsilon
+            sides[0, : stop - start] = f[start:stop] / epsilon * entropic.PER_OCTAVE
             sides[1, : stop - start] = self.a[start:stop]
             steps = np.ascontiguousarray(sides.reshape(2, -1, entropic.ROWS).swapaxes(0, 1))
             columns = np.stack([shifts, np.zeros_like(shifts)])
             row_sums, column_sums = np.empty(len(block)), np.zeros(self.costs.width)
-            kernel(block, steps, columns, -1 / epsilon, row_sums, column_sums)
+            kernel(block, steps, columns, -entropic.PER_OCTAVE / epsilon, row_sums, column_sums)
             return row_sums[: stop - start], column_sums[:m]
 
         parts = self.costs.over(work, self.costs.starts)
