@@ -16,6 +16,9 @@ from tamis.selectors.outcome import Progress
 from tamis.selectors.run import Observer
 from tamis.selectors.spec import JobSpec
 
+HOARD: list[bytearray] = []
+"""What a job leaves in its process."""
+
 
 def run(spec: JobSpec, out: Path, environment: Any, observer: Observer, answer: Any) -> None:
     """Do `units` units of `seconds` each, every one marked when it is done; before unit `at`, do `act`."""
@@ -79,6 +82,8 @@ def _act(act: str, out: Path, observer: Observer) -> None:
             _append(out / "children", child.pid)
             while True:
                 sum(range(10_000))
+        case "hoard":
+            HOARD.append(bytearray(b"x") * (400 * 2**20))
         case "grow":
             held = []
             while True:

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,39 @@ def test_a_job_runs(*, store: Store, submit: Submit, worker: StartWorker, home: 
     assert any(event.kind is EventKind.PROGRESS for event in events)
 
 
-def test_each_job_has_a_process_of_its_own(
+def test_a_process_runs_one_job_at_a_time_and_then_another(
     *, store: Store, submit: Submit, worker: StartWorker, home: Path, ended: Ended
 ) -> None:
     worker(slots=2)
-    jobs = [submit(params={"units": 2, "seconds": 0.05}).job_id for _ in range(6)]
-    assert [ended(job).state for job in jobs] == [SUCCEEDED] * 6
-    pids = [pid for job in jobs for pid in lines(home / "jobs" / job / "results")]
-    assert len(pids) == len(set(pids)) == 6
+    jobs = [submit(params={"units": 2, "seconds": 0.05}).job_id for _ in range(8)]
+    runs = [ended(job) for job in jobs]
+    assert [job.state for job in runs] == [SUCCEEDED] * 8
+    processes: dict[int, list[Job]] = {}
+    for job in runs:
+        (pid,) = lines(home / "jobs" / job.id / "results")
+        processes.setdefault(pid, []).append(job)
+    assert len(processes) <= 3  # one more than there are slots
+    for pid, taken in processes.items():
+        assert alive(pid)
+        for earlier, later in pairwise(taken):
+            assert earlier.finished_at is not None and later.started_at is not None
+            assert earlier.finished_at <= later.started_at
     assert {(home / "jobs" / job / "threads").read_text() for job in jobs} == {"1"}
+
+
+@pytest.mark.parametrize("act", ["bug", "deaf", "hoard"])
+def test_a_process_that_did_not_end_in_good_order_is_not_used_again(
+    *, store: Store, submit: Submit, worker: StartWorker, home: Path, ended: Ended, computing: Computing, act: str
+) -> None:
+    worker(grace=0.1)
+    job_id = submit(params={"act": act}).job_id
+    pid = computing(job_id)
+    if act == "deaf":
+        store.jobs.request_cancel(job_id)
+    ended(job_id)
+    later = submit().job_id
+    assert ended(later).state is SUCCEEDED
+    assert computing(later) != pid and not alive(pid)
 
 
 def test_the_worker_is_counted(*, store: Store, submit: Submit, worker: StartWorker, wait_until: WaitUntil) -> None:

@@ -87,6 +87,7 @@ class Attempt:
         self._progress: dict[str, Any] | None = None
         self._logs: list[LogLine] = []
         self._report: Callable[[], JobState | None] | None = None
+        self._reusable = False
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -97,6 +98,10 @@ class Attempt:
     def unsent(self) -> tuple[int, ...]:
         """What becomes writable when more of the order can be sent."""
         return self.handle.unsent if self._report is None else ()
+
+    def take_handle(self) -> JobProcessHandle | None:
+        """After the end: give the process if it can run another job; else it is closed already."""
+        return self.handle if self._reusable else None
 
     def step(self) -> bool:
         """Go on; True when the attempt is over and the slot is free."""
@@ -115,6 +120,7 @@ class Attempt:
         """Stop the process and queue the job again, for a worker that stops; an outcome already there is told."""
         for message in self.handle.receive():
             self._take(message)
+        self._reusable = False
         self.handle.close()
         if self._report is None:
             self._end(lambda: self._store.queue.release(self.claim.lease, logs=self._logs))
@@ -135,6 +141,7 @@ class Attempt:
             case "outcome":
                 self._look_at_memory()  # a short attempt has seen no heartbeat
                 self._progress = message["progress"] or self._progress
+                self._reusable = message["again"]
                 self._end(self._outcome(message))
 
     def _outcome(self, message: Message) -> Callable[[], JobState | None]:
@@ -234,7 +241,8 @@ class Attempt:
             state = self._report()
         except StorageError:
             return False
-        self.handle.close()
+        if not self._reusable:
+            self.handle.close()
         self._count(state)
         return True
 

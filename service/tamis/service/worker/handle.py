@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Final
 
 from tamis.service.worker.job_process import EXECUTE
+from tamis.service.worker.memory import session_memory
 from tamis.service.worker.messages import Lines, Message, encode
 
 READ_BYTES: Final = 2**16
@@ -67,6 +67,8 @@ class JobProcessHandle:
 
     def send(self, message: Message) -> None:
         """Send a message, as much of it as goes now; `receive` sends the rest."""
+        if message["kind"] == "order":
+            self.ready = False
         self._outgoing += encode(message)
         self._flush()
 
@@ -103,12 +105,8 @@ class JobProcessHandle:
             stream.close()
 
     def memory_bytes(self) -> int:
-        """Give the memory that the process and its children hold: anonymous and shared, not mapped files.
-
-        What is mapped from a file can be dropped at any time and is no need of the job's: mapping a large dataset
-        should not count as using memory.
-        """
-        return sum(_memory_of(pid) for pid in _session_members(self.pid))
+        """Give the memory that the process and its children hold; see `memory_of`."""
+        return session_memory(self.pid)
 
     def _flush(self) -> None:
         while self._outgoing:
@@ -137,24 +135,3 @@ def _lines(stream: IO[bytes], lines: Lines) -> Iterator[bytes]:
         if not data:
             return
         yield from lines.feed(data)
-
-
-def _session_members(session: int) -> Iterator[int]:
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            # After the command's name, in parentheses and with any characters: state, parent, group, session.
-            fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
-            if int(fields[3]) == session:
-                yield int(folder.name)
-
-
-def _memory_of(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        total = 0
-        for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
-            if line.startswith((b"RssAnon:", b"RssShmem:")):
-                total += int(line.split()[1]) * 1024
-        return total
-    return 0

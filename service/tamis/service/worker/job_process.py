@@ -1,16 +1,20 @@
-"""The process that runs one job, and only that: started ahead of time, warm, waiting for its order.
+"""The process that runs a job, one at a time: started ahead of time, warm, waiting for its order.
 
 ``python -m tamis.service.worker.job_process --parent PID [--runner MODULE:FUNCTION]``, started by the supervisor only.
 Reads orders from standard input and answers on what was standard output; see `messages`. It ends when its input ends:
-without a supervisor nothing goes on computing.
+without a supervisor nothing goes on computing. A process whose job ended in good order takes another: starting one
+takes seconds of CPU, more than many a job.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import errno
 import faulthandler
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -21,7 +25,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -33,6 +36,7 @@ from tamis.service.entry import die_with_parent, prepare_process
 from tamis.service.inputs import check_inputs
 from tamis.service.problem import problem_of
 from tamis.service.settings import Settings
+from tamis.service.worker.memory import memory_of
 from tamis.service.worker.messages import (
     Asked,
     Lines,
@@ -67,6 +71,12 @@ SERVER_ERROR: Final = 500
 """From this HTTP status on an error is not the request's, nor the data's."""
 
 READ_BYTES: Final = 2**16
+
+KEPT_BYTES: Final = 320 * 2**20
+"""A process that holds more memory than this after its job does not take another: the next one's limit is its own."""
+
+KEPT_JOBS: Final = 100
+"""Jobs that one process runs at most: what a library may leak does not grow without end."""
 
 OOM_SCORE: Final = 500
 """Added to this process's score (of 1000): when the host runs out of memory, the job dies and not its supervisor."""
@@ -114,6 +124,7 @@ class Channel:
             case "answers":
                 self._answers.append(cast("RoundAnswers", message))
             case "order":
+                self.cancel.clear()  # it was meant for the job before, which ended first
                 self._orders.put((cast("Order", message), self._answers))
                 self._answers = []
             case _:
@@ -167,7 +178,7 @@ class PipeObserver:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Wait for one job, run it, tell its outcome."""
+    """Wait for a job, run it, tell its outcome; and again, as long as this process is as good as new."""
     parser = argparse.ArgumentParser(prog="tamis-job-process", description=__doc__)
     parser.add_argument("--parent", type=int, required=True, help="the supervisor's process id")
     parser.add_argument("--runner", default=EXECUTE, help="module:function that runs a job")
@@ -184,9 +195,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_process(settings)
     runner = _load(arguments.runner)
     _warm_up()
-    channel.send({"kind": "ready"})
-    order, answered = channel.order()
-    channel.send(_run(order, answered, runner, settings, channel))
+    for number in range(1, KEPT_JOBS + 1):
+        channel.send({"kind": "ready"})
+        order, answered = channel.order()
+        outcome = _run(order, answered, runner, settings, channel)
+        outcome["again"] = outcome["again"] and number < KEPT_JOBS and _as_good_as_new()
+        channel.send(outcome)
+        if not outcome["again"]:
+            break
     return 0
 
 
@@ -204,9 +220,18 @@ def _warm_up() -> None:
     warmup_common()
 
 
+def _as_good_as_new() -> bool:
+    """Give back what the job left; whether little enough is held."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # musl gives back by itself
+            ctypes.CDLL(None).malloc_trim(0)
+    return memory_of(os.getpid()) <= KEPT_BYTES
+
+
 def _run(
     order: Order, answered: Sequence[RoundAnswers], runner: Runner, settings: Settings, channel: Channel
-) -> Message:
+) -> Outcome:
     import numpy as np
 
     from tamis.selectors.datasets import LocalStorage
@@ -215,7 +240,9 @@ def _run(
     from tamis.selectors.spec import JobSpec
 
     observer = PipeObserver(channel)
-    outcome = Outcome(kind="outcome", state="succeeded", question=None, problem=None, retry=False, progress=None)
+    outcome = Outcome(
+        kind="outcome", state="succeeded", question=None, problem=None, retry=False, progress=None, again=True
+    )
     answers = Answers(
         Answered(
             one["round"], np.frombuffer(unpacked(one["rows"]), "<i8"), np.frombuffer(unpacked(one["scores"]), "<f8")
@@ -239,20 +266,21 @@ def _run(
                 rows = packed(waiting.question.rows.astype("<i8").tobytes())
                 outcome["question"] = Asked(round=waiting.question.round, rows=rows)
     except Cancelled:
-        outcome["state"] = "cancelled"
+        outcome |= {"state": "cancelled", "again": False}  # the supervisor may be about to kill this process
     except Exception as error:
         known = _as_tamis_error(error)
         if known is error and known.status < SERVER_ERROR:
             observer.log("error", known.detail, code=known.code)  # it says all: where in Tamis it arose helps nobody
         else:
             observer.log("error", _short(error), traceback=traceback.format_exc())
-        outcome |= {"state": "failed", "problem": problem_of(known), "retry": known.retryable}
+        expected = known.status < SERVER_ERROR
+        outcome |= {"state": "failed", "problem": problem_of(known), "retry": known.retryable, "again": expected}
     observer.tell_work()
     outcome["progress"] = observer.last
     return outcome
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alone(out: Path, observer: PipeObserver) -> Iterator[None]:
     """Hold the job's folder: an earlier attempt on this host, its supervisor stopped, may still be at work in it."""
     out.mkdir(mode=0o700, parents=True, exist_ok=True)

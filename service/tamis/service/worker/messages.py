@@ -1,8 +1,8 @@
 """What supervisor and job process say to each other: one JSON object a line, over the job process's own pipes.
 
-To the job process: ``answers`` (one for each round that was answered), ``order`` (once), then ``cancel``. From it:
-``ready`` (once), ``progress``, ``log``, ``work``, and last ``outcome``. Arrays are base64 of their bytes,
-little-endian.
+To the job process: ``answers`` (one for each round that was answered), ``order``, then ``cancel`` perhaps. From it:
+``ready``, then for its order ``progress``, ``log``, ``work`` and ``outcome``, and ``ready`` again where it takes another
+order. Arrays are base64 of their bytes, little-endian.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Outcome(TypedDict):
     problem: dict[str, Any] | None  # for failed
     retry: bool  # for failed: whether the same job may succeed when it is tried again
     progress: dict[str, Any] | None  # the last
+    again: bool  # whether the process takes another order
 
 
 def encode(message: Message) -> bytes:

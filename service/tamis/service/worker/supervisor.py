@@ -32,7 +32,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.worker")
 
 
 class Supervisor:
-    """Runs up to `slots` jobs at a time, one process each, and keeps one warm process ahead."""
+    """Runs up to `slots` jobs at a time, one process each, and keeps one warm process more than it has jobs."""
 
     def __init__(
         self, store: Store, settings: Settings, *, slots: int = 1, timing: Timing | None = None, runner: str = EXECUTE
@@ -56,7 +56,7 @@ class Supervisor:
         self.id: Final = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._attempts: list[Attempt] = []
         self._tally = Tally()
-        self._spare: JobProcessHandle | None = None
+        self._spares: list[JobProcessHandle] = []
         self._next_spare = self._next_poll = self._next_report = 0.0
         self._stopping = False
 
@@ -90,9 +90,9 @@ class Supervisor:
             if now >= self._next_report:
                 self._next_report = now + self._timing.report
                 self._report()
-            if now >= self._next_poll and len(self._attempts) < self._slots and self._spare_is_ready():
+            if now >= self._next_poll and len(self._attempts) < self._slots and (spare := self._ready_spare()):
                 self._next_poll = now + self._timing.poll
-                self._claim()
+                self._claim(spare)
         except StorageError as error:
             _log.warning("the store does not answer", detail=error.detail)
             self._next_poll = now + self._timing.heartbeat
@@ -100,18 +100,21 @@ class Supervisor:
     def _over(self, attempt: Attempt) -> bool:
         if not attempt.step():
             return False
+        handle = attempt.take_handle()
+        if handle is not None:
+            self._spares.append(handle)
         self._next_poll = self._next_report = 0.0
         return True
 
     def _report(self) -> None:
-        spare = [] if self._spare is None else [self._spare.memory_bytes()]
+        spares = [spare.memory_bytes() for spare in self._spares]
         self._store.workers.report(
             self.id,
             host=socket.gethostname(),
             pid=os.getpid(),
             slots=self._slots,
             running=len(self._attempts),
-            memory_bytes=sum([*spare, *(attempt.memory_bytes for attempt in self._attempts)]),
+            memory_bytes=sum([*spares, *(attempt.memory_bytes for attempt in self._attempts)]),
         )
         self._store.queue.reap()
         self._store_tally()
@@ -126,31 +129,31 @@ class Supervisor:
 
     def _keep_spare(self) -> None:
         now = time.monotonic()
-        if self._spare is None:
-            if now >= self._next_spare:
-                self._spare = JobProcessHandle(self._runner)
-            return
-        for _ in self._spare.receive():
-            pass  # ready: the handle keeps it
-        for line in self._spare.errors():
-            _log.warning("job process", pid=self._spare.pid, stderr=line)
-        status = self._spare.exit_status()
-        if status is not None:
-            _log.error("a job process ended before it had a job", status=status)
-            self._spare.close()
-            self._spare = None
-            self._next_spare = now + SPARE_RETRY_SECONDS
+        # One more than there are slots: while a process ends badly, or starts, the next job need not wait.
+        if not self._spares and len(self._attempts) <= self._slots and now >= self._next_spare:
+            self._spares.append(JobProcessHandle(self._runner))
+        for spare in self._spares:
+            for _ in spare.receive():
+                pass  # ready: the handle keeps it
+            for line in spare.errors():
+                _log.warning("job process", pid=spare.pid, stderr=line)
+            status = spare.exit_status()
+            if status is not None:
+                _log.error("a job process ended before it had a job", status=status)
+                spare.close()
+                self._next_spare = now + SPARE_RETRY_SECONDS
+        self._spares = [spare for spare in self._spares if spare.exit_status() is None]
 
-    def _spare_is_ready(self) -> bool:
-        return self._spare is not None and self._spare.ready
+    def _ready_spare(self) -> JobProcessHandle | None:
+        """The one that was used last is warmest."""
+        return next((spare for spare in reversed(self._spares) if spare.ready), None)
 
-    def _claim(self) -> None:
+    def _claim(self, handle: JobProcessHandle) -> None:
         claim = self._store.queue.claim(self.id, self._timing.lease)
         if claim is None:
             return
         answers = [] if claim.job.round is None else self._answers(claim.job.id)
-        handle, self._spare = self._spare, None
-        assert handle is not None
+        self._spares.remove(handle)
         for message in answers:
             handle.send(message)
         handle.send(self._order(claim))
@@ -182,8 +185,8 @@ class Supervisor:
 
     def _sleep(self) -> None:
         descriptors = [descriptor for attempt in self._attempts for descriptor in attempt.descriptors]
-        if self._spare is not None:
-            descriptors += self._spare.descriptors
+        for spare in self._spares:
+            descriptors += spare.descriptors
         with selectors.DefaultSelector() as selector:
             for descriptor in descriptors:
                 selector.register(descriptor, selectors.EVENT_READ)
@@ -192,8 +195,8 @@ class Supervisor:
             selector.select(TICK_SECONDS)
 
     def _leave(self) -> None:
-        if self._spare is not None:
-            self._spare.close()
+        for spare in self._spares:
+            spare.close()
         for attempt in self._attempts:
             attempt.give_back()
         try:
