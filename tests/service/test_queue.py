@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.queues
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -41,6 +42,100 @@ def test_the_queue_is_in_order(store: Store, submit: Submit) -> None:
     urgent, later = submit(priority=1).job_id, submit(priority=-1).job_id
     assert [claimed(store).job.id for _ in range(4)] == [urgent, first, second, later]
     assert store.queue.claim("w", 60) is None
+
+
+# Turns
+
+
+def owners(store: Store, count: int) -> str:
+    return "".join(claimed(store).job.owner[0] for _ in range(count))
+
+
+def test_owners_take_turns(store: Store, submit: Submit) -> None:
+    for owner in ("ann", "ann", "ann", "ann", "bob", "bob", "cid"):
+        submit(owner=owner)
+    assert owners(store, 7) == "abcabaa"
+
+
+def test_who_comes_late_waits_for_no_backlog_and_is_not_paid_for_it(store: Store, submit: Submit) -> None:
+    for _ in range(6):
+        submit(owner="ann")
+    assert owners(store, 3) == "aaa"
+    for _ in range(3):
+        submit(owner="bob")
+    assert owners(store, 6) == "bababa"
+    submit(owner="bob")
+    submit(owner="ann")
+    assert owners(store, 2) == "ba"
+
+
+def test_turns_are_taken_within_a_priority(store: Store, submit: Submit) -> None:
+    for _ in range(3):
+        submit(owner="ann")
+    for _ in range(2):
+        submit(owner="ann", priority=5)
+    assert owners(store, 2) == "aa"
+    submit(owner="bob")
+    assert owners(store, 4) == "abaa"
+
+
+def test_a_resumed_job_keeps_its_turn(store: Store, submit: Submit) -> None:
+    first = submit(owner="ann").job_id
+    submit(owner="ann")
+    store.jobs.request_cancel(first)
+    submit(owner="bob")
+    store.jobs.resume(first)
+    assert claimed(store).job.id == first
+
+
+@pytest.fixture
+def capped(store_url: str, store: Store) -> Iterator[Store]:
+    """The same database, where an owner may have one job running."""
+    capped = Store(store_url, running_per_owner=1)
+    yield capped
+    capped.close()
+
+
+def test_an_owner_has_so_many_jobs_running(capped: Store, submit: Submit) -> None:
+    capped.workers.report("w", host="h", pid=1, slots=4, running=0)
+    first, second = submit(owner="ann").job_id, submit(owner="ann").job_id
+    third = submit(owner="bob").job_id
+    held = claimed(capped)
+    assert held.job.id == first
+    assert "as many jobs of its owner are running" in (capped.jobs.get(second).waiting_reason or "")
+    assert claimed(capped).job.id == third
+    assert capped.queue.claim("w", 60) is None
+    capped.queue.succeed(held.lease)
+    assert claimed(capped).job.id == second
+
+
+def test_an_abandoned_job_is_adopted_under_the_cap(capped: Store, submit: Submit) -> None:
+    job_id = submit(owner="ann").job_id
+    claimed(capped, lease=EXPIRED)
+    submit(owner="ann")
+    assert claimed(capped, "other").job.id == job_id
+    assert capped.queue.claim("other", 60) is None
+
+
+def test_claims_side_by_side_keep_to_the_cap(capped: Store, submit: Submit) -> None:
+    for _ in range(8):
+        submit(owner="ann")
+    with ThreadPoolExecutor(8) as pool:
+        claims = list(pool.map(lambda n: capped.queue.claim(f"w{n}", 60), range(8)))
+    assert sum(claim is not None for claim in claims) == 1
+
+
+def test_a_worker_looks_for_what_is_to_stop(store: Store, submit: Submit) -> None:
+    jobs = [submit().job_id for _ in range(3)]
+    for worker in ("a", "a", "b"):
+        claimed(store, worker)
+    for job_id in jobs[1:]:
+        store.jobs.request_cancel(job_id)
+    assert store.queue.cancelling("a") == {jobs[1]} and store.queue.cancelling("b") == {jobs[2]}
+    assert store.queue.cancelling("c") == frozenset()
+
+
+# Claims and leases
 
 
 def test_a_claim(store: Store, submit: Submit) -> None:

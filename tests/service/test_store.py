@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tamis.selectors.errors import Conflict, NotFound
+from tamis.selectors.errors import Conflict, NotFound, StorageError
 from tamis.service.store import (
     BadCursor,
     EventKind,
@@ -167,6 +167,77 @@ def test_one_key_from_many_threads_makes_one_job(store: Store, submit: Submit) -
         answers = list(pool.map(send, range(8)))
     assert len({answer.job_id for answer in answers}) == 1
     assert sorted(answer.replayed for answer in answers) == [False] + [True] * 7
+
+
+# The same result again
+
+
+def test_an_identical_job_is_found(store: Store, submit: Submit) -> None:
+    first = submit(fingerprint="f").job_id
+    taken: dict[str, Any] = {"fingerprint": "f", "reusable": lambda job: True}
+    still_running = submit(**taken)
+    assert still_running.job_id != first  # only what has succeeded is an answer
+    store.jobs.request_cancel(still_running.job_id)
+    run_to(store, first, JobState.SUCCEEDED)
+    same = submit(**taken, idempotency_key="k", body_sha256="a")
+    assert (same.job_id, same.replayed, same.response["state"]) == (first, False, "succeeded")
+    again = store.jobs.replay(owner="ann", idempotency_key="k", body_sha256="a")
+    assert again is not None and again.replayed and again.job_id == first
+    others = [
+        submit(**taken, owner="bob"),
+        submit(**taken | {"fingerprint": "g"}),
+        submit(**taken | {"fingerprint": None}),
+        submit(**taken | {"reusable": lambda job: False}),
+        submit(fingerprint="f"),
+    ]
+    assert first not in {other.job_id for other in others}
+    assert store.removals.expire(first)
+    assert submit(**taken).job_id != first
+
+
+# Files that go
+
+
+def test_deleting_promises_to_remove_files(store: Store, submit: Submit) -> None:
+    job_id = submit().job_id
+    run_to(store, job_id, JobState.SUCCEEDED)
+    store.jobs.delete(job_id)
+    assert store.removals.promised() == [job_id]
+
+    def fails() -> None:
+        raise StorageError("no")
+
+    with pytest.raises(StorageError, match="no"):
+        store.removals.keep_promise(job_id, fails)
+    assert store.removals.promised() == [job_id]
+    done: list[str] = []
+    for _ in range(2):
+        store.removals.keep_promise(job_id, lambda: done.append(job_id))
+    assert done == [job_id] and store.removals.promised() == []
+
+
+@pytest.mark.parametrize("state", list(JobState))
+def test_only_what_is_finished_expires(store: Store, submit: Submit, state: JobState) -> None:
+    job_id = submit().job_id
+    run_to(store, job_id, state)
+    finished = [job.job_id for job in store.removals.finished()]
+    assert finished == ([job_id] if state.terminal else [])
+    assert store.removals.expire(job_id) == state.terminal
+    assert not store.removals.expire(job_id)
+    assert (store.jobs.get(job_id).expired_at is not None) == state.terminal
+    assert store.removals.finished() == []
+    if state in (JobState.FAILED, JobState.CANCELLED):
+        assert store.jobs.resume(job_id).expired_at is None
+        assert store.removals.promised() == []  # its files are the next attempt's
+
+
+def test_what_an_active_job_reads_does_not_expire(store: Store, submit: Submit) -> None:
+    earlier = submit().job_id
+    run_to(store, earlier, JobState.SUCCEEDED)
+    later = submit(uses=[earlier]).job_id
+    assert store.removals.finished() == [] and not store.removals.expire(earlier)
+    store.jobs.request_cancel(later)
+    assert store.removals.expire(earlier)
 
 
 # List

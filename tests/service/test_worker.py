@@ -15,7 +15,7 @@ import pytest
 from tamis.native import source_digest
 from tamis.selectors.errors import DataError, Infeasible, Invalid, TamisError
 from tamis.service.problem import problem_of
-from tamis.service.settings import BadSettings, Settings
+from tamis.service.settings import BadSettings, Keep, Settings
 from tamis.service.worker.messages import Lines, encode
 
 # Settings
@@ -37,8 +37,14 @@ def test_everything_set() -> None:
             "TAMIS_DATA_ROOTS": "/data:/more data/:",
             "TAMIS_ENGINE": "local",
             "TAMIS_THREADS": "3",
+            "TAMIS_LEASE_SECONDS": "4",
+            "TAMIS_RUNNING_PER_OWNER": "2",
+            "TAMIS_KEEP_SECONDS": "5",
+            "TAMIS_KEEP_SIGNALS_BYTES": "6",
         }
     )
+    assert (settings.lease_seconds, settings.running_per_owner) == (4, 2)
+    assert (settings.keep, settings.keep_signals) == (Keep(seconds=5), Keep(bytes=6))
     assert settings.data_roots == (Path("/data"), Path("/more data"))
     assert (settings.database_url, settings.threads) == ("postgresql://db/tamis", 3)
     assert settings.job_dir("job_1") == Path("/srv/tamis/jobs/job_1")
@@ -64,6 +70,9 @@ def test_empty_variables_are_unset_ones() -> None:
         ("TAMIS_THREADS", "two"),
         ("TAMIS_THREADS", "²"),
         ("TAMIS_THREADS", "100000"),
+        ("TAMIS_LEASE_SECONDS", "0"),
+        ("TAMIS_RUNNING_PER_OWNER", "0"),
+        ("TAMIS_KEEP_BYTES", "1e9"),
         ("TAMIS_DATA_ROOTS", "relative"),
         ("TAMIS_DATA_ROOTS", "s3://bucket/prefix"),
     ],

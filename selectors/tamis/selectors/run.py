@@ -258,7 +258,7 @@ class Run:
         self._expect(len(calls), sum(dataset.units[unit].rows or 0 for unit in wanted))
         missing: dict[str, Call] = {}
         for key, call in zip(keys, calls, strict=True):
-            if store.has(key) or key in missing:  # the same bytes twice in one dataset are computed once
+            if store.use(key) or key in missing:  # the same bytes twice in one dataset are computed once
                 self.tell_unit(call, None)
                 self.advance(units=1, rows=dataset.units[call.unit].rows or 0)
             else:
@@ -281,7 +281,7 @@ class Run:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table.combine_chunks())
         key = content_key("shared", name, hashlib.sha256(sink.getvalue()).hexdigest())
-        if not store.has(key):
+        if not store.use(key):
             store.publish(key, table)
         return key
 
@@ -312,7 +312,7 @@ class Run:
             dataset.columns.key(roles),
             dict(params),
         )
-        if not self.store.has(key):
+        if not self.store.use(key):
             self.store.publish(key, compute())
         return self.store.read(key)
 

@@ -63,6 +63,14 @@ class SignalStore:
     def has(self, key: str) -> bool:
         return self.path(key).is_file()
 
+    def use(self, key: str) -> bool:
+        """Whether `key` is there; if so, it counts as used now, and is not among the first to go when room is made."""
+        try:
+            os.utime(self.path(key))
+        except OSError:
+            return self.has(key)  # another user's file, or none
+        return True
+
     def publish(self, key: str, table: pa.Table) -> None:
         """Write `table` under `key` unless it is there; whoever comes first wins, and every reader sees a whole file.
 

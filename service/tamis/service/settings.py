@@ -22,6 +22,14 @@ class BadSettings(TamisError):
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """How long files are kept, and how many; without bounds when left out."""
+
+    seconds: int | None = None  # since the job finished, or since a signal was used
+    bytes: int | None = None  # of all together; the oldest go first
+
+
+@dataclass(frozen=True)
 class Settings:
     """What an operator sets; every field has the environment variable of its comment."""
 
@@ -30,6 +38,12 @@ class Settings:
     data_roots: tuple[Path, ...] | None  # TAMIS_DATA_ROOTS: allow-list, ':' between; None: every readable path
     engine: str  # TAMIS_ENGINE: "local"
     threads: int  # TAMIS_THREADS: CPUs that this process may use when left out
+    lease_seconds: float = 15.0  # TAMIS_LEASE_SECONDS: a job is another's when its worker did not report for so long
+    running_per_owner: int | None = (
+        None  # TAMIS_RUNNING_PER_OWNER: jobs of one owner that run at a time, over all workers
+    )
+    keep: Keep = Keep()  # TAMIS_KEEP_SECONDS, TAMIS_KEEP_BYTES: results of finished jobs
+    keep_signals: Keep = Keep()  # TAMIS_KEEP_SIGNALS_SECONDS, TAMIS_KEEP_SIGNALS_BYTES: signals that no job used since
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -52,7 +66,11 @@ class Settings:
             database_url=environ.get("TAMIS_DATABASE_URL") or f"sqlite:///{quote(str(home / DATABASE_FILE))}",
             data_roots=_data_roots(environ.get("TAMIS_DATA_ROOTS", "")),
             engine=_engine(environ.get("TAMIS_ENGINE") or "local"),
-            threads=_threads(environ.get("TAMIS_THREADS", "")),
+            threads=_threads(environ),
+            lease_seconds=_number(environ, "TAMIS_LEASE_SECONDS", 1, 3600) or cls.lease_seconds,
+            running_per_owner=_number(environ, "TAMIS_RUNNING_PER_OWNER", 1, 10_000),
+            keep=_keep(environ, "TAMIS_KEEP"),
+            keep_signals=_keep(environ, "TAMIS_KEEP_SIGNALS"),
         )
 
     @property
@@ -96,15 +114,25 @@ def _data_roots(value: str) -> tuple[Path, ...] | None:
     return tuple(Path(part) for part in parts) or None
 
 
+def _keep(environ: Mapping[str, str], prefix: str) -> Keep:
+    return Keep(_number(environ, f"{prefix}_SECONDS", 0, 10**10), _number(environ, f"{prefix}_BYTES", 0, 2**60))
+
+
+def _number(environ: Mapping[str, str], name: str, least: int, most: int) -> int | None:
+    """Read a whole number; None when the variable is not set."""
+    value = environ.get(name, "")
+    if not value:
+        return None
+    if not value.isascii() or not value.isdigit() or not least <= int(value) <= most:
+        raise BadSettings(f"{name}: {value!r} is not a whole number from {least} to {most}")
+    return int(value)
+
+
 def _engine(value: str) -> str:
     if value != "local":
         raise BadSettings(f"TAMIS_ENGINE: {value!r} is not an engine of this version; leave it out or set 'local'")
     return value
 
 
-def _threads(value: str) -> int:
-    if not value:
-        return len(os.sched_getaffinity(0))
-    if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= 1024:
-        raise BadSettings(f"TAMIS_THREADS: {value!r} is not a whole number from 1 to 1024")
-    return int(value)
+def _threads(environ: Mapping[str, str]) -> int:
+    return _number(environ, "TAMIS_THREADS", 1, 1024) or len(os.sched_getaffinity(0))

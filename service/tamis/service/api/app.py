@@ -37,7 +37,7 @@ def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
     limits : Limits, optional
         What one request may ask for.
     """
-    store = Store(settings.database_url)
+    store = Store(settings.database_url, running_per_owner=settings.running_per_owner)
     service = Service(settings, limits or Limits(), store)
 
     @asynccontextmanager

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Final
 
 import structlog
@@ -16,14 +16,16 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from tamis.selectors.errors import Conflict
+from tamis.selectors.errors import Conflict, StorageError
+from tamis.selectors.spec import JobSpec
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import OWNER, Service, ServiceDep
 from tamis.service.api.files import matches_etag
 from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, problems
 from tamis.service.api.resources import etag, job_resource
 from tamis.service.api.shapes import MAX_PAGE, JobList, JobPlan, JobRequest, JobResource, State
-from tamis.service.api.submission import check, check_resumable, plan_of, resolve
+from tamis.service.api.submission import RESULT, check, check_resumable, plan_of, resolve
+from tamis.service.retention import Retention
 from tamis.service.store import Job, JobState, Submission
 from tamis.service.tracing import traceparent
 
@@ -76,7 +78,17 @@ JOB_HEADERS: Final[dict[str, Any]] = {
     status_code=202,
     response_model=JobResource,
     summary="Submit a job",
-    responses=problems(400, 403, 404, 409, 413, 415, 422, 503, more={202: {"headers": JOB_HEADERS}}),
+    responses=problems(
+        *(400, 403, 404, 409, 413, 415, 422, 503),
+        more={
+            200: {
+                "model": JobResource,
+                "description": "An earlier job with the same result, as `reuse` asked.",
+                "headers": {name: JOB_HEADERS[name] for name in ("Location", "Idempotent-Replayed")},
+            },
+            202: {"headers": JOB_HEADERS},
+        },
+    ),
     openapi_extra=request_body(JobRequest),
 )
 def submit(service: ServiceDep, body: JobBody, idempotency_key: IdempotencyKey = None) -> Response:
@@ -103,21 +115,32 @@ def _submit(service: Service, body: Body[JobRequest], key: str | None) -> Submis
         selector=request.selector.name,
         fingerprint=checked.plan.fingerprint,
         labels=request.labels,
+        priority=request.priority,
         render=lambda job: job_resource(job).model_dump(mode="json"),
         uses=resolved.uses,
         traceparent=traceparent(),
         idempotency_key=key,
         body_sha256=body.sha256 if key is not None else None,
+        reusable=partial(_same_files, service, checked.spec) if request.reuse == "identical" else None,
     )
     log.info("job accepted", job=submission.job_id, selector=request.selector.name, replayed=submission.replayed)
     return submission
 
 
+def _same_files(service: Service, spec: JobSpec, earlier: Job) -> bool:
+    """Whether an earlier job of the same fingerprint has what `spec` asks for, and has it still."""
+    scores = dict(earlier.spec.get("output", {})).get("scores", "selected")
+    return scores == spec.output.scores and (service.settings.job_dir(earlier.id) / RESULT).is_file()
+
+
 def _accepted(submission: Submission) -> Response:
-    headers = {"Location": f"/v1/jobs/{submission.job_id}", "Retry-After": str(POLL_AFTER_SECONDS)}
+    headers = {"Location": f"/v1/jobs/{submission.job_id}"}
+    is_new = not submission.response["terminal"]  # else it is an earlier job, which `reuse` has found
+    if is_new:
+        headers["Retry-After"] = str(POLL_AFTER_SECONDS)
     if submission.replayed:
         headers["Idempotent-Replayed"] = "true"
-    return JSONResponse(dict(submission.response), status_code=202, headers=headers)
+    return JSONResponse(dict(submission.response), status_code=202 if is_new else 200, headers=headers)
 
 
 @contextmanager
@@ -275,11 +298,8 @@ def resume(service: ServiceDep, job: JobDep) -> JobResource:
 def delete(service: ServiceDep, job: JobDep) -> None:
     """Delete a finished job with its log and its result."""
     service.store.jobs.delete(job.id)
-    folder = service.settings.job_dir(job.id)
     try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass  # it never wrote anything
-    except OSError as error:
-        # The job is gone for its caller; what is left on disk is the operator's concern.
-        log.error("a deleted job's folder can't be removed", job=job.id, folder=str(folder), reason=error.strerror)
+        Retention(service.store, service.settings).remove_files(job.id)
+    except StorageError as error:
+        # The job is gone for its caller; a worker's sweep tries again what is left on disk.
+        log.error("a deleted job's files are not removed yet", job=job.id, reason=error.detail)

@@ -68,6 +68,13 @@ class KeyInFlight(TamisError):
     status = 409
 
 
+class Expired(TamisError):
+    """The job's files were removed to make room; submit it again, and the same bytes are made again."""
+
+    code = "expired"
+    status = 410
+
+
 class PreconditionFailed(TamisError):
     """The file is another than If-Match asks for."""
 

@@ -29,11 +29,12 @@ FILE_URLS = {"selection.parquet": "selection.parquet", "report.json": "report"}
 def job_links(job: Job) -> JobLinks:
     """Say where the parts of a job are."""
     base = f"/v1/jobs/{job.id}"
-    done = job.state is JobState.SUCCEEDED
+    done = job.state is JobState.SUCCEEDED and job.expired_at is None
     return JobLinks(
         self=base,
         events=f"{base}/events",
         logs=f"{base}/logs",
+        units=f"{base}/units",
         result=f"{base}/result" if done else None,
         selection=f"{base}/selection.parquet" if done else None,
         report=f"{base}/report" if done else None,
@@ -55,6 +56,7 @@ def job_resource(job: Job) -> JobResource:
             "created_at": moment(job.created_at),
             "started_at": moment(job.started_at),
             "finished_at": moment(job.finished_at),
+            "expired_at": moment(job.expired_at),
             "waiting_reason": job.waiting_reason,
             "progress": None if job.progress is None else dict(job.progress) | {"eta_seconds": _seconds_left(job)},
             "attempts": job.attempts,

@@ -18,9 +18,11 @@ from tamis.selectors.outcome import Explanation, ResultFile, ResultManifest
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import FILE_HEADERS, file_response
 from tamis.service.api.jobs import JobDep
-from tamis.service.api.problems import BadRequest, NotAcceptable, problems
+from tamis.service.api.problems import BadRequest, Expired, NotAcceptable, problems
 from tamis.service.api.resources import job_result, log_entry, timestamp
 from tamis.service.api.shapes import JobResult
+from tamis.service.api.submission import RESULT
+from tamis.service.journal import read_units
 from tamis.service.store import Job, JobState
 
 router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"])
@@ -33,7 +35,6 @@ RETRY_MILLISECONDS: Final = 1000
 
 CACHED_MANIFESTS: Final = 256
 
-RESULT: Final = "result.json"
 SELECTION: Final = "selection.parquet"
 REPORT: Final = "report.json"
 PARQUET: Final = "application/vnd.apache.parquet"
@@ -48,11 +49,13 @@ FILE_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 def _finished(job: JobDep) -> Job:
     if job.state is not JobState.SUCCEEDED:
         raise Conflict(f"The job is {job.state}: there is a result once it has succeeded.")
+    if job.expired_at is not None:
+        raise Expired
     return job
 
 
 FinishedJob = Annotated[Job, Depends(_finished)]
-"""The job that the path names, which has succeeded; 404 and 409 without."""
+"""The job that the path names, which has succeeded; 404, 409 and 410 without."""
 
 
 @lru_cache(maxsize=CACHED_MANIFESTS)
@@ -132,7 +135,23 @@ def logs(service: ServiceDep, job: JobDep) -> Response:
     return StreamingResponse(lines(), media_type="application/x-ndjson")
 
 
-@router.get("/result", summary="Look at the result", responses=problems(404, 409, 503))
+@router.get(
+    "/units",
+    response_class=StreamingResponse,
+    summary="Read what is done of a job",
+    responses=problems(
+        404, more={200: {"description": "One JSON object a line.", "content": {"application/x-ndjson": {}}}}
+    ),
+)
+def units(service: ServiceDep, job: JobDep) -> Response:
+    """Give every unit of work whose result is there, in the order they came, as newline-delimited JSON.
+
+    An attempt names the units that it found finished, too (`seconds` is null): those that a resume does not run again.
+    """
+    return StreamingResponse(read_units(service.settings.job_dir(job.id)), media_type="application/x-ndjson")
+
+
+@router.get("/result", summary="Look at the result", responses=problems(404, 409, 410, 503))
 def result(service: ServiceDep, job: FinishedJob) -> JobResult:
     """Give the result's manifest: files with sizes and digests, totals, asked and got, provenance."""
     return job_result(job, _manifest(service, job))
@@ -142,7 +161,7 @@ def result(service: ServiceDep, job: FinishedJob) -> JobResult:
     "/selection.parquet",
     response_class=Response,
     summary="Ask about the selection",
-    responses=problems(404, 409, 412, 416, 503, more={**FILE_RESPONSES}),
+    responses=problems(404, 409, 410, 412, 416, 503, more={**FILE_RESPONSES}),
 )
 @router.get(
     "/selection.parquet",
@@ -152,7 +171,7 @@ def result(service: ServiceDep, job: FinishedJob) -> JobResult:
         **FILE_RESPONSES,
         200: {**FILE_RESPONSES[200], "content": {PARQUET: {"schema": {"type": "string", "format": "binary"}}}},
     }
-    | problems(404, 409, 412, 416, 503),
+    | problems(404, 409, 410, 412, 416, 503),
 )
 def selection(request: Request, service: ServiceDep, job: FinishedJob) -> Response:
     """Give the selected rows as Parquet; ranges and conditional requests are answered as RFC 9110 has them."""
@@ -164,7 +183,7 @@ def selection(request: Request, service: ServiceDep, job: FinishedJob) -> Respon
     "/files/{name}",
     response_class=Response,
     summary="Ask about a file of the result",
-    responses=problems(404, 409, 412, 416, 503, more={**FILE_RESPONSES}),
+    responses=problems(404, 409, 410, 412, 416, 503, more={**FILE_RESPONSES}),
 )
 @router.get(
     "/files/{name}",
@@ -177,7 +196,7 @@ def selection(request: Request, service: ServiceDep, job: FinishedJob) -> Respon
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         },
     }
-    | problems(404, 409, 412, 416, 503),
+    | problems(404, 409, 410, 412, 416, 503),
 )
 def result_file(request: Request, service: ServiceDep, job: FinishedJob, name: str) -> Response:
     """Give a file that the result's manifest lists (scores.parquet, model.arrow, …), as the selection is given."""
@@ -190,7 +209,7 @@ def result_file(request: Request, service: ServiceDep, job: FinishedJob, name: s
     response_class=Response,
     summary="Read the report",
     responses=problems(
-        *(404, 406, 409, 503),
+        *(404, 406, 409, 410, 503),
         more={
             200: {"description": "The evidence.", "content": {"application/json": {"schema": {"type": "object"}}}},
         },
@@ -237,7 +256,7 @@ def preferred(accept: str | None, offered: list[str]) -> str | None:
     return best if liking(best) > 0 else None
 
 
-@router.get("/explain", summary="Explain a row", responses=problems(400, 404, 409, 503))
+@router.get("/explain", summary="Explain a row", responses=problems(400, 404, 409, 410, 503))
 def explain(
     service: ServiceDep,
     job: FinishedJob,

@@ -41,6 +41,14 @@ class JobRequest(JobSpec):
     exclude: list[JobId] = Field(
         default_factory=list, max_length=64, description="Earlier jobs whose selections to keep away from."
     )
+    priority: Annotated[int, Field(ge=-100, le=100)] = Field(
+        0, description="Jobs of a larger one start first; those of the same one take turns by owner."
+    )
+    reuse: Literal["identical"] | None = Field(
+        None,
+        description="'identical': an earlier job of yours that succeeded with the same fingerprint and the same files "
+        "is the answer (200), and nothing runs.",
+    )
 
 
 class JobPlan(Plan):
@@ -85,6 +93,7 @@ class JobLinks(Resource):
     self: str
     events: str
     logs: str
+    units: str
     result: str | None
     selection: str | None
     report: str | None
@@ -104,6 +113,7 @@ class JobResource(Resource):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    expired_at: datetime | None = Field(description="When its files were removed to make room; null before.")
     waiting_reason: str | None = Field(description="Why a queued job waits, or what a waiting one asks.")
     progress: JobProgress | None
     attempts: int
@@ -167,6 +177,20 @@ class LogEntry(BaseModel):
     at: datetime
     level: str
     message: str
+
+
+class UnitEntry(BaseModel):
+    """A unit of work whose result is there."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    at: datetime
+    attempt: int
+    phase: str
+    shard: str
+    unit: int = Field(description="Its number in its dataset.")
+    rows: int | None = Field(description="Null where nothing has counted them yet.")
+    seconds: float | None = Field(description="That it took; null where an earlier run had left its result.")
 
 
 class FileLink(ResultFile):
@@ -277,5 +301,6 @@ __all__ = [
     "Shape",
     "State",
     "TargetRequest",
+    "UnitEntry",
     "Version",
 ]

@@ -17,6 +17,8 @@ from tamis.service.store import Job, JobState
 
 SELECTION = "selection.parquet"
 MODEL = "model.arrow"
+RESULT = "result.json"
+"""Written last: it is there when all is."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def resolve(service: Service, request: JobRequest) -> Resolved:
             job = service.store.jobs.get(job_id, owner=OWNER)
             if job.state is not JobState.SUCCEEDED:
                 raise Conflict(f"Job {job_id} is {job.state}: only the result of a job that succeeded can be used.")
+            if job.expired_at is not None:
+                raise NotFound(f"The files of job {job_id} were removed to make room: submit it again.")
             path = service.settings.job_dir(job_id) / name
             if not path.is_file():
                 raise NotFound(f"Job {job_id} has no {name}.")
@@ -86,14 +90,15 @@ def resolve(service: Service, request: JobRequest) -> Resolved:
         update["preselected"] = file_of(request.preselected, SELECTION, "/preselected")
     update["exclude"] = [file_of(job, SELECTION, f"/exclude/{index}") for index, job in enumerate(request.exclude)]
     # A copy is not validated again: paths stand where the request allows ids only.
-    spec = JobSpec.model_construct(**{**dict(request), **update})
+    asked = {name: value for name, value in request if name in JobSpec.model_fields}
+    spec = JobSpec.model_construct(**{**asked, **update})
     return Resolved(spec, tuple(dict.fromkeys(uses)))
 
 
 def plan_of(service: Service, request: JobRequest) -> JobPlan:
     """Check a request as a submission does, and say what the job would need. Raises as `resolve` and `check` do."""
     checked = check(service, resolve(service, request))
-    named = request.model_dump(mode="json", include={"preselected", "exclude"})
+    named = request.model_dump(mode="json", include={"preselected", "exclude", "priority", "reuse"})
     resolved = checked.spec.model_dump(mode="json") | named  # ids of jobs, not the paths of their files
     if request.target is not None and request.target.model is not None:
         resolved["target"] = request.target.model_dump(mode="json")

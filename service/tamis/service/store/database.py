@@ -72,6 +72,11 @@ class Database:
             return time.time()
         return float(connection.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one())
 
+    def one_at_a_time(self, connection: Connection, key: int) -> None:
+        """Wait until no other transaction holds `key`, and hold it until this one ends."""
+        if not self.is_sqlite:  # which has one writer at a time anyhow
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+
     def migrate(self) -> None:
         """Create the database or bring it to this version's schema; several processes at once wait for each other."""
         if not self.is_sqlite:

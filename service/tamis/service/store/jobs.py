@@ -14,7 +14,8 @@ from tamis.service.store import cursors
 from tamis.service.store.database import Database
 from tamis.service.store.idempotency import store_answer, stored_answer
 from tamis.service.store.ids import is_id, new_id
-from tamis.service.store.models import datasets, job_labels, job_uses, jobs, questions
+from tamis.service.store.models import datasets, job_labels, job_uses, jobs, removals
+from tamis.service.store.reasons import waiting_reasons
 from tamis.service.store.records import (
     ACTIVE_STATES,
     RESUMABLE_STATES,
@@ -27,8 +28,9 @@ from tamis.service.store.records import (
     Json,
     Submission,
 )
-from tamis.service.store.rows import JOB_COLUMNS, AnyRow, change_state, select_job, to_jobs, write_event
-from tamis.service.store.workers import live_workers
+from tamis.service.store.removals import promise_removal
+from tamis.service.store.rows import JOB_COLUMNS, change_state, select_job, to_jobs, write_event
+from tamis.service.store.turns import next_turn
 
 DEFAULT_PAGE: Final = 50
 """Jobs on a page."""
@@ -40,8 +42,9 @@ MAX_ATTEMPTS: Final = 3
 class Jobs:
     """Submit, look, wait, cancel, resume, delete, count."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, running_per_owner: int | None = None) -> None:
         self._database = database
+        self._running_per_owner = running_per_owner
 
     def submit(
         self,
@@ -58,6 +61,7 @@ class Jobs:
         traceparent: str | None = None,
         idempotency_key: str | None = None,
         body_sha256: str | None = None,
+        reusable: Callable[[Job], bool] | None = None,
     ) -> Submission:
         """Store a job as queued; durable when this returns.
 
@@ -75,6 +79,9 @@ class Jobs:
             W3C trace context that the job's attempts belong to.
         idempotency_key, body_sha256 : str, optional
             Both or none. The sha256 is that of the canonical body.
+        reusable : callable, optional
+            When given, the newest job of this owner and fingerprint that succeeded, whose files are there and that
+            `reusable` accepts, is the answer, and nothing is stored but the key.
 
         Raises
         ------
@@ -92,6 +99,20 @@ class Jobs:
                     stored = stored_answer(connection, owner, idempotency_key, body_sha256, now)
                     if stored is not None:
                         return stored
+                if reusable is not None:
+                    same = self._identical(connection, owner, fingerprint, reusable, now)
+                    if same is not None:
+                        submission = Submission(same.id, False, render(same))
+                        if idempotency_key is not None and body_sha256 is not None:
+                            store_answer(
+                                connection,
+                                submission,
+                                owner=owner,
+                                key=idempotency_key,
+                                body_sha256=body_sha256,
+                                now=now,
+                            )
+                        return submission
                 _lock_used(connection, uses)
                 job_id = new_id("job_")
                 connection.execute(
@@ -105,6 +126,7 @@ class Jobs:
                         labels=dict(labels),
                         fingerprint=fingerprint,
                         priority=priority,
+                        vtime=next_turn(connection, owner, priority),
                         attempts=0,
                         attempts_limit=MAX_ATTEMPTS,
                         created_at=now,
@@ -126,7 +148,7 @@ class Jobs:
                 if uses:
                     rows = [{"job_id": job_id, "used_id": used} for used in sorted(set(uses))]
                     connection.execute(sa.insert(job_uses), rows)
-                submission = Submission(job_id, False, render(_get(connection, job_id, now)))
+                submission = Submission(job_id, False, render(self._get(connection, job_id, now)))
                 if idempotency_key is not None and body_sha256 is not None:
                     store_answer(
                         connection, submission, owner=owner, key=idempotency_key, body_sha256=body_sha256, now=now
@@ -155,7 +177,7 @@ class Jobs:
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """Give one job; with `owner`, only when it is theirs. Raises NotFound."""
         with self._database.read() as connection:
-            job = _get(connection, job_id, self._database.now(connection))
+            job = self._get(connection, job_id, self._database.now(connection))
         if owner is not None and job.owner != owner:
             raise NotFound(f"there is no job {job_id!r}")
         return job
@@ -193,7 +215,8 @@ class Jobs:
         with self._database.read() as connection:
             rows = connection.execute(query).all()
             page = rows[:limit]
-            items = to_jobs(connection, page, _waiting_reasons(connection, page, self._database.now(connection)))
+            now = self._database.now(connection)
+            items = to_jobs(connection, page, waiting_reasons(connection, page, now, self._running_per_owner))
         return JobPage(items, cursors.encode(page[-1].id) if len(rows) > limit else None)
 
     def request_cancel(self, job_id: str) -> Cancellation:
@@ -214,7 +237,7 @@ class Jobs:
                 change_state(connection, job_id, JobState.CANCELLED, now, **ended)
             elif state is JobState.RUNNING:
                 change_state(connection, job_id, JobState.CANCELLING, now)
-            return Cancellation(_get(connection, job_id, now), already=state is JobState.CANCELLED)
+            return Cancellation(self._get(connection, job_id, now), already=state is JobState.CANCELLED)
 
     def resume(self, job_id: str) -> Job:
         """Queue a failed or cancelled job again. Raises NotFound; Conflict in any other state."""
@@ -234,11 +257,14 @@ class Jobs:
                 queued_at=now,
                 not_before=0.0,
                 finished_at=None,
+                expired_at=None,
             )
-            return _get(connection, job_id, now)
+            # What was to be removed of it is in the way of nothing, and what is removed already is made again.
+            connection.execute(sa.delete(removals).where(removals.c.job_id == job_id))
+            return self._get(connection, job_id, now)
 
     def delete(self, job_id: str) -> None:
-        """Delete a finished job, its events and its log (the caller deletes its artefacts).
+        """Delete a finished job, its events and its log; its files become a removal, for the caller to do.
 
         Raises
         ------
@@ -253,6 +279,7 @@ class Jobs:
                 raise Conflict(f"the job is {held.state}: cancel it before you delete it")
             refuse_used(connection, job_id)
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
+            promise_removal(connection, job_id, self._database.now(connection))
 
     def counts(self) -> dict[tuple[JobState, str], int]:
         """Count jobs by (state, selector)."""
@@ -266,6 +293,33 @@ class Jobs:
             query = sa.select(sa.func.min(jobs.c.queued_at)).where(jobs.c.state == JobState.QUEUED)
             since = connection.execute(query).scalar_one()
             return None if since is None else max(0.0, self._database.now(connection) - since)
+
+    def _identical(
+        self,
+        connection: Connection,
+        owner: str,
+        fingerprint: str | None,
+        reusable: Callable[[Job], bool],
+        now: float,
+    ) -> Job | None:
+        """Find a job of this owner whose result has this fingerprint, the newest first."""
+        query = (
+            sa.select(*JOB_COLUMNS)
+            .where(
+                jobs.c.owner == owner,
+                jobs.c.fingerprint == fingerprint,
+                jobs.c.state == JobState.SUCCEEDED,
+                jobs.c.expired_at.is_(None),
+            )
+            .order_by(jobs.c.id.desc())
+        )
+        same = to_jobs(connection, connection.execute(query).all(), {})
+        return next((job for job in same if reusable(job)), None)
+
+    def _get(self, connection: Connection, job_id: str, now: float) -> Job:
+        row = select_job(connection, job_id, *JOB_COLUMNS)
+        (job,) = to_jobs(connection, [row], waiting_reasons(connection, [row], now, self._running_per_owner))
+        return job
 
 
 def refuse_used(connection: Connection, used_id: str) -> None:
@@ -287,63 +341,3 @@ def _lock_used(connection: Connection, uses: Collection[str]) -> None:
         query = sa.select(table.c.id).where(table.c.id == used).with_for_update(read=True)
         if not is_id(used) or connection.execute(query).first() is None:
             raise NotFound(f"there is no {table.name.removesuffix('s')} {used!r}")
-
-
-def _get(connection: Connection, job_id: str, now: float) -> Job:
-    row = select_job(connection, job_id, *JOB_COLUMNS)
-    (job,) = to_jobs(connection, [row], _waiting_reasons(connection, [row], now))
-    return job
-
-
-def _waiting_reasons(connection: Connection, rows: Collection[AnyRow], now: float) -> dict[str, str]:
-    """Say of each queued or waiting job why it waits."""
-    return _questions(connection, rows) | _places_in_the_queue(connection, rows, now)
-
-
-def _questions(connection: Connection, rows: Collection[AnyRow]) -> dict[str, str]:
-    waiting = [row.id for row in rows if row.state == JobState.WAITING]
-    if not waiting:
-        return {}
-    asked = (
-        sa.select(questions.c.job_id, questions.c.round, questions.c.missing)
-        .join(jobs, sa.and_(jobs.c.id == questions.c.job_id, jobs.c.round == questions.c.round))
-        .where(jobs.c.id.in_(waiting))
-    )
-    return {
-        row.job_id: f"it asks for the scores of {row.missing:,} row{'s' * (row.missing != 1)} (round {row.round})"
-        for row in connection.execute(asked)
-    }
-
-
-def _places_in_the_queue(connection: Connection, rows: Collection[AnyRow], now: float) -> dict[str, str]:
-    queued = [row.id for row in rows if row.state == JobState.QUEUED]
-    if not queued:
-        return {}
-    if not live_workers(connection, now):
-        return dict.fromkeys(queued, "no worker is running: start one with `tamis worker`")
-    # Places in the queue are counted over all that wait, then looked up: one pass, whatever the page's size.
-    places = (
-        sa.select(
-            jobs.c.id,
-            jobs.c.not_before,
-            jobs.c.attempts,
-            jobs.c.error,
-            sa.func.row_number().over(order_by=(jobs.c.priority.desc(), jobs.c.id)).label("place"),
-        )
-        .where(jobs.c.state == JobState.QUEUED)
-        .subquery()
-    )
-    return {
-        row.id: _waiting_reason(row, now)
-        for row in connection.execute(sa.select(places).where(places.c.id.in_(queued)))
-    }
-
-
-def _waiting_reason(row: AnyRow, now: float) -> str:
-    if row.not_before > now:
-        failure = (row.error or {}).get("detail", "the attempt failed")
-        return f"attempt {row.attempts} failed ({failure}); the next starts in {row.not_before - now:.0f} s"
-    ahead = row.place - 1
-    if ahead == 0:
-        return "it is next: waits for a worker that is free and warmed up"
-    return f"{ahead} job{'s are' if ahead > 1 else ' is'} ahead of it in the queue"

@@ -43,6 +43,7 @@ jobs = Table(
     Column("labels", _JSON, nullable=False),  # as shown; job_labels is the index over them
     Column("fingerprint", String(128)),
     Column("priority", Integer, nullable=False),
+    Column("vtime", Float(53), nullable=False, server_default="0"),  # its turn among jobs of its priority; see turns
     Column("progress", _JSON),
     Column("error", _JSON),
     Column("attempts", Integer, nullable=False),  # charged: what a stopping worker gives back does not count
@@ -53,6 +54,7 @@ jobs = Table(
     Column("started_at", Float(53)),
     Column("finished_at", Float(53)),
     Column("round", Integer),  # the newest question that it asked
+    Column("expired_at", Float(53)),  # its files were removed; the row stays
     Column("version", BigInteger, nullable=False),  # +1 with every change a caller can see
     Column("last_seq", BigInteger, nullable=False),  # of its newest event
     Column("progress_event_at", Float(53)),
@@ -61,11 +63,21 @@ jobs = Table(
     Column("worker", _NAME),  # holds the lease
     Column("lease_token", BigInteger, nullable=False),  # +1 with every claim, never back: the fence
     Column("lease_until", Float(53)),
-    Index(None, "state", "priority", "id"),  # the queue
+    Index(None, "state", "priority", "vtime", "id"),  # the queue
+    Index(None, "owner", "priority", "vtime"),  # an owner's last turn
+    Index(None, "owner", "fingerprint"),
     Index(None, "state", "lease_until"),  # expired leases
     Index(None, "owner", "id"),
     Index(None, "selector", "id"),
 )
+
+removals = Table(
+    "removals",
+    metadata,
+    Column("job_id", _ID, primary_key=True),  # no foreign key: the job is gone, or soon
+    Column("since", Float(53), nullable=False),
+)
+"""Jobs whose files are to be removed: promised in the transaction that takes the job away, done after it."""
 
 job_labels = Table(
     "job_labels",

@@ -18,6 +18,7 @@ from tamis.service.store.models import jobs
 from tamis.service.store.questions import ask
 from tamis.service.store.records import LEASED_STATES, Claim, Control, Event, EventKind, JobState, Json, Lease, LogLine
 from tamis.service.store.rows import JOB_COLUMNS, AnyRow, change_state, to_jobs, write_event, write_logs
+from tamis.service.store.turns import ORDER, may_start
 
 PROGRESS_EVENT_SECONDS: Final = 1.0
 """Shortest time between two progress events of one job; the job itself shows every progress."""
@@ -25,37 +26,52 @@ PROGRESS_EVENT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = (1.0, 5.0, 30.0)
 """How long a failed attempt waits before the next: the first failure, the second, every further one."""
 
+CLAIM_LOCK: Final = 0x636C61696D
+"""Key of the PostgreSQL advisory lock under which claims are counted ('claim' in ASCII)."""
+
 _NO_LEASE: Final[dict[str, Any]] = {"worker": None, "lease_until": None}
 
 
 class Queue:
     """Claim, heartbeat, finish, give back; every write after the claim is fenced on the lease."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, running_per_owner: int | None = None) -> None:
         self._database = database
+        self._running_per_owner = running_per_owner
 
     def claim(self, worker: str, lease_seconds: float) -> Claim | None:
         """Take the next job, or None: one left behind by a worker whose lease ran out, else the first in the queue."""
         with self._database.read() as connection:
             # An idle worker asks all the time: it should not take the write lock for it.
             now = self._database.now(connection)
-            if not connection.execute(sa.select(sa.or_(_abandoned(now).exists(), _waiting(now).exists()))).scalar_one():
+            if not connection.execute(
+                sa.select(sa.or_(_abandoned(now).exists(), self._waiting(now).exists()))
+            ).scalar_one():
                 return None
         with self._database.write() as connection:
             now = self._database.now(connection)
+            if self._running_per_owner is not None:
+                # Two claims side by side would each count without the other.
+                self._database.one_at_a_time(connection, CLAIM_LOCK)
             _reap(connection, now)
             detail = None
             row = _take(connection, _abandoned(now), worker, now, lease_seconds)
             if row is not None:
                 detail = "its worker stopped reporting; another one goes on from the finished units"
             else:
-                row = _take(connection, _waiting(now), worker, now, lease_seconds)
+                row = _take(connection, self._waiting(now), worker, now, lease_seconds)
             if row is None:
                 return None
             change_state(connection, row.id, JobState.RUNNING, now, detail=detail)
             taken = connection.execute(sa.select(*JOB_COLUMNS).where(jobs.c.id == row.id)).one()
             (job,) = to_jobs(connection, [taken], {})
             return Claim(job, Lease(row.id, worker, row.lease_token), max(0.0, now - row.queued_at))
+
+    def cancelling(self, worker: str) -> frozenset[str]:
+        """Give the ids of this worker's jobs that are to stop: a look that is cheap enough for several a second."""
+        query = sa.select(jobs.c.id).where(jobs.c.state == JobState.CANCELLING, jobs.c.worker == worker)
+        with self._database.read() as connection:
+            return frozenset(connection.execute(query).scalars())
 
     def reap(self) -> int:
         """End the jobs whose lease ran out and that no worker takes again; give their number."""
@@ -199,23 +215,14 @@ class Queue:
             )
             return JobState.QUEUED
 
-
-def _waiting(now: float) -> sa.Select[tuple[str]]:
-    """Jobs that may start, the first in the queue first."""
-    return (
-        sa.select(jobs.c.id)
-        .where(jobs.c.state == JobState.QUEUED, jobs.c.not_before <= now)
-        .order_by(jobs.c.priority.desc(), jobs.c.id)
-    )
+    def _waiting(self, now: float) -> sa.Select[tuple[str]]:
+        """Jobs that may start, the first in the queue first."""
+        return sa.select(jobs.c.id).where(*may_start(now, self._running_per_owner)).order_by(*ORDER)
 
 
 def _abandoned(now: float) -> sa.Select[tuple[str]]:
     """Running jobs whose worker stopped reporting."""
-    return (
-        sa.select(jobs.c.id)
-        .where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < now)
-        .order_by(jobs.c.priority.desc(), jobs.c.id)
-    )
+    return sa.select(jobs.c.id).where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < now).order_by(*ORDER)
 
 
 def _ended(now: float) -> sa.Select[tuple[str]]:

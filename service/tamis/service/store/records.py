@@ -79,6 +79,7 @@ class Job:
     created_at: float
     started_at: float | None  # of the first attempt
     finished_at: float | None
+    expired_at: float | None  # its files were removed then, to make room
     round: int | None  # the newest question that it asked
     waiting_reason: str | None  # for a queued or waiting job: why it waits
     version: int  # grows with every change of the row; makes the ETag
@@ -200,6 +201,14 @@ class Worker:
     memory_bytes: int  # that its job processes hold
     started_at: float
     seen_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished job whose files may be removed."""
+
+    job_id: str
+    age: float  # seconds since it finished
 
 
 @dataclass(frozen=True, slots=True)

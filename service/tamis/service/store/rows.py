@@ -39,6 +39,7 @@ JOB_COLUMNS: Final = (
     jobs.c.started_at,
     jobs.c.finished_at,
     jobs.c.round,
+    jobs.c.expired_at,
     jobs.c.version,
     jobs.c.traceparent,
 )

@@ -8,6 +8,7 @@ from tamis.service.store.events import Events
 from tamis.service.store.jobs import Jobs
 from tamis.service.store.questions import Questions
 from tamis.service.store.queue import Queue
+from tamis.service.store.removals import Removals
 from tamis.service.store.totals import Totals
 from tamis.service.store.workers import Workers
 
@@ -34,24 +35,29 @@ class Store:
         Who is there to run jobs.
     totals : Totals
         What workers have counted.
+    removals : Removals
+        Files of jobs that are to go.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, running_per_owner: int | None = None) -> None:
         """Connect lazily: nothing is opened before the first call, and nothing is created before `migrate`.
 
         Parameters
         ----------
         url : str
             ``sqlite:////absolute/path.sqlite3`` or ``postgresql+psycopg://…``.
+        running_per_owner : int, optional
+            Jobs of one owner that run at a time, over all workers; all may when left out.
         """
         self.database = Database(url)
-        self.jobs = Jobs(self.database)
-        self.queue = Queue(self.database)
+        self.jobs = Jobs(self.database, running_per_owner)
+        self.queue = Queue(self.database, running_per_owner)
         self.questions = Questions(self.database)
         self.datasets = Datasets(self.database)
         self.events = Events(self.database)
         self.workers = Workers(self.database)
         self.totals = Totals(self.database)
+        self.removals = Removals(self.database)
 
     def migrate(self) -> None:
         """Create the database or bring it to this version's schema; safe to call from several processes at once."""

@@ -48,7 +48,8 @@ class Timing:
     heartbeat: float = 1.0  # between two reports of a job
     poll: float = 0.2  # between two looks into the queue while a slot is free
     memory: float = 0.25  # between two looks at a job's memory, where it has a limit
-    grace: float = 10.0  # from a cancel request to the kill
+    cancel: float = 0.25  # between two looks for jobs that are to stop
+    grace: float = 1.0  # from then to the kill: finished units are kept, so little is lost
     report: float = 2.0  # between two reports of the worker itself
 
 
@@ -98,6 +99,12 @@ class Attempt:
     def unsent(self) -> tuple[int, ...]:
         """What becomes writable when more of the order can be sent."""
         return self.handle.unsent if self._report is None else ()
+
+    def cancel(self) -> None:
+        """Tell the process to stop, and kill it when it has not within the grace."""
+        if self._kill_at is None and self._report is None:
+            self._kill_at = time.monotonic() + self._timing.grace
+            self.handle.send({"kind": "cancel"})
 
     def take_handle(self) -> JobProcessHandle | None:
         """After the end: give the process if it can run another job; else it is closed already."""
@@ -220,9 +227,8 @@ class Attempt:
             return True
         del self._logs[: len(logs)]
         self._lease_until = now + self._timing.lease
-        if control is Control.CANCEL and self._kill_at is None:
-            self._kill_at = now + self._timing.grace
-            self.handle.send({"kind": "cancel"})
+        if control is Control.CANCEL:
+            self.cancel()
         return False
 
     def _fail(self, error: TamisError) -> None:

@@ -34,6 +34,7 @@ from tamis.selectors.errors import Cancelled, StorageError, TamisError
 from tamis.service.asked import write_question
 from tamis.service.entry import die_with_parent, prepare_process
 from tamis.service.inputs import check_inputs
+from tamis.service.journal import Journal
 from tamis.service.problem import problem_of
 from tamis.service.settings import Settings
 from tamis.service.worker.memory import memory_of
@@ -136,6 +137,7 @@ class PipeObserver:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self.journal: Journal | None = None
         self._sent_at = float("-inf")
         self._lock = threading.Lock()  # units are computed in several threads
         self._work = Work(kind="work", rows=0, bytes=0, unit_seconds=[])
@@ -161,7 +163,9 @@ class PipeObserver:
             self._work["bytes"] += size
 
     def unit(self, unit: UnitDone) -> None:
-        """Count a unit that was computed; told with the next progress."""
+        """Note a unit in the job's journal, and count one that was computed; told with the next progress."""
+        if self.journal is not None:
+            self.journal.write(unit)
         if unit.seconds is not None:
             with self._lock:
                 self._work["unit_seconds"].append(unit.seconds)
@@ -258,13 +262,14 @@ def _run(
         with _alone(out, observer):
             if order["fingerprint"] is not None:
                 check_inputs(spec, order["fingerprint"], environment)
-            try:
-                runner(spec, out, environment, observer, answers)
-            except Waiting as waiting:
-                write_question(out, waiting.question)
-                outcome["state"] = "waiting"
-                rows = packed(waiting.question.rows.astype("<i8").tobytes())
-                outcome["question"] = Asked(round=waiting.question.round, rows=rows)
+            with contextlib.closing(Journal(out, order["attempt"])) as observer.journal:
+                try:
+                    runner(spec, out, environment, observer, answers)
+                except Waiting as waiting:
+                    write_question(out, waiting.question)
+                    outcome["state"] = "waiting"
+                    rows = packed(waiting.question.rows.astype("<i8").tobytes())
+                    outcome["question"] = Asked(round=waiting.question.round, rows=rows)
     except Cancelled:
         outcome |= {"state": "cancelled", "again": False}  # the supervisor may be about to kill this process
     except Exception as error:

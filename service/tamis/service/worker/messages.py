@@ -1,8 +1,8 @@
 """What supervisor and job process say to each other: one JSON object a line, over the job process's own pipes.
 
 To the job process: ``answers`` (one for each round that was answered), ``order``, then ``cancel`` perhaps. From it:
-``ready``, then for its order ``progress``, ``log``, ``work`` and ``outcome``, and ``ready`` again where it takes another
-order. Arrays are base64 of their bytes, little-endian.
+``ready``, then for its order ``progress``, ``log``, ``work`` and ``outcome``, and ``ready`` again where it takes
+another order. Arrays are base64 of their bytes, little-endian.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Order(TypedDict):
 
     kind: Literal["order"]
     job_id: str
+    attempt: int
     spec: dict[str, Any]  # a resolved `JobSpec`
     fingerprint: str | None  # of the result that it was accepted for
     out: str  # the folder of its result

@@ -8,6 +8,7 @@ import selectors
 import signal
 import socket
 import time
+from dataclasses import replace
 from types import FrameType
 from typing import Final
 
@@ -15,6 +16,7 @@ import structlog
 
 from tamis.selectors.errors import StorageError
 from tamis.service.measures import Tally
+from tamis.service.retention import Retention, Sweeper
 from tamis.service.settings import Settings
 from tamis.service.store import Claim, Store
 from tamis.service.worker.attempt import Attempt, Timing
@@ -27,6 +29,9 @@ TICK_SECONDS: Final = 0.1
 
 SPARE_RETRY_SECONDS: Final = 5.0
 """After a process that died before it was ready: how long until the next is started."""
+
+HEARTBEATS: Final = 5
+"""In one lease at least: a job is not lost because one of them came late."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.worker")
 
@@ -57,7 +62,7 @@ class Supervisor:
         self._attempts: list[Attempt] = []
         self._tally = Tally()
         self._spares: list[JobProcessHandle] = []
-        self._next_spare = self._next_poll = self._next_report = 0.0
+        self._next_spare = self._next_poll = self._next_report = self._next_cancel = 0.0
         self._stopping = False
 
     def run(self) -> None:
@@ -90,12 +95,21 @@ class Supervisor:
             if now >= self._next_report:
                 self._next_report = now + self._timing.report
                 self._report()
+            if now >= self._next_cancel and self._attempts:
+                self._next_cancel = now + self._timing.cancel
+                self._cancel()
             if now >= self._next_poll and len(self._attempts) < self._slots and (spare := self._ready_spare()):
                 self._next_poll = now + self._timing.poll
                 self._claim(spare)
         except StorageError as error:
             _log.warning("the store does not answer", detail=error.detail)
             self._next_poll = now + self._timing.heartbeat
+
+    def _cancel(self) -> None:
+        wanted = self._store.queue.cancelling(self.id)
+        for attempt in self._attempts:
+            if attempt.claim.job.id in wanted:
+                attempt.cancel()
 
     def _over(self, attempt: Attempt) -> bool:
         if not attempt.step():
@@ -177,6 +191,7 @@ class Supervisor:
         return Order(
             kind="order",
             job_id=claim.job.id,
+            attempt=claim.job.attempts,
             spec=dict(claim.job.spec),
             fingerprint=claim.job.fingerprint,
             out=str(self._settings.job_dir(claim.job.id)),
@@ -216,9 +231,14 @@ def run_worker(settings: Settings, *, slots: int = 1) -> None:
         The settings or the database can't be used.
     """
     settings.create_folders()
-    store = Store(settings.database_url)
+    store = Store(settings.database_url, running_per_owner=settings.running_per_owner)
+    sweeper = Sweeper(Retention(store, settings))
+    usual, lease = Timing(), settings.lease_seconds
+    timing = replace(usual, lease=lease, heartbeat=min(usual.heartbeat, lease / HEARTBEATS))
     try:
         store.migrate()
-        Supervisor(store, settings, slots=slots).run()
+        sweeper.start()
+        Supervisor(store, settings, slots=slots, timing=timing).run()
     finally:
+        sweeper.stop()
         store.close()

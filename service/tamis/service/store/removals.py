@@ -1,0 +1,80 @@
+"""Files of jobs that are to go: which jobs' may, which must, and what is done so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from tamis.service.store.database import Database
+from tamis.service.store.models import job_uses, jobs, removals
+from tamis.service.store.records import ACTIVE_STATES, LEASED_STATES, Finished
+
+
+class Removals:
+    """Expire results, and keep the promise to remove files, whatever dies in between."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def finished(self) -> Sequence[Finished]:
+        """Give the finished jobs whose files are there and that no active job reads, the oldest first."""
+        with self._database.read() as connection:
+            query = (
+                sa.select(jobs.c.id, jobs.c.finished_at).where(*_may_expire()).order_by(jobs.c.finished_at, jobs.c.id)
+            )
+            now = self._database.now(connection)
+            return [Finished(row.id, now - row.finished_at) for row in connection.execute(query)]
+
+    def expire(self, job_id: str) -> bool:
+        """Take a finished job's files away from it; False when it is not to be touched any more."""
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            locked = sa.select(jobs.c.id).where(jobs.c.id == job_id, *_may_expire()).with_for_update()
+            if connection.execute(locked).first() is None:
+                return False
+            connection.execute(
+                sa.update(jobs).where(jobs.c.id == job_id).values(expired_at=now, version=jobs.c.version + 1)
+            )
+            promise_removal(connection, job_id, now)
+            return True
+
+    def promised(self) -> Sequence[str]:
+        """Give the ids of the jobs whose files are still to be removed."""
+        with self._database.read() as connection:
+            return list(connection.execute(sa.select(removals.c.job_id).order_by(removals.c.since)).scalars())
+
+    def keep_promise(self, job_id: str, put_away: Callable[[], None]) -> None:
+        """Have `put_away` take the files out of the way, unless the job was resumed in the meantime."""
+        with self._database.write() as connection:
+            # The row is held while the files are moved: a resume waits, and then finds an empty place.
+            done = connection.execute(sa.delete(removals).where(removals.c.job_id == job_id))
+            if done.rowcount:
+                put_away()
+
+    def oldest_attempt_age(self) -> float | None:
+        """Seconds since the longest running job started first; None when none runs."""
+        with self._database.read() as connection:
+            query = sa.select(sa.func.min(jobs.c.started_at)).where(jobs.c.state.in_(LEASED_STATES))
+            since = connection.execute(query).scalar_one()
+            return None if since is None else max(0.0, self._database.now(connection) - since)
+
+
+def promise_removal(connection: Connection, job_id: str, now: float) -> None:
+    """Promise in this transaction that the job's files will be removed."""
+    known = sa.select(removals.c.job_id).where(removals.c.job_id == job_id)
+    if connection.execute(known).first() is None:
+        connection.execute(sa.insert(removals).values(job_id=job_id, since=now))
+
+
+def _may_expire() -> list[sa.ColumnElement[bool]]:
+    reading = jobs.alias("reading")
+    in_use = (
+        sa.select(job_uses.c.used_id)
+        .join(reading, reading.c.id == job_uses.c.job_id)
+        .where(job_uses.c.used_id == jobs.c.id, reading.c.state.in_(ACTIVE_STATES))
+        .correlate(jobs)
+        .exists()
+    )
+    return [jobs.c.state.not_in(ACTIVE_STATES), jobs.c.expired_at.is_(None), ~in_use]
