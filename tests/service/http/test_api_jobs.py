@@ -14,6 +14,11 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
+from tamis.service.api.shapes import UnitEntry
+from tamis.service.retention import Retention
+from tamis.service.settings import Settings
+from tamis.service.store import Store
+
 Request = Callable[..., dict[str, Any]]
 
 
@@ -336,6 +341,63 @@ def test_delete_removes_the_result(service: Any, http: httpx.Client, request_of:
     assert http.delete(job["links"]["self"]).status_code == 204
     assert not folder.exists()
     problem(http.get(f"{job['links']['self']}/result"), 404, "not-found")
+
+
+def test_reuse_answers_with_the_earlier_job(http: httpx.Client, done: Any, request_of: Request, finish: Any) -> None:
+    key = {"Idempotency-Key": "reuse-1"}
+    for replayed in (None, "true"):
+        answer = http.post("/v1/jobs", json=request_of(reuse="identical", labels={"run": "z"}), headers=key)
+        assert (answer.status_code, answer.json()["fingerprint"]) == (200, done["fingerprint"])
+        assert (answer.json()["state"], answer.json()["terminal"]) == ("succeeded", True)
+        assert answer.headers["Location"] == answer.json()["links"]["self"]
+        assert "Retry-After" not in answer.headers and answer.headers.get("Idempotent-Replayed") == replayed
+    more = http.post("/v1/jobs", json=request_of(reuse="identical", output={"scores": "all"}))
+    assert more.status_code == 202  # it has a file that the other has not
+    problem(http.post("/v1/jobs", json=request_of(reuse="similar")), 422, "invalid-request")
+
+
+def test_priorities(idle: httpx.Client, request_of: Request) -> None:
+    planned = idle.post("/v1/jobs/plan", json=request_of(priority=3)).json()
+    assert planned["request"]["priority"] == 3
+    for priority in (101, -101, 0.5, "high"):
+        assert pointers(problem(idle.post("/v1/jobs", json=request_of(priority=priority)), 422, "invalid-request")) == [
+            "/priority"
+        ]
+
+
+def test_units_of_a_job(http: httpx.Client, done: Any, request_of: Request, finish: Any) -> None:
+    answer = http.get(done["links"]["units"])
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    units = [UnitEntry.model_validate_json(line) for line in answer.text.splitlines()]
+    assert {unit.attempt for unit in units} == {1} and all(unit.seconds is not None for unit in units)
+    shards = {Path(unit.shard).name for unit in units}
+    assert shards == {"pool-0.parquet", "pool-1.parquet", "target.parquet"}
+    assert {unit.phase for unit in units} <= set(done["progress"]["phases"])
+    again = finish(http, request_of(seed=77))
+    found = [UnitEntry.model_validate_json(line) for line in http.get(again["links"]["units"]).text.splitlines()]
+    assert any(unit.seconds is None for unit in found)
+
+
+def test_a_result_that_expired(
+    serve: Any, kernel_cache: Path, tmp_path: Path, data: Path, request_of: Request, finish: Any
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "cache").symlink_to(kernel_cache)
+    running = serve(home=home, TAMIS_DATA_ROOTS=str(data))
+    with running.http() as http:
+        job = finish(http, request_of())
+        settings = Settings.from_environment({"TAMIS_HOME": str(home), "TAMIS_KEEP_BYTES": "0"})
+        Retention(Store(settings.database_url), settings).sweep()
+        seen = http.get(job["links"]["self"]).json()
+        assert (seen["state"], seen["links"]["result"]) == ("succeeded", None) and seen["expired_at"] is not None
+        for part in ("result", "selection.parquet", "report", "explain?row=1", "files/report.json"):
+            problem(http.get(f"{job['links']['self']}/{part}"), 410, "expired")
+        answer = http.post("/v1/jobs", json=request_of(preselected=job["id"], budget={"rows": 60}))
+        assert pointers(problem(answer, 404, "not-found")) == ["/preselected"]
+        again = finish(http, request_of(reuse="identical"))
+        assert again["id"] != job["id"] and again["fingerprint"] == job["fingerprint"]
+    running.stop()
 
 
 def test_earlier_selections_are_excluded_and_kept(

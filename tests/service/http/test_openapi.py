@@ -29,6 +29,7 @@ PROMISED = {
     "/v1/jobs/{job_id}/answers": {"post"},
     "/v1/jobs/{job_id}/events": {"get"},
     "/v1/jobs/{job_id}/logs": {"get"},
+    "/v1/jobs/{job_id}/units": {"get"},
     "/v1/jobs/{job_id}/result": {"get"},
     "/v1/jobs/{job_id}/selection.parquet": {"get", "head"},
     "/v1/jobs/{job_id}/report": {"get"},

@@ -263,7 +263,7 @@ CONDITIONAL_HEADERS = [
 @pytest.mark.parametrize("value", [b"", b"\xff", b"x" * 8000, b"bytes=", b'"', b"*/*;q=nan", b",,,", b"-1", b"9" * 30])
 def test_nasty_headers(http: httpx.Client, done: Any, header: str, value: bytes) -> None:
     headers = {header.encode(): value}
-    for part in ("", "/events", "/logs", "/result", "/selection.parquet", "/report", "/explain?row=1"):
+    for part in ("", "/events", "/logs", "/units", "/result", "/selection.parquet", "/report", "/explain?row=1"):
         answer = http.get(done["links"]["self"] + part, headers=headers)
         assert answer.status_code < 500, (part, answer.text)
         if answer.status_code >= 400:
