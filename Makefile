@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 IS_RECENT := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format bench evidence-ccs evidence-gais evidence-tarot clean
+.PHONY: help demo serve test lint format bench chaos evidence-ccs evidence-gais evidence-tarot clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,10 @@ format: $(VENV)/.installed-dev ## Format the code
 
 bench: $(VENV)/.installed-dev ## Speed of DSIR against the reference package
 	$(BIN)/python tests/benchmarks/run.py $(or $(ARGS),dsir)
+
+chaos: $(VENV)/.installed-dev ## Ten times the crash test: a service whose processes are killed (CHAOS_KILLS=600 CHAOS_SEED=7)
+	TAMIS_CHAOS_KILLS=$(or $(CHAOS_KILLS),600) TAMIS_CHAOS_SEED=$(or $(CHAOS_SEED),7) \
+		$(BIN)/python -m pytest tests/acceptance/test_crashes.py --log-cli-level=INFO
 
 evidence-ccs: $(VENV)/.installed-dev ## Does coverage pay? Coresets selected by the service, networks trained on them
 	$(BIN)/python tests/benchmarks/evidence_ccs.py $(ARGS)
