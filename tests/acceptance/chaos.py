@@ -1,4 +1,4 @@
-"""A service under SIGKILL: its API, its workers and their job processes die at random moments; all jobs must come out."""
+"""A service under SIGKILL: its API, its workers and their job processes die at random moments; all jobs come out."""
 
 from __future__ import annotations
 

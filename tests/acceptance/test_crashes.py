@@ -53,6 +53,6 @@ def test_nothing_is_lost_under_sigkill(tmp_path: Path, kernel_cache: Path) -> No
     expected = dict(undisturbed({name: requests[name] for name in sorted(set(account.jobs.values()))}))
     assert account.digests == {job_id: expected[name] for job_id, name in account.jobs.items()}
     logging.getLogger("chaos").info(
-        "%d jobs, each finished once with its bytes, in %d attempts, %d resumed after three deaths; %d files, each whole",
+        "%d jobs, each finished once with its bytes, in %d attempts, %d resumes after three deaths; %d whole files",
         *(len(account.jobs), account.attempts, account.resumed, account.files),
     )

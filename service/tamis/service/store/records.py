@@ -205,7 +205,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A finished job whose files may be removed."""
+    """A finished job whose files are there."""
 
     job_id: str
     age: float  # seconds since it finished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -10,6 +11,8 @@ from sqlalchemy.engine import Connection
 from tamis.service.store.database import Database
 from tamis.service.store.models import job_uses, jobs, removals
 from tamis.service.store.records import ACTIVE_STATES, LEASED_STATES, Finished
+
+_FINISHED: Final = (jobs.c.state.not_in(ACTIVE_STATES), jobs.c.expired_at.is_(None))
 
 
 class Removals:
@@ -19,16 +22,14 @@ class Removals:
         self._database = database
 
     def finished(self) -> Sequence[Finished]:
-        """Give the finished jobs whose files are there and that no active job reads, the oldest first."""
+        """Give the finished jobs whose files are there, the oldest first."""
+        query = sa.select(jobs.c.id, jobs.c.finished_at).where(*_FINISHED).order_by(jobs.c.finished_at, jobs.c.id)
         with self._database.read() as connection:
-            query = (
-                sa.select(jobs.c.id, jobs.c.finished_at).where(*_may_expire()).order_by(jobs.c.finished_at, jobs.c.id)
-            )
             now = self._database.now(connection)
             return [Finished(row.id, now - row.finished_at) for row in connection.execute(query)]
 
     def expire(self, job_id: str) -> bool:
-        """Take a finished job's files away from it; False when it is not to be touched any more."""
+        """Take a finished job's files away from it; False when they are gone, or wanted by an active job."""
         with self._database.write() as connection:
             now = self._database.now(connection)
             locked = sa.select(jobs.c.id).where(jobs.c.id == job_id, *_may_expire()).with_for_update()
@@ -77,4 +78,4 @@ def _may_expire() -> list[sa.ColumnElement[bool]]:
         .correlate(jobs)
         .exists()
     )
-    return [jobs.c.state.not_in(ACTIVE_STATES), jobs.c.expired_at.is_(None), ~in_use]
+    return [*_FINISHED, ~in_use]
