@@ -42,6 +42,7 @@ EXPECTED_FAILURES: Final = {"job-process-died", "worker-lost"}
 """What a job may fail of here: three attempts that were killed. It is resumed then."""
 
 log = logging.getLogger("chaos")
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class HalfWritten(AssertionError):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from importlib.metadata import version as installed_version
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
@@ -13,6 +15,9 @@ from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.metrics import CONTENT_TYPE, Metrics
 from tamis.service.api.problems import NotReady, problems
 from tamis.service.api.shapes import Health, Version
+
+PROBE_BYTES: Final = 4096
+"""Written to see whether there is room: an empty file fits on a full disk."""
 
 router = APIRouter(tags=["operations"])
 
@@ -54,9 +59,11 @@ def _storage_fault(service: Service) -> str | None:
     folder = service.settings.jobs_dir
     probe = folder / f".probe-{os.getpid()}-{os.urandom(4).hex()}"
     try:
-        probe.write_bytes(b"")
+        probe.write_bytes(bytes(PROBE_BYTES))
         probe.unlink()
     except OSError as error:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
         return f"{folder} can't be written: {error.strerror}"
     return None
 
