@@ -369,7 +369,7 @@ def test_units_of_a_job(http: httpx.Client, done: Any, request_of: Request, fini
     answer = http.get(done["links"]["units"])
     assert answer.headers["content-type"].startswith("application/x-ndjson")
     units = [UnitEntry.model_validate_json(line) for line in answer.text.splitlines()]
-    assert {unit.attempt for unit in units} == {1} and all(unit.seconds is not None for unit in units)
+    assert {unit.attempt for unit in units} == {1}
     shards = {Path(unit.shard).name for unit in units}
     assert shards == {"pool-0.parquet", "pool-1.parquet", "target.parquet"}
     assert {unit.phase for unit in units} <= set(done["progress"]["phases"])
