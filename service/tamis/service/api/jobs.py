@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from tamis.selectors.errors import Conflict, StorageError
+from tamis.selectors.outcome import Plan
 from tamis.selectors.spec import JobSpec
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import OWNER, Service, ServiceDep
@@ -121,10 +122,14 @@ def _submit(service: Service, body: Body[JobRequest], key: str | None) -> Submis
         traceparent=traceparent(),
         idempotency_key=key,
         body_sha256=body.sha256 if key is not None else None,
-        reusable=partial(_same_files, service, checked.spec) if request.reuse == "identical" else None,
+        reusable=partial(_same_files, service, checked.spec) if _may_reuse(request, checked.plan) else None,
     )
     log.info("job accepted", job=submission.job_id, selector=request.selector.name, replayed=submission.replayed)
     return submission
+
+
+def _may_reuse(request: JobRequest, plan: Plan) -> bool:
+    return request.reuse == "identical" and not plan.asks  # answers decide too, and no fingerprint covers them
 
 
 def _same_files(service: Service, spec: JobSpec, earlier: Job) -> bool:
