@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ import pyarrow as pa
 from pydantic import Field, JsonValue
 from scipy.sparse import csr_array, vstack
 from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tamis.native import rng
@@ -38,6 +37,9 @@ from tamis.selectors.ngrams import (
 from tamis.selectors.outcome import Notice
 from tamis.selectors.run import Mapped, Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -172,6 +174,8 @@ class Heuristic:
         )
 
     def _train(self, run: Run) -> tuple[LogisticRegression, float]:
+        from sklearn.linear_model import LogisticRegression  # here: a slow import, and the catalogue needs none
+
         sizes = _training_rows([target.rows or 0 for target in run.targets])
         rows = [
             self._sample(run, target, f"target.{index}", size)

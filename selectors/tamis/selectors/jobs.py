@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from tamis.selectors import result as results
 from tamis.selectors import selector as selectors
 from tamis.selectors.budgets import Amount, check_request, feasibility, resolve_budget, unbound
+from tamis.selectors.compilation import COMPILING, telling
 from tamis.selectors.coverage import coverage_bytes
 from tamis.selectors.datasets import Dataset, Storage
 from tamis.selectors.decide import NO_ROWS
@@ -392,7 +393,8 @@ def execute(
         run.count_rows()
         counted = replace(opened, candidates=run.candidates, targets=run.targets, dynamics=run.dynamics)
         _peak_memory(counted, environment)  # the limit once more, now that the rows are known
-        decision = opened.selector.select(run)
+        with telling(lambda: watcher.log("info", COMPILING)):
+            decision = opened.selector.select(run)
         run.begin("report")
         report = make_report(run, opened.selector, decision)
         for dataset in run.datasets:
