@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numba import njit
+
 from tamis.selectors.errors import Cancelled, DataError, StorageError
 from tamis.selectors.outcome import Progress
 from tamis.selectors.run import Observer
@@ -50,6 +53,22 @@ def run(spec: JobSpec, out: Path, environment: Any, observer: Observer, answer: 
     _append(out / "results", os.getpid())
 
 
+def _compute_for_ever(grow: bool) -> None:
+    """Stay inside a kernel, where nothing asks whether to stop; with `grow`, take 8 MiB every few milliseconds."""
+
+    @njit(nogil=True)
+    def kernel(state: int, grow: bool) -> int:
+        held = [np.ones(1)]
+        while state:
+            for _ in range(5_000_000):
+                state = state * 6364136223846793005 + 1442695040888963407
+            if grow:
+                held.append(np.ones(2**20))
+        return state + len(held)
+
+    kernel(1, grow)
+
+
 def _append(path: Path, value: int) -> int:
     """Append a line in one write; give the number of lines."""
     with path.open("a") as file:
@@ -82,6 +101,10 @@ def _act(act: str, out: Path, observer: Observer) -> None:
             _append(out / "children", child.pid)
             while True:
                 sum(range(10_000))
+        case "spin":
+            _compute_for_ever(False)
+        case "swell":
+            _compute_for_ever(True)
         case "hoard":
             HOARD.append(bytearray(b"x") * (400 * 2**20))
         case "grow":

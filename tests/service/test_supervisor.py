@@ -208,11 +208,12 @@ def test_a_failure_ends_that_job_and_nothing_else(
 # Limits
 
 
+@pytest.mark.parametrize("params", [{"units": 1000, "seconds": 0.05}, {"act": "spin"}], ids=["units", "kernel"])
 def test_the_limit_of_seconds(
-    *, store: Store, submit: Submit, worker: StartWorker, ended: Ended, computing: Computing
+    *, submit: Submit, worker: StartWorker, ended: Ended, computing: Computing, params: dict[str, Any]
 ) -> None:
     worker()
-    job_id = submit(params={"units": 1000, "seconds": 0.05}, limits={"seconds": 0.5}).job_id
+    job_id = submit(params=params, limits={"seconds": 0.5}).job_id
     pid = computing(job_id)
     job = ended(job_id)
     assert (job.state, job.attempts) == (FAILED, 1)
@@ -221,11 +222,12 @@ def test_the_limit_of_seconds(
     assert not alive(pid)
 
 
+@pytest.mark.parametrize("act", ["grow", "swell"])
 def test_the_limit_of_memory(
-    *, store: Store, submit: Submit, worker: StartWorker, ended: Ended, computing: Computing
+    *, submit: Submit, worker: StartWorker, ended: Ended, computing: Computing, act: str
 ) -> None:
     worker()
-    job_id = submit(params={"act": "grow"}, limits={"memory_bytes": 700 * 2**20}).job_id
+    job_id = submit(params={"act": act}, limits={"memory_bytes": 700 * 2**20}).job_id
     pid = computing(job_id)
     job = ended(job_id)
     assert (job.state, job.attempts) == (FAILED, 1)
@@ -274,6 +276,17 @@ def test_cancel_kills_what_does_not_listen(
     assert "did not stop within 0.5 s" in " ".join(messages(store, job_id))
     assert not alive(pid)
     wait_until(lambda: alive(child), lambda lives: not lives)
+
+
+def test_cancel_inside_a_kernel(
+    *, store: Store, submit: Submit, worker: StartWorker, ended: Ended, computing: Computing
+) -> None:
+    worker(grace=0.5)
+    job_id = submit(params={"act": "spin"}).job_id
+    pid = computing(job_id)
+    store.jobs.request_cancel(job_id)
+    assert ended(job_id).state is CANCELLED
+    assert not alive(pid)
 
 
 def test_resume_after_cancel_goes_on(
