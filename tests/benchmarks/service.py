@@ -1,6 +1,6 @@
-"""Benchmarks of the service: how soon a small job starts, what polling costs, a thousand jobs drained.
+"""Benchmarks of the service: how soon a small job starts and a large one stops, what polling costs, a queue drained.
 
-``run.py service [latency] [polls] [drain]`` starts real services on the demo's text, which ships with the project, and
+``run.py service [latency] [cancel] [polls] [drain]`` starts real services, on the demo's text or on made-up columns, and
 prints Markdown for tests/benchmarks/README.md.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import re
 import shutil
 import statistics
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -114,6 +116,60 @@ def latency(home: Path, count: int) -> None:
     print(f"\nEach of the ten ran for {statistics.median(runs):.3f} s (median).")
 
 
+ROWS = 5_000_000
+VECTORS = 200_000
+
+LONG: dict[str, tuple[str, dict[str, Any]]] = {
+    "ccs": ("scores", {"params": {"hard_end": "low", "beta": 0.2}}),
+    "ccs, swept": ("outputs", {"name": "ccs", "params": {"source": "snapshot", "beta": "sweep"}, "target": "outputs"}),
+    "stratified": ("scores", {}),
+    "moderate": ("vectors", {}),
+    "kcenter": ("vectors", {}),
+    "facility_location": ("vectors", {"params": {"neighbors": 16}}),
+}
+"""Jobs with phases that are one kernel, or a sort, over all rows."""
+
+
+def cancel(home: Path, repeats: int) -> None:
+    """From the request to cancel to the end, at random moments of jobs over large data."""
+    chance = random.Random(3)
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 10, ROWS)
+    scores = pa.table({"score": draw.normal(size=ROWS), "group": pa.array(labels).cast(pa.string()), "label": labels})
+    pq.write_table(scores, home / "scores.parquet", row_group_size=200_000)
+    for name, rows, column in (("vectors", VECTORS, "embedding"), ("outputs", VECTORS, "logits")):
+        values = pa.array(draw.normal(size=rows * 10).astype(np.float32))
+        vectors = pa.FixedSizeListArray.from_arrays(values, 10)
+        pq.write_table(pa.table({column: vectors, "label": labels[:rows]}), home / f"{name}.parquet")
+    print("| job | phase when it was cancelled: seconds to the end |\n|---|---|")
+    with served(home) as http:
+        for name, (data, asked) in LONG.items():
+            selector = {"name": asked.get("name", name), "params": asked.get("params", {})}
+            body: dict[str, Any] = {
+                "dataset": {"shards": [str(home / f"{data}.parquet")]},
+                "selector": selector,
+                "budget": {"fraction": 0.2},
+            }
+            if "target" in asked:
+                body["target"] = {"datasets": [{"shards": [str(home / f"{asked['target']}.parquet")]}]}
+            seen = []
+            for seed in range(repeats):
+                path = http.post("/v1/jobs", json=body | {"seed": seed}).raise_for_status().headers["Location"]
+                while (job := http.get(path).json())["state"] == "queued" or job["progress"] is None:
+                    time.sleep(0.02)
+                time.sleep(4 * chance.random())
+                asked_at = time.monotonic()
+                if http.post(f"{path}/cancel").status_code == 409:
+                    seen.append("it was over")
+                    continue
+                phase = (http.get(path).json()["progress"] or {}).get("phase")
+                while not (job := http.get(path).json())["terminal"]:
+                    time.sleep(0.02)
+                assert job["state"] == "cancelled", job
+                seen.append(f"{phase} {time.monotonic() - asked_at:.2f}")
+            print(f"| {name} | {', '.join(seen)} |")
+
+
 def polls(home: Path, repeats: int) -> None:
     """The run time of a job with and without a hundred looks a second at it, in turns."""
     table = pa.concat_tables([pq.read_table(path) for path in sorted((DEMO / "pool").glob("*.parquet"))])
@@ -191,14 +247,15 @@ def _all(http: httpx.Client) -> list[dict[str, Any]]:
 def main() -> None:
     """Run what is asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", default=["latency", "polls", "drain"])
+    parser.add_argument("what", nargs="*", default=["latency", "cancel", "polls", "drain"])
     parser.add_argument("--jobs", type=int, default=50, help="whose start is measured")
-    parser.add_argument("--repeats", type=int, default=5, help="of the polled job")
+    parser.add_argument("--repeats", type=int, default=5, help="of the polled job, and of each cancelled one")
     parser.add_argument("--queue", type=int, default=1000, help="jobs to drain")
     parser.add_argument("--cache", type=Path, help="compiled kernels from an earlier run: the cache of its TAMIS_HOME")
     arguments = parser.parse_args()
     legs = {
         "latency": lambda home: latency(home, arguments.jobs),
+        "cancel": lambda home: cancel(home, arguments.repeats),
         "polls": lambda home: polls(home, arguments.repeats),
         "drain": lambda home: drain(home, arguments.queue),
     }
