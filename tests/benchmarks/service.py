@@ -1,6 +1,6 @@
 """Benchmarks of the service: how soon a small job starts and a large one stops, what polling costs, a queue drained.
 
-``run.py service [latency] [cancel] [polls] [drain]`` starts real services, on the demo's text or on made-up columns, and
+``run.py service [latency] [cancel] [polls] [drain]`` starts real services, on the demo's text or made-up columns, and
 prints Markdown for tests/benchmarks/README.md.
 """
 
