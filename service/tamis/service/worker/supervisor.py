@@ -155,7 +155,8 @@ class Supervisor:
             if status is not None:
                 _log.error("a job process ended before it had a job", status=status)
                 spare.close()
-                self._next_spare = now + SPARE_RETRY_SECONDS
+                if not spare.ready:  # the next one may end as this one did
+                    self._next_spare = now + SPARE_RETRY_SECONDS
         self._spares = [spare for spare in self._spares if spare.exit_status() is None]
 
     def _ready_spare(self) -> JobProcessHandle | None:
