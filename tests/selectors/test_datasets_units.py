@@ -35,7 +35,7 @@ rows = st.fixed_dictionaries(
         "embedding": st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=3),
     }
 )
-tables = st.lists(rows, max_size=40)
+tables = st.lists(rows, max_size=24)
 TEXT_TYPES = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
 VECTOR_TYPES = [pa.list_(pa.float32()), pa.list_(pa.float32(), 3), pa.large_list(pa.float64())]
 COLUMNS = {"id": "n", "group": "group", "size": "size", "score": "score", "embedding": "embedding"}
@@ -235,7 +235,7 @@ def json_lines(content: list[Json], style: Json) -> bytes:
     return bom + str(raw).encode()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(tables, line_styles, cuts, st.sampled_from(sorted(COMPRESSIONS)))
 def test_json_lines(content: list[Json], style: Json, cut: Any, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder, cut:

@@ -198,7 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings.from_environment()
     prepare_process(settings)
     runner = _load(arguments.runner)
-    _warm_up()
+    if arguments.runner == EXECUTE:
+        _warm_up()  # another runner's kernels are its own affair
     for number in range(1, KEPT_JOBS + 1):
         channel.send({"kind": "ready"})
         order, answered = channel.order()
