@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tamis.selectors import tarot_params
+from tamis.selectors import tarot_features, tarot_params
 from tamis.selectors.errors import Cancelled, DataError, Infeasible, Invalid, TamisError
 from tamis.selectors.jobs import Environment, execute, plan
 from tamis.selectors.outcome import Progress
@@ -149,7 +150,7 @@ def test_whitening_whitens(tmp_path: Path, environment: MakeEnvironment) -> None
         spec = job(tmp_path / str(release), candidates, targets, 10, **params)
         with opened_run(spec, environment(cache=str(release))) as opened:
             space = Tarot(TarotParams(**params)).whiten(opened)
-            from tamis.selectors.tarot_features import Whitener
+            from tamis.selectors.tarot_whitening import Whitener
 
             whitener = Whitener.of(opened.store.read(space.whitening))
             assert whitener.matrix is not None
@@ -221,6 +222,21 @@ def test_a_budget_that_ends_on_a_layer_takes_no_other(tmp_path: Path, environmen
     table, report = run(released, tmp_path / "r" / "out", environment(cache="r"))
     assert report["evidence"]["layers"]["rows_the_release_adds_beyond_the_budget"] > 0
     assert table.num_rows == len(np.unique(first))  # a budget is never exceeded; the report tells
+
+
+def test_candidates_sought_in_waves_are_those_sought_at_once(
+    tmp_path: Path, environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates, targets, _ = data()
+    candidates[600:700] = candidates[100:200]  # equal ones, in an early wave and in a late one
+    spec = job(tmp_path, candidates, targets, 200)
+    found = []
+    for rows in (1, 10_000):
+        monkeypatch.setattr(tarot_features, "FIRST_WAVE_ROWS", rows)
+        run(spec, tmp_path / str(rows), environment(cache=f"cache-{rows}"))
+        found.append((tmp_path / str(rows) / "selection.parquet").read_bytes())
+    assert list(tarot_features._waves(np.arange(0, 1000, 100))) == [range(9)]
+    assert found[0] == found[1]
 
 
 def test_layers_never_run_out(tmp_path: Path, environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +319,7 @@ def test_otm_gives_the_whole_curve_and_its_uncertainty(tmp_path: Path, environme
     low, high = otm["plateau_rows"]
     assert low == otm["chosen_rows"] == table.num_rows <= high
     assert otm["chosen_rows_without_one_fold"][0] <= otm["chosen_rows"] <= otm["chosen_rows_without_one_fold"][1]
-    assert otm["drawing"].startswith("<svg") and otm["drawing"].endswith("</svg>")
+    check_drawing(otm)
     assert "size-chosen-by-otm" in [warning["code"] for warning in report["warnings"]]
     inside = np.isin(mode[table["row"].to_numpy()], (0, 1)).mean()
     assert inside > 0.8  # of the targets' modes; half of the pool is
@@ -311,6 +327,25 @@ def test_otm_gives_the_whole_curve_and_its_uncertainty(tmp_path: Path, environme
     table, report = run(spec, tmp_path / "less", environment())
     assert table.num_rows == 12
     assert any("raise the budget" in warning["detail"] for warning in report["warnings"])
+
+
+def check_drawing(otm: dict[str, Any]) -> None:
+    """Every fold and their mean are lines within the picture; the plateau, and the chosen size with its range, too."""
+    svg = ElementTree.fromstring(otm["drawing"])
+    space = "{http://www.w3.org/2000/svg}"
+    width, height = map(float, svg.attrib["viewBox"].split()[2:])
+    lines = [line.attrib["points"].split() for line in svg.iter(f"{space}polyline")]
+    assert len(lines) == len(otm["folds"]) + 1
+    for line in lines:
+        assert len(line) == len(otm["curve"])
+        assert all(0 < float(x) < width and 0 < float(y) < height for x, y in (point.split(",") for point in line))
+    texts = " ".join(text.text or "" for text in svg.iter(f"{space}text"))
+    for rows in (otm["chosen_rows"], *otm["plateau_rows"], *otm["chosen_rows_without_one_fold"]):
+        assert f"{rows:,}" in texts
+    assert "distance to targets left out" in texts and "a fold" in texts
+    plateau = svg.findall(f"{space}rect")[1]
+    first = next(i for i, point in enumerate(otm["curve"]) if point["on_plateau"])
+    assert plateau.attrib["x"] == lines[0][first].split(",")[0]
 
 
 def test_a_size_is_not_chosen_by_noise() -> None:

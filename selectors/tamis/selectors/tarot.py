@@ -36,7 +36,6 @@ from tamis.selectors.tarot_features import (
     ROLES,
     Features,
     Space,
-    make_whitener,
     pooled_moments,
     source_dimension,
 )
@@ -62,6 +61,7 @@ from tamis.selectors.tarot_steps import (
     target_weights,
     within,
 )
+from tamis.selectors.tarot_whitening import make_whitener
 from tamis.selectors.transport import KEPT_COST_BYTES
 
 Floats = npt.NDArray[np.float64]

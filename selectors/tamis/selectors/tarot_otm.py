@@ -20,6 +20,7 @@ from pydantic import JsonValue
 
 from tamis.native import rng
 from tamis.selectors.errors import Invalid
+from tamis.selectors.tarot_drawing import drawing
 from tamis.selectors.transport import Costs, Solver, Transport, solve
 
 Floats = npt.NDArray[np.float64]
@@ -262,43 +263,3 @@ def released_folds(
                 break
         found.append(ReleasedFold(distances, np.sort(ordered[:size])))
     return found
-
-
-# -- a drawing
-
-WIDTH, HEIGHT, MARGIN = 640, 320, 48
-
-
-def drawing(curve: Curve) -> str:
-    """Draw the curve as SVG: every fold, their mean, the plateau and the chosen size."""
-    distances = np.array([[point.transport.value for point in fold] for fold in curve.folds])
-    sizes = np.log(np.maximum(np.array(curve.sizes, np.float64), 1))
-    low, high = float(distances.min()), float(distances.max())
-    reach = max(float(sizes[-1] - sizes[0]), 1e-9)
-
-    def x(index: int) -> float:
-        return MARGIN + (WIDTH - 2 * MARGIN) * float(sizes[index] - sizes[0]) / reach
-
-    def y(value: float) -> float:
-        return HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (value - low) / max(high - low, 1e-12)
-
-    def line(values: Floats, style: str) -> str:
-        points = " ".join(f"{x(index):.1f},{y(value):.1f}" for index, value in enumerate(values.tolist()))
-        return f'<polyline fill="none" {style} points="{points}"/>'
-
-    first, last, chosen = x(curve.plateau[0]), x(curve.plateau[1]), x(curve.chosen)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        'font-size="12">',
-        f'<rect x="{first:.1f}" y="{MARGIN}" width="{max(last - first, 2):.1f}" height="{HEIGHT - 2 * MARGIN}" '
-        'fill="#e8eef7"/>',
-        *(line(fold, 'stroke="#b0b0b0"') for fold in distances),
-        line(distances.mean(axis=0), 'stroke="#1f4e9c" stroke-width="2"'),
-        f'<line x1="{chosen:.1f}" x2="{chosen:.1f}" y1="{MARGIN}" y2="{HEIGHT - MARGIN}" stroke="#b03030"/>',
-        f'<text x="{MARGIN}" y="{HEIGHT - 12}">{curve.sizes[0]:,} rows</text>',
-        f'<text x="{WIDTH - MARGIN}" y="{HEIGHT - 12}" text-anchor="end">{curve.sizes[-1]:,} rows</text>',
-        f'<text x="{chosen:.1f}" y="{MARGIN - 8}" text-anchor="middle">{curve.sizes[curve.chosen]:,}</text>',
-        f'<text x="4" y="{MARGIN + 4}">{high:.3f}</text><text x="4" y="{HEIGHT - MARGIN}">{low:.3f}</text>',
-        "</svg>",
-    ]
-    return "".join(parts)

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from tamis.selectors.ngrams import NgramParams
 from tamis.selectors.spec import Shape
-from tamis.selectors.tarot_features import Source, Whitening
+from tamis.selectors.tarot_features import Source
+from tamis.selectors.tarot_whitening import Whitening
 from tamis.selectors.transport import Solver
 
 SPARE_LAYERS = 2
