@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
-WITH_SERVICES = (ROOT / "tests" / "acceptance", ROOT / "tests" / "service")
+FIRST = (
+    "acceptance/test_every_selector",  # compiles the kernels of all
+    "acceptance/test_bad_input",
+    "acceptance/test_demo",
+    "acceptance/test_crashes",  # the longest, and a process that is killed while it compiles has done so for nothing
+    "acceptance",
+    "service",
+)
+"""The order of tests that start services; the others are short, and even out the ends of what runs them."""
 KERNELS = "tamis-kernels"
 
 
@@ -31,8 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what starts services first: its files are the longest, and none should be left for one process at the end."""
-    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in WITH_SERVICES))
+    """Run long files first, so that none is left for one process at the end."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(ROOT / "tests").as_posix()
+        return next((place for place, start in enumerate(FIRST) if name.startswith(start)), len(FIRST))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

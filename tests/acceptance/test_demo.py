@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, kernel_cache: Path) -> Path:
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(home: Path) -> Iterator[None]:
     yield
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while processes_of(home) and time.monotonic() < deadline:
         time.sleep(0.1)  # a killed child may still be on its way out
     left = processes_of(home)

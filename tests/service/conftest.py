@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 ASKING = HERE.parent / "asking"
 """Of a selector that asks."""
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 """Seconds after which a state that does not come is a failure."""
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 """Seconds after which what does not come is a failure."""
 
 ROWS = 300
