@@ -37,6 +37,12 @@ JOBS: dict[str, list[dict[str, Any]]] = {
     "heuristic": [{"params": {"buckets": 500}, "target": True}],
     "kcenter": [{}, {"params": {"start": "central"}, "strata": {"by": "label", "default": {"max_share": 0.3}}}],
     "moderate": [{}],
+    "quad": [
+        {"params": {"probes": 5, "rows_per_pull": 20}},
+        {"params": {"rule": "quota", "reward": "gradient"}, "target": True},
+        {"params": {"reward": "gradient", "inverse": "ekfac", "clusters": 6, "neighbor_distance": 1.0}, "target": True},
+        {"params": {"release": True, "rows_per_pull": 20, "tau": -0.5}},
+    ],
     "random": [{}],
     "saturated_coverage": [{}],
     "semdedup": [{}],
@@ -74,6 +80,10 @@ def table(rows: int, seed: int) -> pa.Table:
             "label": labels,
             "score": draw.normal(size=rows).astype(np.float32),
             "embedding": list(embeddings.astype(np.float32)),
+            "cluster": labels * 2 + draw.integers(0, 2, rows),
+            "influence": draw.normal(size=rows) + labels,
+            "activation": list(embeddings.astype(np.float32)),
+            "output_gradient": list((draw.normal(size=(rows, 3)) + 1).astype(np.float32)),
             "gradient": list((embeddings @ np.diag(np.arange(1, 9))).astype(np.float32)),
             "logits": list(log_probs.astype(np.float32)),
         }

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tamis.native import (
+    bandit,
     costs,
     cutoffs,
     d2,
@@ -18,6 +19,7 @@ from tamis.native import (
     gais_coverage,
     gat,
     gat_training,
+    influence,
     knn,
     lengths,
     limits,
@@ -53,6 +55,7 @@ def compile_all() -> None:
     _d2()
     _attention()
     _transport()
+    _bandit()
 
 
 def _decision() -> None:
@@ -182,3 +185,20 @@ def _transport() -> None:
     for array in more:
         array.setflags(write=False)  # as those of a mapped file
     list_merge.merge_lists(scores, numbers, *more, 0)
+
+
+def _bandit() -> None:
+    state, chosen, one = bandit.begin(1), np.empty(1, np.int32), np.ones(1)
+    picked = chosen[: bandit.choose(state, np.ones(1, np.int64), False, chosen)]
+    bandit.means_of(one, np.arange(2), np.empty(1))
+    bandit.learn(state, picked, one, np.ones(1, np.bool_), bandit.alone(1), False)
+    bandit.rescore(state, 0.0, 1.0, False)
+    bandit.near_centres(np.ones((1, 1), np.float32), 1.0)
+    for rows in (np.ones((1, 1), np.float32), np.ones((1, 1))):
+        influence.add_columns(rows, np.zeros(1))
+        influence.products(rows, one)
+        influence.layer_products(rows, rows, np.ones((1, 1)))
+        outer, inner = influence.layer_basis(np.eye(2), 1)
+        influence.squares_in_basis(rows, rows, outer, inner)
+    influence.fisher_product(np.eye(1), 1.0, one)
+    influence.ekfac_product(influence.Kronecker(outer, inner, np.ones((1, 1))), 1.0, np.ones((1, 1)))

@@ -8,7 +8,7 @@ schema the same with the prefix ``gradient.``, for all columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from tamis.selectors.datasets import Dataset
 from tamis.selectors.errors import Invalid
@@ -65,8 +65,15 @@ def origin(dataset: Dataset) -> Origin:
     return found
 
 
-def check_origins(candidates: Dataset, targets: Sequence[Dataset]) -> None:
+def check_origins(candidates: Dataset, targets: Sequence[Dataset], *, ignored: Collection[str] = ()) -> None:
     """Refuse targets whose gradients are not those of the candidates.
+
+    Parameters
+    ----------
+    candidates, targets
+        Datasets with the role gradient.
+    ignored : collection of str
+        Facts that may differ.
 
     Raises
     ------
@@ -89,7 +96,7 @@ def check_origins(candidates: Dataset, targets: Sequence[Dataset]) -> None:
             f"{fact} of '{columns[place]}' is '{ours[place, fact]}', of the target's '{others[place]}' "
             f"'{theirs[place, fact]}'"
             for place, fact in ours
-            if (place, fact) in theirs and theirs[place, fact] != ours[place, fact]
+            if fact not in ignored and (place, fact) in theirs and theirs[place, fact] != ours[place, fact]
         ]
         if wrong:
             more = f" and {len(wrong) - _KNOWN} more" if len(wrong) > _KNOWN else ""

@@ -192,7 +192,9 @@ def open_job(spec: JobSpec, environment: Environment) -> Opened:
         roles.add(spec.strata.by)
     if spec.budget.size is not None:
         roles.add("size")
-    candidates = Dataset.open(_manifest(spec.dataset, "/dataset"), environment.storage, needs=roles, pointer="/dataset")
+    candidates = Dataset.open(
+        _manifest(spec.dataset, "/dataset"), environment.storage, needs=roles, either=needs.either, pointer="/dataset"
+    )
     targets: list[Dataset] = []
     described: list[TargetDataset] = []
     for index, target in enumerate((spec.target.datasets if spec.target is not None else None) or []):

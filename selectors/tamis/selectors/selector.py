@@ -28,6 +28,9 @@ class Needs(Shape):
     """What a selector reads."""
 
     roles: tuple[Role, ...] = Field(description="Roles the candidates' (and the target's) columns must fill.")
+    either: tuple[Role, ...] = Field(
+        (), description="Roles of which one of the candidates' columns must fill one; of several the first is used."
+    )
     target: bool = Field(description="Whether a target must be given.")
     target_roles: tuple[Role, ...] | None = Field(
         None, description="Roles the target's columns must fill, where they differ from the candidates'."

@@ -7,7 +7,22 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 Role = Literal[
-    "text", "id", "embedding", "gradient", "label", "score", "cutoff", "logits", "group", "size", "epoch", "row"
+    "text",
+    "id",
+    "embedding",
+    "gradient",
+    "activation",
+    "output_gradient",
+    "label",
+    "score",
+    "cutoff",
+    "influence",
+    "logits",
+    "group",
+    "cluster",
+    "size",
+    "epoch",
+    "row",
 ]
 Format = Literal["parquet", "arrow", "jsonl"]
 
@@ -74,15 +89,27 @@ class Columns(Shape):
     gradient: Name | Checkpoints | None = Field(
         None, description="Projected gradients of the training loss: a column, or one for each checkpoint."
     )
+    activation: Name | None = Field(
+        None, description="What enters a linear layer (x). With output_gradient, the layer's gradient in two factors."
+    )
+    output_gradient: Name | None = Field(
+        None, description="Gradient of the loss by what leaves that layer (delta): the layer's own is delta x'."
+    )
     label: Name | None = None
     score: Name | None = None
     cutoff: Name | None = Field(
         None, description="A second score: what a cut-off drops rows by, where it is not the score."
     )
+    influence: Name | None = Field(
+        None, description="What training on the row does for the target; higher is better, null where it is not known."
+    )
     logits: Name | None = Field(
         None, description="A model's outputs, one value a class: logits, log-probabilities or probabilities."
     )
     group: Name | None = Field(None, description="Domain, source or cluster: used by strata and in the report.")
+    cluster: Name | None = Field(
+        None, description="A topic found without labels: what a bandit pulls. Null: of no cluster."
+    )
     size: Name | None = Field(None, description="Non-negative integers, tokens for example: the unit of a size budget.")
     epoch: Name | None = Field(None, description="In a log of training dynamics: the epoch of a visit, from 0.")
     row: Name | None = Field(

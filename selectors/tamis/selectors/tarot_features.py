@@ -199,14 +199,19 @@ def _matrix(table: pa.Table) -> Matrix:
 # -- over a dataset
 
 
-def pooled_moments(run: Run, features: Features, dimension: int) -> second_moments.Moments:
-    """Sum the second moments of candidates and targets, the parts in the order of datasets and units."""
+def pooled_moments(
+    run: Run, features: Features, dimension: int, datasets: Sequence[Dataset] | None = None
+) -> second_moments.Moments:
+    """Sum the second moments of some datasets (candidates and targets when left out), in their order and their units'.
+
+    All are measured from the same point, whatever datasets are asked for: their parts are kept for the next who asks.
+    """
     shift = np.zeros(dimension)
     if features.source in ("gradient", "embedding"):
         shift = _first_mean(run.candidates, features.source, dimension)
     shared = {**features.shared, "shift": run.share("shift", pa.table({"shift": shift}))}
     total = second_moments.Moments(0, shift, np.zeros(dimension), np.zeros((dimension, dimension)))
-    for dataset in (run.candidates, *run.targets):
+    for dataset in (run.candidates, *run.targets) if datasets is None else datasets:
         mapped = run.map(_SUMS[_ORDER.index(features.source)], dataset, params=features.call(), shared=shared)
         for unit, metadata in enumerate(mapped.metadata()):
             table = mapped[unit]

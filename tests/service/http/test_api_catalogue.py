@@ -23,7 +23,7 @@ def test_selectors(http: httpx.Client) -> None:
     assert {"dsir", "random"} <= set(names)
     dsir = http.get("/v1/selectors/dsir").json()
     assert dsir == items[names.index("dsir")]
-    assert dsir["needs"] == {"roles": ["text"], "target": True, "answers": False}
+    assert dsir["needs"] == {"roles": ["text"], "either": [], "target": True, "answers": False}
     assert dsir["params_schema"]["properties"]["ngrams"]["default"] == 2
     missing = http.get("/v1/selectors/nope")
     assert missing.status_code == 404

@@ -14,10 +14,10 @@ from tamis.selectors.errors import Invalid
 from tamis.selectors.spec import Checkpoints, Columns, Format, Role, TextTemplate
 
 ROLES: tuple[Role, ...] = get_args(Role)
-VECTOR_ROLES = frozenset({"embedding", "gradient", "logits"})
-CATEGORY_ROLES = frozenset({"group", "label"})
+VECTOR_ROLES = frozenset({"embedding", "gradient", "activation", "output_gradient", "logits"})
+CATEGORY_ROLES = frozenset({"group", "label", "cluster"})
 COUNT_ROLES = frozenset({"size", "epoch", "row"})
-SCORE_ROLES = frozenset({"score", "cutoff"})
+SCORE_ROLES = frozenset({"score", "cutoff", "influence"})
 
 _COLUMNS_NAMED = 30  # in an error; the rest is counted
 _TYPE_NAMED = 120  # characters of a type in an error: a struct's can be pages long
@@ -132,6 +132,33 @@ def column_names(columns: Columns, needs: Collection[Role], pointer: str) -> tup
     return tuple(names)
 
 
+def first_there(
+    columns: Columns, either: Sequence[Role], shards: Sequence[ShardSchema], pointer: str
+) -> tuple[Role, ...]:
+    """Return the role that is needed of those of which one must be filled: none where the manifest names one.
+
+    Raises
+    ------
+    Invalid
+        When none is named and no column that all shards have bears the name of one.
+    """
+    if not either or any(getattr(columns, role) is not None for role in either):
+        return ()
+    known = [shard for shard in shards if shard.schema is not None]
+    for role in either:
+        if all(shard.schema is not None and role in shard.schema.names for shard in known):
+            return (role,)
+    lacking = next(shard for shard in known if shard.schema is not None and not set(either) <= set(shard.schema.names))
+    assert lacking.schema is not None
+    raise Invalid(
+        f"A column is needed for one of the roles {' and '.join(either)}. None is named, and not all shards have a "
+        f"column of such a name: name the right one of {_listed(lacking.schema.names)} in columns.{either[0]}, or in "
+        f"columns.{either[-1]}.",
+        pointer=f"{pointer}/columns/{either[0]}",
+        shard=lacking.uri,
+    )
+
+
 def resolve(columns: Columns, needs: Collection[Role], shards: Sequence[ShardSchema], pointer: str) -> RoleColumns:
     """Find the column of every role and check it in every shard.
 
@@ -231,10 +258,7 @@ def _field(role: Role, name: str, shard: ShardSchema, pointer: str, *, named: bo
     indices = shard.schema.get_all_field_indices(name)
     if len(indices) == 1:
         return shard.schema.field(indices[0])
-    names = shard.schema.names
-    held = ", ".join(names[:_COLUMNS_NAMED]) + (
-        f" and {len(names) - _COLUMNS_NAMED} more" * (len(names) > _COLUMNS_NAMED)
-    )
+    held = _listed(shard.schema.names)
     if indices:
         detail = f"{shard.uri} has {len(indices)} columns '{name}'; a role needs one."
     elif named:
@@ -248,6 +272,11 @@ def _field(role: Role, name: str, shard: ShardSchema, pointer: str, *, named: bo
             f"name the right one of its columns in columns.{role}: {held or 'none'}."
         )
     raise Invalid(detail, pointer=pointer, shard=shard.uri, column=name)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _COLUMNS_NAMED
+    return ", ".join(names[:_COLUMNS_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _short(type_: pa.DataType) -> str:
@@ -318,13 +347,17 @@ _ACCEPT: Mapping[Role, Callable[[pa.DataType], pa.DataType | None]] = {
     "id": _id_type,
     "group": _category_type,
     "label": _category_type,
+    "cluster": _category_type,
     "size": _count_type,
     "epoch": _count_type,
     "row": _count_type,
     "score": _score_type,
     "cutoff": _score_type,
+    "influence": _score_type,
     "embedding": _vector_type,
     "gradient": _vector_type,
+    "activation": _vector_type,
+    "output_gradient": _vector_type,
     "logits": _vector_type,
 }
 _VECTORS = "lists of float16, float32 or float64, all of one length"
@@ -333,13 +366,17 @@ _TAKES: Mapping[Role, str] = {
     "id": "strings or integers",
     "group": "strings, integers or booleans",
     "label": "strings, integers or booleans",
+    "cluster": "strings, integers or booleans",
     "size": "non-negative integers",
     "epoch": "non-negative integers",
     "row": "non-negative integers",
     "score": "floats or integers",
     "cutoff": "floats or integers",
+    "influence": "floats or integers",
     "embedding": _VECTORS,
     "gradient": _VECTORS,
+    "activation": _VECTORS,
+    "output_gradient": _VECTORS,
     "logits": _VECTORS,
 }
 _DEFAULT: Mapping[Role, pa.DataType] = {
@@ -347,13 +384,17 @@ _DEFAULT: Mapping[Role, pa.DataType] = {
     "id": pa.string(),
     "group": pa.string(),
     "label": pa.string(),
+    "cluster": pa.string(),
     "size": pa.int64(),
     "epoch": pa.int64(),
     "row": pa.int64(),
     "score": pa.float64(),
     "cutoff": pa.float64(),
+    "influence": pa.float64(),
     "embedding": pa.list_(pa.float64()),
     "gradient": pa.list_(pa.float64()),
+    "activation": pa.list_(pa.float64()),
+    "output_gradient": pa.list_(pa.float64()),
     "logits": pa.list_(pa.float64()),
 }
 

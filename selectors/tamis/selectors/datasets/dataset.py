@@ -14,7 +14,14 @@ import pyarrow as pa
 
 from tamis.selectors.datasets import arrow, jsonl, parquet
 from tamis.selectors.datasets.batch import BadRow, RoleBatch, conform, slices
-from tamis.selectors.datasets.columns import VECTOR_ROLES, RoleColumns, ShardSchema, column_names, resolve
+from tamis.selectors.datasets.columns import (
+    VECTOR_ROLES,
+    RoleColumns,
+    ShardSchema,
+    column_names,
+    first_there,
+    resolve,
+)
 from tamis.selectors.datasets.manifest import check_rows, open_shards
 from tamis.selectors.datasets.shard import Shard, Unit, canonical_digest, cut
 from tamis.selectors.datasets.storage import Storage
@@ -40,7 +47,13 @@ class Dataset:
 
     @classmethod
     def open(
-        cls, manifest: Manifest, storage: Storage, *, needs: Collection[Role], pointer: str = "/dataset"
+        cls,
+        manifest: Manifest,
+        storage: Storage,
+        *,
+        needs: Collection[Role],
+        either: Sequence[Role] = (),
+        pointer: str = "/dataset",
     ) -> Dataset:
         """Open `manifest`: expand globs, read footers and headers, check the role columns in every shard.
 
@@ -50,6 +63,8 @@ class Dataset:
         storage : Storage
         needs : collection of Role
             Roles that must have a column; other roles have one only when the manifest names it.
+        either : sequence of Role
+            Roles of which one must have a column; where the manifest names none, the first that all shards have.
         pointer : str
             JSON Pointer of the manifest in the request, for errors.
 
@@ -63,13 +78,11 @@ class Dataset:
         DataError
             A shard that is not what its format says, or is damaged.
         """
-        names = column_names(manifest.columns, needs, pointer)
+        names = column_names(manifest.columns, {*needs, *either}, pointer)
         shards = open_shards(manifest, storage, names, pointer)
+        schemas = [ShardSchema(shard.file.uri, shard.format, shard.schema) for shard in shards]
         columns = resolve(
-            manifest.columns,
-            needs,
-            [ShardSchema(shard.file.uri, shard.format, shard.schema) for shard in shards],
-            pointer,
+            manifest.columns, {*needs, *first_there(manifest.columns, either, schemas, pointer)}, schemas, pointer
         )
         units: list[Unit] = []
         for shard in shards:

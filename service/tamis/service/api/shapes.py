@@ -240,6 +240,7 @@ class SelectorNeeds(Resource):
     """What a selector reads."""
 
     roles: list[str]
+    either: list[str] = Field(description="Roles of which one is needed; of several the first is used.")
     target: bool
     answers: bool = Field(False, description="Whether it asks for scores while it runs, and waits for them.")
 

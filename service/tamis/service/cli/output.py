@@ -138,7 +138,8 @@ def show_selectors(selectors: list[SelectorResource]) -> None:
     for title in ("selector", "needs", "what it does"):
         table.add_column(title, overflow="fold")
     for selector in selectors:
-        needs = [*selector.needs.roles, *(["a target"] if selector.needs.target else [])]
+        either = [" or ".join(selector.needs.either)] if selector.needs.either else []
+        needs = [*selector.needs.roles, *either, *(["a target"] if selector.needs.target else [])]
         table.add_row(Text(selector.name, style="bold"), ", ".join(needs), Text(selector.summary))
     console.print(table)
 
