@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 IS_RECENT := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format bench chaos evidence-ccs evidence-gais evidence-tarot clean
+.PHONY: help demo serve test lint format bench chaos evidence-ccs evidence-gais evidence-quad evidence-tarot clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ evidence-ccs: $(VENV)/.installed-dev ## Does coverage pay? Coresets selected by 
 
 evidence-gais: $(VENV)/.installed-dev ## Accuracy kept by GAIS, against other ways to select (hours)
 	$(BIN)/python tests/benchmarks/evidence_gais.py $(ARGS)
+
+evidence-quad: $(VENV)/.installed-dev ## Accuracy of networks trained on what Quad selects, against influence or diversity alone
+	$(BIN)/python tests/benchmarks/evidence_quad.py $(ARGS)
 
 evidence-tarot: $(VENV)/.installed-dev ## Accuracy of networks trained on what TAROT selects, against influence and random draws
 	$(BIN)/python tests/benchmarks/evidence_tarot.py $(ARGS)
