@@ -279,8 +279,8 @@ def _run(
             observer.log("error", known.detail, code=known.code)  # it says all: where in Tamis it arose helps nobody
         else:
             observer.log("error", _short(error), traceback=traceback.format_exc())
-        expected = known.status < SERVER_ERROR
-        outcome |= {"state": "failed", "problem": problem_of(known), "retry": known.retryable, "again": expected}
+        in_order = isinstance(error, TamisError | OSError)  # of the data's or the disk's making, not of this process's
+        outcome |= {"state": "failed", "problem": problem_of(known), "retry": known.retryable, "again": in_order}
     observer.tell_work()
     outcome["progress"] = observer.last
     return outcome
