@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import pickle
+import socket
 from pathlib import Path
 
 import pytest
@@ -102,11 +104,39 @@ class TestExpand:
         assert names(LocalStorage(), f"{tmp_path}/*.x") == ["c.x"]
 
     def test_too_many_matches(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tamis.selectors.datasets.storage.MAX_SHARDS", 2)
         for name in "abc":
             touch(tmp_path / name)
         with pytest.raises(Invalid, match="more than 2 files"):
-            LocalStorage().expand(f"{tmp_path}/*")
+            LocalStorage(max_files=2).expand(f"{tmp_path}/*")
+        monkeypatch.setattr("tamis.selectors.datasets.storage.MAX_LOOKED", 2)
+        with pytest.raises(Invalid, match="looks at more than 2 files"):
+            LocalStorage().expand(f"{tmp_path}/*.x")
+
+    @pytest.mark.parametrize(
+        "pattern",
+        [
+            *("*", "*.x", "?.x", "[ab].x", "[!a].x", ".*", ".h*", "**", "**/*.x", "**/b/**/*.x", "**/**/*.x", "*/b/*"),
+            *("*/../a.x", "b/**", "./*.x", "*/", "nothing/*", "a.x/*", "**/b", "[", "a[", "*[]"),
+        ],
+    )
+    def test_globs_match_as_pythons_do(self, tmp_path: Path, pattern: str) -> None:
+        for name in ("a.x", "b.x", ".h.x", "b/c.x", "b/b/d.x", ".hidden/e.x", "b/.f.x", "[", "a["):
+            touch(tmp_path / name)
+        matches = glob.glob(f"{tmp_path}/{pattern}", recursive=True)  # noqa: PTH207 - the very one to compare with
+        wanted = {path for path in matches if Path(path).is_file()}
+        try:
+            found = {file.path for file in LocalStorage().expand(f"{tmp_path}/{pattern}")}
+        except Invalid:
+            found = set()
+        assert found == {os.path.realpath(path) for path in wanted}
+
+    def test_links_that_go_in_circles(self, tmp_path: Path) -> None:
+        touch(tmp_path / "data" / "a.x")
+        for name in ("one", "two", "three"):
+            (tmp_path / "data" / name).symlink_to(tmp_path / "data")  # 3^40 ways, for whoever follows them
+        assert names(LocalStorage(), f"{tmp_path}/**/*.x") == ["a.x"]
+        (tmp_path / "data" / "everything").symlink_to("/")
+        assert names(LocalStorage([tmp_path]), f"{tmp_path}/**/*.x") == ["a.x"]
 
     def test_a_path_through_a_link_and_back_is_resolved(self, tmp_path: Path) -> None:
         touch(tmp_path / "other" / "a.x", b"right")
@@ -128,9 +158,10 @@ class TestRoots:
         touch(tmp_path / "data-other" / "o.x")
         (tmp_path / "data" / "escape").symlink_to(tmp_path / "secret")
         (tmp_path / "data" / "escape.x").symlink_to(tmp_path / "secret" / "s.x")
+        (tmp_path / "data" / "loop").symlink_to("..")
         (tmp_path / "data" / "inside.y").symlink_to(tmp_path / "data" / "a.x")
         (tmp_path / "alias").symlink_to(tmp_path / "data")
-        return LocalStorage([tmp_path / "alias"])  # a root may be a link itself
+        return LocalStorage([tmp_path / "alias"], setting="TAMIS_DATA_ROOTS")  # a root may be a link itself
 
     @pytest.mark.parametrize("uri", ["data/a.x", "alias/sub/*.x", "data/**/b.x", "data/inside.y", "data/sub/../a.x"])
     def test_inside(self, tmp_path: Path, storage: LocalStorage, uri: str) -> None:
@@ -154,11 +185,15 @@ class TestRoots:
             "data-other/o.x",
             "missing",
             "*",
+            "data/*/s.x",
+            "data/[e]scape/*.x",
+            "data/escape/**",
+            "data/loop/secret/s.x",
         ],
     )
     @pytest.mark.parametrize("scheme", ["", "file://"])
     def test_outside(self, tmp_path: Path, storage: LocalStorage, uri: str, scheme: str) -> None:
-        with pytest.raises(Forbidden):
+        with pytest.raises(Forbidden, match=r"TAMIS_DATA_ROOTS|after a wildcard"):
             storage.expand(f"{scheme}{tmp_path}/{uri}")
 
     def test_encoded_dots(self, tmp_path: Path, storage: LocalStorage) -> None:
@@ -166,8 +201,32 @@ class TestRoots:
             storage.expand(f"file://{tmp_path}/data/%2e%2e/secret/s.x")
 
     def test_no_root_allows_nothing(self, tmp_path: Path) -> None:
-        with pytest.raises(Forbidden):
-            LocalStorage([]).expand(str(touch(tmp_path / "a.x")))
+        with pytest.raises(Forbidden, match="TAMIS_DATA_ROOTS is empty"):
+            LocalStorage([], setting="TAMIS_DATA_ROOTS").expand(str(touch(tmp_path / "a.x")))
+
+    @pytest.mark.parametrize("roots", [None, [Path("/")]])
+    @pytest.mark.parametrize(
+        "uri",
+        ["/proc/self/environ", "/proc/self/*", "/proc/../proc/kcore", "/tmp/../proc/self/environ", "/sys/kernel/notes"],
+    )
+    def test_the_kernel_is_no_data(self, tmp_path: Path, roots: list[Path] | None, uri: str) -> None:
+        (tmp_path / "link").symlink_to("/proc/self")
+        for one in (uri, f"{tmp_path}/link/environ", f"{tmp_path}/link/*"):
+            with pytest.raises(Forbidden, match="kernel"):
+                LocalStorage(roots).expand(one)
+
+    def test_what_is_no_file(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.x")
+        (tmp_path / "device.x").symlink_to("/dev/zero")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "socket.x"))
+            for name in ("pipe.x", "socket.x", "device.x"):
+                with pytest.raises(Invalid, match="not a regular file"):
+                    LocalStorage().expand(f"{tmp_path}/{name}")
+            with pytest.raises(Forbidden):
+                LocalStorage([tmp_path]).expand(f"{tmp_path}/device.x")
+        with pytest.raises(Invalid, match=r"is a folder"):
+            LocalStorage([tmp_path]).expand(str(tmp_path))
 
 
 class TestOpen:
@@ -198,6 +257,32 @@ class TestOpen:
         path.symlink_to(tmp_path / "moved")  # the same inode, but no longer what was checked
         with pytest.raises(InputsChanged):
             storage.open(file)
+
+    def test_a_folder_replaced_by_a_link(self, tmp_path: Path) -> None:
+        """What is checked is what is opened: the file behind the link has the same inode, size and times."""
+        storage = LocalStorage([tmp_path / "data"])
+        path = touch(tmp_path / "data" / "sub" / "deep" / "a", b"1")
+        [file] = storage.expand(str(path))
+        (tmp_path / "data" / "sub").rename(tmp_path / "outside")
+        (tmp_path / "data" / "sub").symlink_to(tmp_path / "outside")
+        with pytest.raises(InputsChanged):
+            storage.open(file)
+
+    def test_replaced_by_a_pipe(self, tmp_path: Path) -> None:
+        path = touch(tmp_path / "a", b"1")
+        [file] = LocalStorage().expand(str(path))
+        path.unlink()
+        os.mkfifo(path)  # whoever opens it the plain way waits for a writer for ever
+        with pytest.raises(InputsChanged):
+            LocalStorage().open(file)
+
+    def test_a_folder_that_may_be_crossed_but_not_listed(self, tmp_path: Path) -> None:
+        path = touch(tmp_path / "closed" / "a", b"1")
+        (tmp_path / "closed").chmod(0o311)
+        [file] = LocalStorage().expand(str(path))
+        with LocalStorage().open(file) as source:
+            assert source.read() == b"1"
+        (tmp_path / "closed").chmod(0o755)
 
     def test_gone(self, tmp_path: Path) -> None:
         storage = LocalStorage()

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from tamis.selectors.errors import TamisError
 
 DATABASE_FILE = "tamis.sqlite3"
+DATA_ROOTS = "TAMIS_DATA_ROOTS"
 
 
 class BadSettings(TamisError):
@@ -64,7 +65,7 @@ class Settings:
         return cls(
             home=home,
             database_url=environ.get("TAMIS_DATABASE_URL") or f"sqlite:///{quote(str(home / DATABASE_FILE))}",
-            data_roots=_data_roots(environ.get("TAMIS_DATA_ROOTS", "")),
+            data_roots=_data_roots(environ.get(DATA_ROOTS, "")),
             engine=_engine(environ.get("TAMIS_ENGINE") or "local"),
             threads=_threads(environ),
             lease_seconds=_number(environ, "TAMIS_LEASE_SECONDS", 1, 3600) or cls.lease_seconds,
@@ -110,7 +111,7 @@ def _data_roots(value: str) -> tuple[Path, ...] | None:
     parts = [part for part in value.split(":") if part]
     for part in parts:
         if not part.startswith("/"):
-            raise BadSettings(f"TAMIS_DATA_ROOTS: {part!r} is not an absolute path; separate paths by ':'")
+            raise BadSettings(f"{DATA_ROOTS}: {part!r} is not an absolute path; separate paths by ':'")
     return tuple(Path(part) for part in parts) or None
 
 

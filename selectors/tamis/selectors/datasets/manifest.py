@@ -14,7 +14,7 @@ from tamis.selectors.datasets import arrow, jsonl, parquet
 from tamis.selectors.datasets.shard import Shard
 from tamis.selectors.datasets.storage import Storage, StoredFile
 from tamis.selectors.errors import Invalid, TamisError
-from tamis.selectors.spec import MAX_SHARDS, Format, Manifest, ShardRef
+from tamis.selectors.spec import Format, Manifest, ShardRef
 
 OPENING_THREADS = 8
 """Shards looked at together at open: they wait for storage, not for a core."""
@@ -59,8 +59,8 @@ def _expand(manifest: Manifest, storage: Storage, pointer: str) -> list[_Listed]
                     )
                 seen[file.path] = entry
                 listed.append(_Listed(entry, file, declared))
-            if len(listed) > MAX_SHARDS:
-                raise Invalid(f"The manifest names more than {MAX_SHARDS} files.")
+            if len(listed) > storage.max_files:
+                raise Invalid(f"The manifest names more than {storage.max_files} files: it may not hold more here.")
     return listed
 
 

@@ -6,6 +6,7 @@ in the package knows what a path is.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import io
 import itertools
@@ -13,7 +14,7 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,15 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _MAGIC = re.compile(r"[*?\[]")
 _PERCENT = re.compile(r"((?:%[0-9A-Fa-f]{2})+)")
 
+MAX_LOOKED = 1_000_000
+"""Names that one glob may look at."""
+
+KERNEL_FOLDERS = (Path("/proc"), Path("/sys"))
+"""What looks like files there is the kernel talking: never data, and some of it is secret."""
+
+_FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW | getattr(os, "O_PATH", os.O_RDONLY)
+_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe put in its place must not make us wait
+
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
@@ -41,6 +51,9 @@ class StoredFile:
 
 class Storage(Protocol):
     """What a dataset needs of a store."""
+
+    max_files: int
+    """Files that one manifest may name."""
 
     def expand(self, uri: str) -> list[StoredFile]:
         """Return the file that `uri` names, or the files that match it as a glob, sorted by uri.
@@ -88,16 +101,33 @@ class LocalStorage:
         before the comparison, of the roots too.
     base : Path, optional
         What relative paths start from; the working directory when None.
+    setting : str
+        What the roots are called where they are set, for messages.
+    max_files : int
+        How many files a manifest may name.
 
     Notes
     -----
+    A path is resolved and compared with the roots once, and then opened folder by folder without following any
+    symbolic link: whoever swaps a folder or a file for a link in between gets an error, not another file.
+    In globs, ``**`` does not go through symbolic links.
+
     A mapped file that somebody truncates while it is read kills the reading process (SIGBUS). So only job processes
     map; whatever runs in the service opens with ``mapped=False``.
     """
 
-    def __init__(self, roots: Sequence[Path] | None = None, *, base: Path | None = None) -> None:
+    def __init__(
+        self,
+        roots: Sequence[Path] | None = None,
+        *,
+        base: Path | None = None,
+        setting: str = "data roots",
+        max_files: int = MAX_SHARDS,
+    ) -> None:
         self._roots = None if roots is None else [Path(os.path.realpath(root)) for root in roots]
         self._base = Path.cwd() if base is None else Path(base).absolute()
+        self._setting = setting
+        self.max_files = max_files
 
     def expand(self, uri: str) -> list[StoredFile]:
         """See :meth:`Storage.expand`."""
@@ -106,10 +136,10 @@ class LocalStorage:
         if not _MAGIC.search(pattern) or os.path.lexists(literal):
             return [self._literal(uri, literal)]
         self._check_base(uri, pattern)
-        matches = glob.iglob(pattern, recursive=True)  # noqa: PTH207 -- Path.glob takes no absolute pattern
-        paths = list(itertools.islice((path for path in matches if Path(path).is_file()), MAX_SHARDS + 1))
-        if len(paths) > MAX_SHARDS:
-            raise Invalid(f"{uri} matches more than {MAX_SHARDS} files: a manifest holds no more.")
+        matches = (path for path in _Glob(uri).matches(pattern) if Path(path).is_file())
+        paths = list(itertools.islice(dict.fromkeys(matches), self.max_files + 1))
+        if len(paths) > self.max_files:
+            raise Invalid(f"{uri} matches more than {self.max_files} files: a manifest holds no more here.")
         if not paths:
             raise Invalid(f"{uri} matches no file.")
         return sorted((self._stored(uri, path) for path in paths), key=lambda file: file.uri)
@@ -117,7 +147,7 @@ class LocalStorage:
     def open(self, file: StoredFile, *, mapped: bool = True) -> pa.NativeFile:
         """See :meth:`Storage.open`."""
         try:
-            descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = _open_without_links(file.path)
         except OSError as error:
             raise InputsChanged(f"{file.uri} can't be opened any more: {error.strerror}.", shard=file.uri) from error
         try:
@@ -174,8 +204,12 @@ class LocalStorage:
         self._check(uri, os.path.realpath("/".join(parts[:first]) or "/"))
 
     def _check(self, uri: str, real: str) -> None:
+        if any(Path(real).is_relative_to(folder) for folder in KERNEL_FOLDERS):
+            raise Forbidden(f"{uri} is no file but a door to the kernel (/proc, /sys), and is never read.")
         if self._roots is not None and not any(Path(real).is_relative_to(root) for root in self._roots):
-            raise Forbidden(f"{uri} lies outside the places the service may read (its data roots).")
+            if not self._roots:
+                raise Forbidden(f"{uri} may not be read, nor anything else, as {self._setting} is empty.")
+            raise Forbidden(f"{uri} lies outside the places the service may read ({self._setting}).")
 
     def _literal(self, uri: str, path: str) -> StoredFile:
         self._check(uri, os.path.realpath(path))  # before anything tells whether it exists
@@ -200,6 +234,69 @@ class LocalStorage:
         if not os.access(real, os.R_OK):
             raise Invalid(f"{path}{named} can't be read: permission denied.")
         return StoredFile(Path(path).as_uri(), real, status.st_size, _version(status))
+
+
+class _Glob:
+    """Finds what a pattern matches, as `glob` does, but with an end: it counts what it looks at."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._looked = 0
+
+    def matches(self, pattern: str) -> Iterator[str]:
+        """Give the paths that match an absolute pattern, some perhaps twice."""
+        if pattern.endswith("/"):  # folders only
+            return iter(())
+        parts = [part for part in pattern.split("/") if part]
+        if parts[-1] == "**":
+            parts.append("*")
+        pairs = itertools.pairwise([*parts, ""])
+        return self._below("/", [part for part, following in pairs if part != "**" or following != "**"])
+
+    def _below(self, folder: str, parts: list[str]) -> Iterator[str]:
+        part, rest = parts[0], parts[1:]
+        if part == "**":
+            yield from self._below(folder, rest)
+            for entry in self._entries(folder):
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                    yield from self._below(entry.path, parts)
+            return
+        if _MAGIC.search(part):
+            fits = re.compile(fnmatch.translate(part)).match
+            hidden = part.startswith(".")
+            found = [e.path for e in self._entries(folder) if fits(e.name) and (hidden or not e.name.startswith("."))]
+        else:
+            path = os.path.join(folder, part)  # noqa: PTH118 -- no normalisation
+            found = [path] if os.path.lexists(path) else []
+        for path in found:
+            if rest:
+                yield from self._below(path, rest)
+            else:
+                yield path
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                found = list(itertools.islice(entries, MAX_LOOKED - self._looked + 1))
+        except OSError:  # no folder, or closed to us: nothing matches there, as in a shell
+            return []
+        self._looked += len(found)
+        if self._looked > MAX_LOOKED:
+            raise Invalid(f"{self._uri} looks at more than {MAX_LOOKED:,} files: name the folder more closely.")
+        return found
+
+
+def _open_without_links(path: str) -> int:
+    """Open an absolute path for reading; fails wherever a symbolic link has been put since it was resolved."""
+    *folders, name = path.split("/")[1:]
+    folder = os.open("/", _FOLDER)
+    try:
+        for part in folders:
+            above, folder = folder, os.open(part, _FOLDER, dir_fd=folder)
+            os.close(above)
+        return os.open(name, _FILE, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _version(status: os.stat_result) -> str:

@@ -21,7 +21,7 @@ from tamis.service.cli.output import console
 from tamis.service.client.job import SELECTION
 from tamis.service.client.progress import PhaseBar, phase_bar
 from tamis.service.entry import prepare_process
-from tamis.service.settings import Settings
+from tamis.service.settings import DATA_ROOTS, Settings
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -80,7 +80,9 @@ def run_here(document: dict[str, Any], out: Path, threads: int | None) -> Result
     from tamis.selectors.datasets import LocalStorage
     from tamis.selectors.jobs import Environment, execute
 
-    environment = Environment(LocalStorage(settings.data_roots), settings.signals_dir, settings.threads)
+    environment = Environment(
+        LocalStorage(settings.data_roots, setting=DATA_ROOTS), settings.signals_dir, settings.threads
+    )
     with phase_bar(console) as bar:
         watcher = _Watcher(bar)
         signal.signal(signal.SIGINT, watcher.interrupt)

@@ -36,7 +36,7 @@ from tamis.service.entry import die_with_parent, prepare_process
 from tamis.service.inputs import check_inputs
 from tamis.service.journal import Journal
 from tamis.service.problem import problem_of
-from tamis.service.settings import Settings
+from tamis.service.settings import DATA_ROOTS, Settings
 from tamis.service.worker.memory import memory_of
 from tamis.service.worker.messages import (
     Asked,
@@ -257,7 +257,9 @@ def _run(
     try:
         spec = JobSpec.model_validate(order["spec"])
         environment = Environment(
-            storage=LocalStorage(settings.data_roots), cache=settings.signals_dir, threads=order["threads"]
+            storage=LocalStorage(settings.data_roots, setting=DATA_ROOTS),
+            cache=settings.signals_dir,
+            threads=order["threads"],
         )
         out = Path(order["out"])
         with _alone(out, observer):
