@@ -89,7 +89,7 @@ class Served:
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        match = re.search(r"http://127\.0\.0\.1:\d+", line)
+        match = re.search(r"http://\S+:\d+", line)
         if match is None:
             self.kill()
             pytest.fail(f"the service did not start: {line!r}\n{log.read_text()[-2000:]}")

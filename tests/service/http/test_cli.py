@@ -155,7 +155,19 @@ def test_help_and_version(tamis: Tamis) -> None:
     assert tamis("--version").stdout.strip() == version("tamis")
     shown = tamis("--help")
     assert shown.returncode == 0
-    for command in ("serve", "worker", "select", "submit", "status", "wait", "download", "cancel", "plan", "warmup"):
+    for command in (
+        "serve",
+        "worker",
+        "select",
+        "submit",
+        "status",
+        "wait",
+        "download",
+        "cancel",
+        "plan",
+        "warmup",
+        "keys",
+    ):
         assert command in shown.stdout
 
 
@@ -199,9 +211,14 @@ def test_warmup(tamis: Tamis, home: Path) -> None:
     assert " s" in warmed.stderr
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "no such host"])
-def test_serve_listens_on_this_machine_only(tamis: Tamis, home: Path, host: str) -> None:
-    refused(tamis("serve", "--host", host, "--port", "0", env={"TAMIS_HOME": str(home)}), 2)
+def test_serve_listens_on_this_machine_only_without_a_key(tamis: Tamis, home: Path) -> None:
+    env = {"TAMIS_HOME": str(home)}
+    for host in ("0.0.0.0", "::", "192.0.2.1"):
+        refused(tamis("serve", "--host", host, "--port", "0", env=env), 1, host, "tamis keys create", "127.0.0.1")
+    refused(tamis("serve", "--host", "no such host", "--port", "0", env=env), 2, "no such host")
+    # A key that opens nothing any more does not count.
+    assert tamis("keys", "create", "ann", "--days", "0", env=env).returncode == 0
+    refused(tamis("serve", "--host", "0.0.0.0", "--port", "0", env=env), 1, "tamis keys create")
 
 
 def test_serve_says_what_it_can_not_use(tamis: Tamis, service: Any, home: Path) -> None:

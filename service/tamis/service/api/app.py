@@ -27,7 +27,7 @@ Every error is an RFC 9457 problem (`application/problem+json`) whose `code` and
 ROUTERS = (jobs.router, questions.router, results.router, catalogue.router, operations.router)
 
 
-def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
+def create_app(settings: Settings, limits: Limits | None = None, *, keys_required: bool = False) -> FastAPI:
     """Make the application.
 
     Parameters
@@ -36,9 +36,12 @@ def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
         Its database is migrated and its folders are created when the application starts.
     limits : Limits, optional
         What one request may ask for.
+    keys_required : bool
+        Ask for an API key even when none was ever made; without it, nobody is asked until one is. Needed wherever
+        others than this machine's users can connect.
     """
     store = Store(settings.database_url, running_per_owner=settings.running_per_owner)
-    service = Service(settings, limits or Limits(), store)
+    service = Service(settings, limits or Limits(), store, keys_required)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

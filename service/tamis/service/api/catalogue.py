@@ -8,13 +8,14 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from tamis.selectors.errors import InputsChanged, Invalid, NotFound, UnknownSelector
 from tamis.selectors.spec import Manifest
+from tamis.service.api.access import CallerDep, with_key
 from tamis.service.api.bodies import Body, json_body, request_body
-from tamis.service.api.context import OWNER, ServiceDep
+from tamis.service.api.context import ServiceDep
 from tamis.service.api.problems import problems
 from tamis.service.api.resources import dataset_resource
 from tamis.service.api.shapes import MAX_PAGE, DatasetList, DatasetResource, SelectorList, SelectorResource
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", dependencies=with_key)
 
 DEFAULT_PAGE = 50
 
@@ -57,7 +58,7 @@ def get_selector(name: str) -> SelectorResource:
     ),
     openapi_extra=request_body(Manifest),
 )
-def register(service: ServiceDep, body: ManifestBody, response: Response) -> DatasetResource:
+def register(service: ServiceDep, caller: CallerDep, body: ManifestBody, response: Response) -> DatasetResource:
     """Register a manifest, to refer to it by id; only footers and headers of its files are read."""
     from tamis.selectors.datasets import Dataset
 
@@ -66,7 +67,7 @@ def register(service: ServiceDep, body: ManifestBody, response: Response) -> Dat
     except InputsChanged as error:
         raise Invalid(f"{error.detail} Send the request again.", pointer="/shards", **error.where) from error
     registration = service.store.datasets.register(
-        owner=OWNER,
+        owner=caller.owner,
         manifest=dataset.resolved().model_dump(mode="json", exclude_none=True),
         digest=dataset.digest,
         rows=dataset.rows,
@@ -82,18 +83,19 @@ def register(service: ServiceDep, body: ManifestBody, response: Response) -> Dat
 @router.get("/datasets", tags=["datasets"], summary="List datasets", responses=problems(400))
 def list_datasets(
     service: ServiceDep,
+    caller: CallerDep,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
     cursor: Annotated[str | None, Query(max_length=1000, description="As given in next_cursor.")] = None,
 ) -> DatasetList:
     """Give datasets, newest first."""
-    page = service.store.datasets.list(owner=OWNER, limit=limit, cursor=cursor)
+    page = service.store.datasets.list(owner=caller.sees, limit=limit, cursor=cursor)
     return DatasetList(items=[dataset_resource(item) for item in page.items], next_cursor=page.next_cursor)
 
 
 @router.get("/datasets/{dataset_id}", tags=["datasets"], summary="Look at a dataset", responses=problems(404))
-def get_dataset(service: ServiceDep, dataset_id: str) -> DatasetResource:
+def get_dataset(service: ServiceDep, caller: CallerDep, dataset_id: str) -> DatasetResource:
     """Show a registered dataset."""
-    return dataset_resource(service.store.datasets.get(dataset_id, owner=OWNER))
+    return dataset_resource(service.store.datasets.get(dataset_id, owner=caller.sees))
 
 
 @router.delete(
@@ -103,7 +105,7 @@ def get_dataset(service: ServiceDep, dataset_id: str) -> DatasetResource:
     summary="Forget a dataset",
     responses=problems(404, 409),
 )
-def delete_dataset(service: ServiceDep, dataset_id: str) -> None:
+def delete_dataset(service: ServiceDep, caller: CallerDep, dataset_id: str) -> None:
     """Forget a dataset that no active job uses; its files are not touched."""
-    service.store.datasets.get(dataset_id, owner=OWNER)
+    service.store.datasets.get(dataset_id, owner=caller.sees)
     service.store.datasets.delete(dataset_id)

@@ -10,31 +10,46 @@ from typing import TYPE_CHECKING, Annotated, Final, Self
 
 from fastapi import Depends, Request
 
-from tamis.service.settings import BadSettings, Settings
+from tamis.selectors.spec import MAX_SHARDS
+from tamis.service.api.rates import TokenBuckets
+from tamis.service.settings import DATA_ROOTS, BadSettings, Settings
 from tamis.service.store import Store
 
 if TYPE_CHECKING:
     from tamis.selectors.jobs import Environment
 
-OWNER: Final = "local"
-"""Everybody, as long as no API keys are configured."""
-
-DEFAULT_MAX_BODY_BYTES: Final = 8 * 2**20
-
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for."""
+    """What callers may ask for; every field has the environment variable of its comment."""
 
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES  # TAMIS_MAX_BODY_BYTES
+    max_body_bytes: int = 8 * 2**20  # TAMIS_MAX_BODY_BYTES: of one request
+    max_shards: int = MAX_SHARDS  # TAMIS_MAX_SHARDS: files that one manifest may name, globs expanded
+    max_queued_jobs: int = 10_000  # TAMIS_MAX_QUEUED_JOBS: of one owner
+    requests_per_second: int = 500  # TAMIS_REQUESTS_PER_SECOND: of one owner, to one process; see `TokenBuckets`
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read the limits. Raises BadSettings."""
-        value = (os.environ if environ is None else environ).get("TAMIS_MAX_BODY_BYTES") or str(DEFAULT_MAX_BODY_BYTES)
-        if not value.isascii() or not value.isdigit() or not 1024 <= int(value) <= 2**30:
-            raise BadSettings(f"TAMIS_MAX_BODY_BYTES: {value!r} is not a whole number from 1024 to {2**30}")
-        return cls(int(value))
+        environ = os.environ if environ is None else environ
+        given = {}
+        for field_name, (low, high) in _RANGES.items():
+            name = f"TAMIS_{field_name.upper()}"
+            value = environ.get(name)
+            if not value:
+                continue
+            if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
+                raise BadSettings(f"{name}: {value!r} is not a whole number from {low} to {high}")
+            given[field_name] = int(value)
+        return cls(**given)
+
+
+_RANGES: Final = {
+    "max_body_bytes": (1024, 2**30),
+    "max_shards": (1, MAX_SHARDS),
+    "max_queued_jobs": (1, 10**9),
+    "requests_per_second": (1, 10**6),
+}
 
 
 @dataclass
@@ -44,17 +59,33 @@ class Service:
     settings: Settings
     limits: Limits
     store: Store
+    keys_required: bool = False  # also when none was ever made: whoever listens beyond this machine says so
+    rates: TokenBuckets = field(init=False)
     draining: threading.Event = field(default_factory=threading.Event)  # set: take no jobs, end what waits
     keys_in_flight: set[tuple[str, str]] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __post_init__(self) -> None:
+        self.rates = TokenBuckets(self.limits.requests_per_second)
+
+    def keys_asked(self) -> bool:
+        """Whether an API key is needed."""
+        return self.keys_required or self.store.keys.asked()
+
     def environment(self) -> Environment:
-        """Say where jobs read. Loads the selectors' library: a second or so, once."""
+        """Say where jobs read. Loads the selectors' library: a second or so, once.
+
+        Without TAMIS_DATA_ROOTS that is everywhere as long as nobody needs a key, and nowhere from then on: what the
+        operator may read is not for everyone who holds a key.
+        """
         from tamis.selectors.datasets import LocalStorage
         from tamis.selectors.jobs import Environment
 
+        roots = self.settings.data_roots
+        if roots is None and self.keys_asked():
+            roots = ()
         return Environment(
-            storage=LocalStorage(self.settings.data_roots),
+            storage=LocalStorage(roots, setting=DATA_ROOTS, max_files=self.limits.max_shards),
             cache=self.settings.signals_dir,
             threads=self.settings.threads,
         )

@@ -24,6 +24,9 @@ ERRORS_IN_DETAIL: Final = 5
 MAX_VALUES: Final = 1_000_000
 """Values in one document: 100,000 shards make a third of them. Validating more would hold up everyone else."""
 
+MAX_DEPTH: Final = 64
+"""Arrays and objects inside each other; a request needs a dozen, and what walks them is recursive."""
+
 
 class MalformedJson(TamisError):
     """This is not JSON."""
@@ -38,24 +41,28 @@ def parse(content: bytes) -> Any:
     Raises
     ------
     MalformedJson
-        It is no JSON.
+        It is no JSON, or so deep that it is not parsed at all.
     Invalid
-        It holds a NUL character, a number that overflows, or more values than any request needs.
+        It holds a NUL character, a number that overflows, or more or deeper values than any request needs.
     """
     try:
         document = pydantic_core.from_json(content, allow_inf_nan=False)
     except ValueError as error:
+        if "recursion limit" in str(error):
+            raise MalformedJson(f"Arrays and objects are nested deeper than {MAX_DEPTH} levels.") from error
         raise MalformedJson(f"This is not valid JSON: {error}.") from error
     _check_values(document)
     return document
 
 
 def _check_values(document: Any) -> None:
-    pending: list[tuple[str, Any]] = [("", document)]
+    pending: list[tuple[str, Any, int]] = [("", document, 0)]
     seen = 0
     while pending:
-        pointer, value = pending.pop()
+        pointer, value, depth = pending.pop()
         seen += 1
+        if depth > MAX_DEPTH:
+            raise Invalid(f"Arrays and objects are nested deeper than {MAX_DEPTH} levels.", pointer=pointer)
         if seen + len(pending) > MAX_VALUES:
             raise Invalid(f"The document holds more than {MAX_VALUES:,} values: use globs for shards.", pointer=pointer)
         if isinstance(value, str) and "\0" in value:
@@ -66,9 +73,9 @@ def _check_values(document: Any) -> None:
             for key, item in value.items():
                 if "\0" in key:
                     raise Invalid("A field's name holds a NUL character (\\u0000): remove it.", pointer=pointer)
-                pending.append((f"{pointer}/{escape(key)}", item))
+                pending.append((f"{pointer}/{escape(key)}", item, depth + 1))
         elif isinstance(value, list):
-            pending.extend((f"{pointer}/{index}", item) for index, item in enumerate(value))
+            pending.extend((f"{pointer}/{index}", item, depth + 1) for index, item in enumerate(value))
 
 
 def validate(shape: type[Shape], document: Any) -> Shape:

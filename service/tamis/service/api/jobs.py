@@ -19,8 +19,9 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from tamis.selectors.errors import Conflict, StorageError
 from tamis.selectors.outcome import Plan
 from tamis.selectors.spec import JobSpec
+from tamis.service.api.access import Caller, CallerDep, with_key
 from tamis.service.api.bodies import Body, json_body, request_body
-from tamis.service.api.context import OWNER, Service, ServiceDep
+from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import matches_etag
 from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, problems
 from tamis.service.api.resources import etag, job_resource
@@ -39,7 +40,7 @@ class JobIdConvertor(StringConvertor):
 
 register_url_convertor("job", JobIdConvertor())
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=with_key)
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.api")
 
 POLL_AFTER_SECONDS: Final = 1
@@ -92,25 +93,25 @@ JOB_HEADERS: Final[dict[str, Any]] = {
     ),
     openapi_extra=request_body(JobRequest),
 )
-def submit(service: ServiceDep, body: JobBody, idempotency_key: IdempotencyKey = None) -> Response:
+def submit(service: ServiceDep, caller: CallerDep, body: JobBody, idempotency_key: IdempotencyKey = None) -> Response:
     """Check the request against the data's footers and store the job; it is durable when this answers."""
     if service.draining.is_set():
         raise Draining
     if idempotency_key is None:
-        return _accepted(_submit(service, body, None))
-    stored = service.store.jobs.replay(owner=OWNER, idempotency_key=idempotency_key, body_sha256=body.sha256)
+        return _accepted(_submit(service, caller, body, None))
+    stored = service.store.jobs.replay(owner=caller.owner, idempotency_key=idempotency_key, body_sha256=body.sha256)
     if stored is not None:
         return _accepted(stored)
-    with _in_flight(service, idempotency_key):
-        return _accepted(_submit(service, body, idempotency_key))
+    with _in_flight(service, caller, idempotency_key):
+        return _accepted(_submit(service, caller, body, idempotency_key))
 
 
-def _submit(service: Service, body: Body[JobRequest], key: str | None) -> Submission:
+def _submit(service: Service, caller: Caller, body: Body[JobRequest], key: str | None) -> Submission:
     request = body.shape
-    resolved = resolve(service, request)
+    resolved = resolve(service, caller, request)
     checked = check(service, resolved)
     submission = service.store.jobs.submit(
-        owner=OWNER,
+        owner=caller.owner,
         request=body.document,
         spec=checked.spec.model_dump(mode="json", exclude_none=True),
         selector=request.selector.name,
@@ -123,6 +124,7 @@ def _submit(service: Service, body: Body[JobRequest], key: str | None) -> Submis
         idempotency_key=key,
         body_sha256=body.sha256 if key is not None else None,
         reusable=partial(_same_files, service, checked.spec) if _may_reuse(request, checked.plan) else None,
+        max_queued=service.limits.max_queued_jobs,
     )
     log.info("job accepted", job=submission.job_id, selector=request.selector.name, replayed=submission.replayed)
     return submission
@@ -149,8 +151,8 @@ def _accepted(submission: Submission) -> Response:
 
 
 @contextmanager
-def _in_flight(service: Service, key: str) -> Iterator[None]:
-    entry = (OWNER, key)
+def _in_flight(service: Service, caller: Caller, key: str) -> Iterator[None]:
+    entry = (caller.owner, key)
     with service.lock:
         if entry in service.keys_in_flight:
             raise KeyInFlight
@@ -168,14 +170,15 @@ def _in_flight(service: Service, key: str) -> Iterator[None]:
     responses=problems(400, 403, 404, 409, 413, 415, 422),
     openapi_extra=request_body(JobRequest),
 )
-def plan(service: ServiceDep, body: JobBody) -> JobPlan:
+def plan(service: ServiceDep, caller: CallerDep, body: JobBody) -> JobPlan:
     """Make the same checks as a submission and say what the job would need; nothing runs and nothing is stored."""
-    return plan_of(service, body.shape)
+    return plan_of(service, caller, body.shape)
 
 
 @router.get("", summary="List jobs", responses=problems(400))
 def list_jobs(
     service: ServiceDep,
+    caller: CallerDep,
     *,
     state: State | None = None,
     selector: Annotated[str | None, Query(min_length=1, max_length=256)] = None,
@@ -188,7 +191,7 @@ def list_jobs(
 ) -> JobList:
     """Give jobs, newest first; all given filters must fit."""
     page = service.store.jobs.list(
-        owner=OWNER,
+        owner=caller.sees,
         state=None if state is None else JobState(state),
         selector=selector,
         labels=_labels(label),
@@ -212,12 +215,12 @@ def _labels(filters: list[str]) -> dict[str, str]:
     return labels
 
 
-def _job(service: ServiceDep, job_id: str) -> Job:
-    return service.store.jobs.get(job_id, owner=OWNER)
+def _job(service: ServiceDep, caller: CallerDep, job_id: str) -> Job:
+    return service.store.jobs.get(job_id, owner=caller.sees)
 
 
 JobDep = Annotated[Job, Depends(_job)]
-"""The job that the path names; 404 without."""
+"""The job that the path names; 404 when there is none, or it is another owner's."""
 
 
 @router.get(
@@ -235,6 +238,7 @@ JobDep = Annotated[Job, Depends(_job)]
 async def get_job(
     request: Request,
     service: ServiceDep,
+    caller: CallerDep,
     job_id: str,
     prefer: Annotated[str | None, Header(description="'wait=N': answer within N (at most 60) seconds.")] = None,
     if_none_match: Annotated[str | None, Header(description="The ETag of an earlier answer.")] = None,
@@ -247,7 +251,7 @@ async def get_job(
     wait = wait_seconds(prefer)
     deadline = time.monotonic() + (wait or 0.0)
     while True:
-        job = await run_in_threadpool(service.store.jobs.get, job_id, owner=OWNER)
+        job = await run_in_threadpool(service.store.jobs.get, job_id, owner=caller.sees)
         unchanged = if_none_match is not None and matches_etag(if_none_match, etag(job), weak=True)
         waiting = not job.state.terminal and (unchanged or if_none_match is None)
         left = deadline - time.monotonic()
@@ -296,7 +300,7 @@ def resume(service: ServiceDep, job: JobDep) -> JobResource:
     if job.state not in {JobState.FAILED, JobState.CANCELLED}:
         raise Conflict(f"The job is {job.state}: only a failed or cancelled job can be resumed.")
     check_resumable(service, job)
-    return job_resource(service.store.jobs.resume(job.id))
+    return job_resource(service.store.jobs.resume(job.id, max_queued=service.limits.max_queued_jobs))
 
 
 @router.delete("/{job_id:job}", status_code=204, summary="Delete a job", responses=problems(404, 409))

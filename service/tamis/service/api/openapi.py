@@ -15,12 +15,21 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from tamis.selectors.spec import Manifest
-from tamis.service.api.problems import Problem
+from tamis.service.api.access import scope_of
+from tamis.service.api.problems import Problem, Unauthorized
 from tamis.service.api.shapes import JobRequest, RoundAnswers
 
 FILE: Final = Path("openapi.yaml")
 BODIES: Final = (JobRequest, Manifest, RoundAnswers)
 """Shapes that endpoints read by themselves, so that the framework does not know them."""
+
+SECURITY: Final = "apiKey"
+SECURITY_SCHEME: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key, made with `tamis keys create`. None is asked for on a loopback address as long as none "
+    "was ever made. Looking needs the scope `read`, everything else `submit`; `admin` is both, for every owner's jobs.",
+}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -43,8 +52,11 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas.update(shapes["$defs"])
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
+        document["components"]["securitySchemes"] = {SECURITY: SECURITY_SCHEME}
         for path in document["paths"].values():
-            for operation in path.values():
+            for method, operation in path.items():
+                if str(Unauthorized.status) in operation["responses"]:
+                    operation["security"] = [{SECURITY: [str(scope_of(method.upper()))]}]
                 # The framework's own idea of a 422; what really answers is declared by each endpoint.
                 declared = operation["responses"].get("422", {})
                 if "HTTPValidationError" in json.dumps(declared):

@@ -11,6 +11,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from tamis.selectors.errors import StorageError
+from tamis.service.api.access import with_key
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.metrics import CONTENT_TYPE, Metrics
 from tamis.service.api.problems import NotReady, problems
@@ -22,13 +23,13 @@ PROBE_BYTES: Final = 4096
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz", summary="Is the process alive?", responses=problems())
+@router.get("/healthz", summary="Is the process alive?", responses=problems(keyed=False))
 def healthz() -> Health:
     """Answer as long as the process can."""
     return Health()
 
 
-@router.get("/readyz", summary="Can jobs be run?", responses=problems(503))
+@router.get("/readyz", summary="Can jobs be run?", responses=problems(503, keyed=False))
 def readyz(service: ServiceDep) -> Health:
     """Answer 200 when the store answers, the storage can be written and a worker lives."""
     missing = [
@@ -77,6 +78,7 @@ def _worker_fault(service: Service) -> str | None:
 
 @router.get(
     "/metrics",
+    dependencies=with_key,
     response_class=Response,
     summary="Metrics for Prometheus",
     responses=problems(
@@ -84,12 +86,15 @@ def _worker_fault(service: Service) -> str | None:
     ),
 )
 def metrics(request: Request) -> Response:
-    """Give jobs by state and selector, request latency by route, the age of the queue, and what is running."""
+    """Give jobs by state and selector, request latency by route, the age of the queue, and what is running.
+
+    They are those of all owners together, so that a key is asked for here too where one is anywhere: any that may read.
+    """
     measured: Metrics = request.app.state.metrics
     return Response(measured.text(), media_type=CONTENT_TYPE)
 
 
-@router.get("/v1/version", summary="What is running?", responses=problems())
+@router.get("/v1/version", dependencies=with_key, summary="What is running?", responses=problems())
 def version() -> Version:
     """Give the versions of Tamis, its API and Python."""
     return Version(tamis=installed_version("tamis"), python=platform.python_version())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -52,6 +52,30 @@ class BadRequest(TamisError):
 
     code = "bad-request"
     status = 400
+
+
+class Unauthorized(TamisError):
+    """An API key is needed: send it as 'Authorization: Bearer tamis_…'."""
+
+    code = "unauthorized"
+    status = 401
+    challenge: ClassVar[str] = 'Bearer realm="tamis"'
+    """The WWW-Authenticate header, as RFC 6750 has it."""
+
+
+class InvalidKey(Unauthorized):
+    """This API key is unknown, expired or revoked."""
+
+    code = "invalid-key"
+    challenge = f'{Unauthorized.challenge}, error="invalid_token"'
+
+
+class InsufficientScope(TamisError):
+    """The API key does not allow this."""
+
+    code = "insufficient-scope"
+    status = 403
+    challenge: ClassVar[str] = f'{Unauthorized.challenge}, error="insufficient_scope"'
 
 
 class NotAcceptable(TamisError):
@@ -103,6 +127,13 @@ class RangeNotSatisfiable(TamisError):
     status = 416
 
 
+class TooManyRequests(TamisError):
+    """These are more requests than one caller may send."""
+
+    code = "too-many-requests"
+    status = 429
+
+
 class NotReady(Invalid):
     """The service can't run jobs now."""
 
@@ -140,12 +171,19 @@ def problem(error: TamisError, instance: str) -> dict[str, Any]:
 
 def problem_response(error: TamisError, request: Request, headers: Mapping[str, str] | None = None) -> Response:
     """Answer a request with an error."""
-    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.status == 503 or isinstance(error, KeyInFlight) else {}
+    more: dict[str, str] = {}
+    if error.status == 503 or isinstance(error, KeyInFlight):
+        more["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    elif "retry_after" in error.where:
+        more["Retry-After"] = str(error.where["retry_after"])
+    elif isinstance(error, Unauthorized | InsufficientScope):
+        scope = f', scope="{error.where["scope"]}"' if "scope" in error.where else ""
+        more["WWW-Authenticate"] = error.challenge + scope
     return JSONResponse(
         problem(error, request.url.path),
         status_code=error.status,
         media_type=MEDIA_TYPE,
-        headers={"Cache-Control": "no-store", **retry, **(headers or {})},
+        headers={"Cache-Control": "no-store", **more, **(headers or {})},
     )
 
 
@@ -153,12 +191,17 @@ Responses = dict[int | str, dict[str, Any]]
 """Answers of an endpoint, as FastAPI wants them declared."""
 
 
-def problems(*statuses: int, more: Responses | None = None) -> Responses:
-    """Declare the errors of an endpoint (500 is one of all), and `more` answers, for the OpenAPI document."""
+ALWAYS: Final = 500
+KEYED: Final = (401, 403, 429, 503)
+"""What every endpoint that asks for an API key may answer: the last when the store of the keys does not."""
+
+
+def problems(*statuses: int, more: Responses | None = None, keyed: bool = True) -> Responses:
+    """Declare the errors of an endpoint, those that all have included, and `more` answers, for the OpenAPI document."""
     schema = {"$ref": "#/components/schemas/Problem"}
     errors: Responses = {
         status: {"description": http.HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
-        for status in (*statuses, 500)
+        for status in sorted({*statuses, ALWAYS, *(KEYED if keyed else ())})
     }
     return {**(more or {}), **errors}
 

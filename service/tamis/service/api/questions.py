@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from tamis.selectors.errors import Invalid
+from tamis.service.api.access import with_key
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.jobs import LOOK_SECONDS, JobDep, wait_seconds
@@ -22,7 +23,7 @@ from tamis.service.store import BadCursor, Job, JobState
 if TYPE_CHECKING:
     import pyarrow as pa
 
-router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["questions"])
+router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["questions"], dependencies=with_key)
 
 DEFAULT_ROWS: Final = 100_000
 """Rows of a question on a page."""

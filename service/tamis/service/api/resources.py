@@ -52,6 +52,7 @@ def job_resource(job: Job) -> JobResource:
             "id": job.id,
             "state": str(job.state),
             "terminal": job.state.terminal,
+            "owner": job.owner,
             "selector": job.selector,
             "created_at": moment(job.created_at),
             "started_at": moment(job.started_at),
@@ -106,6 +107,7 @@ def dataset_resource(dataset: Dataset) -> DatasetResource:
     return DatasetResource.model_validate(
         {
             "id": dataset.id,
+            "owner": dataset.owner,
             "digest": dataset.digest,
             "rows": dataset.rows,
             "shards": dataset.shards,

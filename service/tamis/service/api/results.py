@@ -15,6 +15,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from tamis.selectors.errors import Conflict, Invalid, NotFound, StorageError
 from tamis.selectors.outcome import Explanation, ResultFile, ResultManifest
+from tamis.service.api.access import with_key
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import FILE_HEADERS, file_response
 from tamis.service.api.jobs import JobDep
@@ -25,7 +26,7 @@ from tamis.service.api.submission import RESULT
 from tamis.service.journal import read_units
 from tamis.service.store import Job, JobState
 
-router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"])
+router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"], dependencies=with_key)
 
 LOOK_SECONDS: Final = 0.25
 """How often an event stream looks at the store."""

@@ -109,6 +109,7 @@ class JobResource(Resource):
     id: str
     state: State
     terminal: bool = Field(description="Whether nothing more happens by itself.")
+    owner: str = Field(description="Whose API key submitted it; 'local' where none was asked for.")
     selector: str
     created_at: datetime
     started_at: datetime | None
@@ -220,6 +221,7 @@ class DatasetResource(Resource):
     """A registered dataset."""
 
     id: DatasetId
+    owner: str = Field(description="Whose API key registered it; 'local' where none was asked for.")
     digest: str = Field(description="Of the shards' contents and the roles of their columns.")
     rows: int | None = Field(description="Null where only reading the (JSON lines) shards can tell.")
     shards: int

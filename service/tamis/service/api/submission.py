@@ -10,7 +10,8 @@ from typing import Any
 from tamis.selectors.errors import Conflict, DataError, Forbidden, InputsChanged, Invalid, NotFound, TamisError
 from tamis.selectors.outcome import Plan
 from tamis.selectors.spec import JobSpec, Manifest, TargetDataset, TargetRef
-from tamis.service.api.context import OWNER, Service
+from tamis.service.api.access import Caller
+from tamis.service.api.context import Service
 from tamis.service.api.shapes import JobPlan, JobRequest
 from tamis.service.inputs import check_inputs
 from tamis.service.store import Job, JobState
@@ -37,13 +38,13 @@ class Checked:
     plan: Plan
 
 
-def resolve(service: Service, request: JobRequest) -> Resolved:
+def resolve(service: Service, caller: Caller, request: JobRequest) -> Resolved:
     """Replace the ids of datasets by their manifests and those of jobs by files of their results.
 
     Raises
     ------
     NotFound
-        There is no such dataset, no such job, or the job has no such file.
+        There is no such dataset or job, it is another owner's, or the job has no such file.
     Conflict
         The job has not succeeded (yet).
     """
@@ -51,13 +52,13 @@ def resolve(service: Service, request: JobRequest) -> Resolved:
 
     def manifest_of(dataset_id: str, pointer: str) -> Manifest:
         with _at(pointer):
-            found = service.store.datasets.get(dataset_id, owner=OWNER)
+            found = service.store.datasets.get(dataset_id, owner=caller.sees)
         uses.append(dataset_id)
         return Manifest.model_validate(dict(found.manifest))
 
     def file_of(job_id: str, name: str, pointer: str) -> str:
         with _at(pointer):
-            job = service.store.jobs.get(job_id, owner=OWNER)
+            job = service.store.jobs.get(job_id, owner=caller.sees)
             if job.state is not JobState.SUCCEEDED:
                 raise Conflict(f"Job {job_id} is {job.state}: only the result of a job that succeeded can be used.")
             if job.expired_at is not None:
@@ -95,9 +96,9 @@ def resolve(service: Service, request: JobRequest) -> Resolved:
     return Resolved(spec, tuple(dict.fromkeys(uses)))
 
 
-def plan_of(service: Service, request: JobRequest) -> JobPlan:
+def plan_of(service: Service, caller: Caller, request: JobRequest) -> JobPlan:
     """Check a request as a submission does, and say what the job would need. Raises as `resolve` and `check` do."""
-    checked = check(service, resolve(service, request))
+    checked = check(service, resolve(service, caller, request))
     named = request.model_dump(mode="json", include={"preselected", "exclude", "priority", "reuse"})
     resolved = checked.spec.model_dump(mode="json") | named  # ids of jobs, not the paths of their files
     if request.target is not None and request.target.model is not None:

@@ -12,6 +12,7 @@ import typer
 from tamis.service.api.shapes import State
 from tamis.service.cli import output
 from tamis.service.cli.documents import read_job_file, with_absolute_paths
+from tamis.service.cli.keys import keys
 from tamis.service.client import DEFAULT_URL, Client, Job
 from tamis.service.client.job import SELECTION
 
@@ -21,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.add_typer(keys)
 
 DEFAULT_PORT = int(DEFAULT_URL.rpartition(":")[2])
 
@@ -52,7 +55,7 @@ def options(
 @app.command()
 def serve(
     host: Annotated[
-        str, typer.Option(help="A loopback address: without API keys no other is listened on.")
+        str, typer.Option(help="Address to listen on; one that others reach needs an API key (`tamis keys create`).")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Jobs at a time.")] = 1,

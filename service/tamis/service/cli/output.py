@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel
@@ -16,6 +19,7 @@ from tamis.selectors.errors import TamisError
 if TYPE_CHECKING:
     from tamis.selectors.outcome import Plan
     from tamis.service.api.shapes import JobResource, SelectorResource
+    from tamis.service.store import ApiKey
 
 console: Final = Console(stderr=True, highlight=False)
 
@@ -28,6 +32,9 @@ if not console.is_terminal:
 NEXT_STEPS: Final = {
     "not-found": "`tamis jobs` lists the jobs there are.",
     "unknown-selector": "`tamis selectors` lists what there is.",
+    "unauthorized": "Set TAMIS_API_KEY; who runs the service makes a key with `tamis keys create`.",
+    "invalid-key": "Ask who runs the service for a new key (`tamis keys create`), and set TAMIS_API_KEY.",
+    "insufficient-scope": "`tamis keys create --scope …` makes a key that may.",
     "inputs-changed": "Submit the job again: it takes the files as they are now.",
     "not-ready": "Look at the service's log.",
     "worker-lost": "Look at the worker's log, then `tamis resume` the job.",
@@ -107,6 +114,31 @@ def show_jobs(jobs: list[JobResource]) -> None:
         state = Text(job.state, style=STATE_STYLES.get(job.state, ""))
         table.add_row(job.id, state, Text(job.selector), f"{job.created_at:%Y-%m-%d %H:%M:%S}", Text(labels))
     console.print(table)
+
+
+def show_keys(keys: Sequence[ApiKey]) -> None:
+    """Show API keys as a table."""
+    now = time.time()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("key", no_wrap=True)
+    for title in ("owner", "scopes", "created", "expires", "state", "note"):
+        table.add_column(title, overflow="fold")
+    for key in keys:
+        state = "revoked" if key.revoked_at is not None else "valid" if key.valid(now) else "expired"
+        table.add_row(
+            key.id,
+            Text(key.owner),
+            ", ".join(sorted(key.scopes)),
+            _day(key.created_at),
+            "never" if key.expires_at is None else _day(key.expires_at),
+            Text(state, style="green" if state == "valid" else "red"),
+            Text(key.note or ""),
+        )
+    console.print(table)
+
+
+def _day(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
 
 
 def show_plan(plan: Plan) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from types import FrameType
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 import typer
@@ -22,6 +22,7 @@ from tamis.service.api.context import Limits, Service
 from tamis.service.entry import prepare_process
 from tamis.service.logs import configure_logs
 from tamis.service.settings import Settings
+from tamis.service.store import Store
 
 BACKLOG: Final = 2048
 GRACE_SECONDS: Final = 10
@@ -45,22 +46,32 @@ class CannotListen(TamisError):
     code = "cannot-listen"
 
 
+class NeedsKey(TamisError):
+    """An API key is needed to listen there."""
+
+    code = "needs-key"
+
+
 def run_service(host: str, port: int, *, jobs: int) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Parameters
     ----------
     host, port : str, int
-        A loopback address; port 0 takes a free one.
+        Where to listen; port 0 takes a free one. An address that other machines reach needs an API key to be there.
     jobs : int
         Jobs that the child worker runs at a time; 0 for no worker.
     """
     settings, limits = Settings.from_environment(), Limits.from_environment()
-    listener = _listen(host, port)
+    address = _resolved(host, port)
+    exposed = not address.loopback
+    if exposed:
+        _refuse_without_key(host, settings)
+    listener = _listen(address)
     # For the kernels' cache and the thread pools: the worker inherits the environment that this sets.
     prepare_process(settings)
     configure_logs()
-    app = create_app(settings, limits)
+    app = create_app(settings, limits, keys_required=exposed)
     app.state.service.store.migrate()  # here, where a database that can't be used is told in one line
     worker = _Worker(jobs) if jobs else None
     config = uvicorn.Config(
@@ -88,24 +99,42 @@ def _ignored(signum: int, frame: FrameType | None) -> None:
     pass
 
 
-def _listen(host: str, port: int) -> socket.socket:
+class _Address(NamedTuple):
+    family: socket.AddressFamily
+    address: tuple[Any, ...]
+    loopback: bool  # only this machine's users reach it
+
+
+def _resolved(host: str, port: int) -> _Address:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise typer.BadParameter(f"{host!r} is no address: {error.strerror}", param_hint="--host") from error
-    for *_, address in found:
-        if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
-            raise typer.BadParameter(
-                f"{host} can be reached from other machines, and no API key is configured: everybody there could read "
-                "what this service can read. Listen on 127.0.0.1 and forward the port (ssh -L) or put a proxy that "
-                "authenticates in front.",
-                param_hint="--host",
-            )
+    names = [str(address[0]).partition("%")[0] for *_, address in found]
     family, *_, address = found[0]
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return _Address(family, address, all(ipaddress.ip_address(name).is_loopback for name in names))
+
+
+def _refuse_without_key(host: str, settings: Settings) -> None:
+    store = Store(settings.database_url)
     try:
-        listener.bind(address)
+        store.migrate()
+        if not store.keys.valid():
+            raise NeedsKey(
+                f"{host} can be reached from other machines, and there is no valid API key: everybody there could read "
+                "what this service can read. Make a key first, with the same TAMIS_HOME or TAMIS_DATABASE_URL: "
+                "`tamis keys create OWNER`. Or listen on 127.0.0.1, where none is needed."
+            )
+    finally:
+        store.close()
+
+
+def _listen(address: _Address) -> socket.socket:
+    listener = socket.socket(address.family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    host, port = address.address[:2]
+    try:
+        listener.bind(address.address)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()

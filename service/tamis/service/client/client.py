@@ -43,6 +43,8 @@ class Client:
     url : str, optional
         The service's address, ``http://`` where it names no scheme; ``TAMIS_URL``, else the default of ``tamis serve``,
         when left out.
+    api_key : str, optional
+        Sent with every request; ``TAMIS_API_KEY`` when left out, none where that is not set either.
     timeout : float
         Seconds to wait for an answer; at least `CHECK_SECONDS` where the service opens datasets.
 
@@ -52,8 +54,14 @@ class Client:
     be sent twice is retried; a submission carries an idempotency key, so that a retry can't make two jobs.
     """
 
-    def __init__(self, url: str | None = None, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        self.transport = Transport(url or os.environ.get("TAMIS_URL") or DEFAULT_URL, timeout)
+    def __init__(
+        self, url: str | None = None, *, api_key: str | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS
+    ) -> None:
+        self.transport = Transport(
+            url or os.environ.get("TAMIS_URL") or DEFAULT_URL,
+            timeout,
+            api_key=api_key or os.environ.get("TAMIS_API_KEY") or None,
+        )
         self._check_timeout = max(timeout, CHECK_SECONDS)
 
     def __enter__(self) -> Self:

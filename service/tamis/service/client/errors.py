@@ -78,6 +78,12 @@ class ServiceUnreachable(TamisError):
     status = 503
 
 
+class BadApiKey(TamisError):
+    """The API key (api_key or TAMIS_API_KEY) is no key: it holds white space or other characters that no key has."""
+
+    code = "bad-settings"
+
+
 class DownloadDamaged(TamisError):
     """What was downloaded does not have the digest that the service promised."""
 

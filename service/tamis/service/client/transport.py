@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,25 +11,31 @@ from typing import Any, Final
 
 import httpx
 
-from tamis.service.client.errors import ProblemError, ServiceUnreachable
+from tamis.service.client.errors import BadApiKey, ProblemError, ServiceUnreachable
 
 ATTEMPTS: Final = 5
 FIRST_PAUSE_SECONDS: Final = 0.2
 """Doubles with every attempt; a random part keeps many clients from coming back at once."""
 
-RETRIED_STATUS: Final = frozenset({502, 503, 504})
+RETRIED_STATUS: Final = frozenset({429, 502, 503, 504})
+MAX_PAUSE_SECONDS: Final = 10.0
+"""What a Retry-After may make the client wait before it tries again."""
+
 KEY_IN_FLIGHT: Final = "idempotency-key-in-flight"
 CONNECT_SECONDS: Final = 5.0
+
+_KEY: Final = re.compile(r"[\x21-\x7e]+")
 
 
 class Transport:
     """One connection pool to one service."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, *, api_key: str | None = None) -> None:
         self.url = (url if "://" in url else f"http://{url}").rstrip("/")
         self.is_local = _is_loopback(self.url)
         self._http = httpx.Client(
             base_url=self.url,
+            headers=_authorization(api_key),
             timeout=httpx.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout)),
             # A proxy of the environment is not meant for the service on this machine.
             trust_env=not self.is_local,
@@ -68,6 +75,7 @@ class Transport:
         retry = method in {"GET", "HEAD", "DELETE"} if retry is None else retry
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1 or not retry
+            asked = 0.0
             try:
                 response = self._http.request(
                     method,
@@ -83,7 +91,8 @@ class Transport:
             else:
                 if last or not _is_for_now(response):
                     return checked(response)
-            time.sleep(pause(attempt))
+                asked = _retry_after(response)
+            time.sleep(max(pause(attempt), asked))
         raise AssertionError("the last attempt returns or raises")
 
     @contextmanager
@@ -120,6 +129,11 @@ def _is_for_now(response: httpx.Response) -> bool:
     return response.status_code == httpx.codes.CONFLICT and KEY_IN_FLIGHT in response.text
 
 
+def _retry_after(response: httpx.Response) -> float:
+    value = response.headers.get("Retry-After", "")
+    return min(float(value), MAX_PAUSE_SECONDS) if value.isascii() and value.isdigit() else 0.0
+
+
 def pause(attempt: int) -> float:
     """Give the seconds to wait after a failed attempt (0 is the first)."""
     return float(FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1.0))
@@ -137,6 +151,14 @@ def checked(response: httpx.Response) -> httpx.Response:
         what = f"{response.status_code} {response.reason_phrase} from {response.url}, which is no answer of Tamis"
         document = {"detail": what, "code": "not-tamis"}
     raise ProblemError({"status": response.status_code, **document})
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    if api_key is None:
+        return {}
+    if not _KEY.fullmatch(api_key):
+        raise BadApiKey
+    return {"Authorization": f"Bearer {api_key}"}
 
 
 def _is_loopback(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""The durable state of the service: jobs (which are the queue), datasets, events, workers."""
+"""The durable state of the service: jobs (which are the queue), datasets, events, workers, API keys."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from tamis.service.store.errors import BadCursor, IdempotencyKeyReused
 from tamis.service.store.records import (
     ACTIVE_STATES,
     Answer,
+    ApiKey,
     Cancellation,
     Claim,
     Control,
@@ -18,8 +19,10 @@ from tamis.service.store.records import (
     JobState,
     Lease,
     LogLine,
+    NewKey,
     OpenQuestion,
     Registration,
+    Scope,
     Submission,
     Taken,
     Worker,
@@ -29,6 +32,7 @@ from tamis.service.store.store import Store
 __all__ = [
     "ACTIVE_STATES",
     "Answer",
+    "ApiKey",
     "BadCursor",
     "Cancellation",
     "Claim",
@@ -43,8 +47,10 @@ __all__ = [
     "JobState",
     "Lease",
     "LogLine",
+    "NewKey",
     "OpenQuestion",
     "Registration",
+    "Scope",
     "Store",
     "Submission",
     "Taken",

@@ -12,6 +12,13 @@ class IdempotencyKeyReused(TamisError):
     status = 422
 
 
+class QueueFull(TamisError):
+    """As many jobs of this owner wait already as may; send it again when some have started."""
+
+    code = "queue-full"
+    status = 429
+
+
 class BadCursor(TamisError):
     """This cursor is not one that the service gave; start again without a cursor."""
 

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from tamis.selectors.errors import Conflict, NotFound
 from tamis.service.store import cursors
 from tamis.service.store.database import Database
+from tamis.service.store.errors import QueueFull
 from tamis.service.store.idempotency import store_answer, stored_answer
 from tamis.service.store.ids import is_id, new_id
 from tamis.service.store.models import datasets, job_labels, job_uses, jobs, removals
@@ -34,6 +35,9 @@ from tamis.service.store.turns import next_turn
 
 DEFAULT_PAGE: Final = 50
 """Jobs on a page."""
+
+QUEUE_RETRY_SECONDS: Final = 10
+"""What a caller whose queue is full is told to wait."""
 
 MAX_ATTEMPTS: Final = 3
 """Attempts before a job whose worker keeps dying fails; `resume` grants as many again."""
@@ -62,6 +66,7 @@ class Jobs:
         idempotency_key: str | None = None,
         body_sha256: str | None = None,
         reusable: Callable[[Job], bool] | None = None,
+        max_queued: int | None = None,
     ) -> Submission:
         """Store a job as queued; durable when this returns.
 
@@ -82,6 +87,9 @@ class Jobs:
         reusable : callable, optional
             When given, the newest job of this owner and fingerprint that succeeded, whose files are there and that
             `reusable` accepts, is the answer, and nothing is stored but the key.
+        max_queued : int, optional
+            How many jobs of this owner may wait, this one included. On PostgreSQL, where submissions run side by side,
+            as many more may come in as are under way at once.
 
         Raises
         ------
@@ -89,6 +97,8 @@ class Jobs:
             The key was used within 24 h with another body.
         NotFound
             A dataset or job in `uses` is gone.
+        QueueFull
+            `max_queued` jobs wait already.
         """
         if (idempotency_key is None) != (body_sha256 is None):
             raise TypeError("idempotency_key and body_sha256 go together")
@@ -113,6 +123,7 @@ class Jobs:
                                 now=now,
                             )
                         return submission
+                _refuse_full_queue(connection, owner, max_queued)
                 _lock_used(connection, uses)
                 job_id = new_id("job_")
                 connection.execute(
@@ -239,12 +250,13 @@ class Jobs:
                 change_state(connection, job_id, JobState.CANCELLING, now)
             return Cancellation(self._get(connection, job_id, now), already=state is JobState.CANCELLED)
 
-    def resume(self, job_id: str) -> Job:
-        """Queue a failed or cancelled job again. Raises NotFound; Conflict in any other state."""
+    def resume(self, job_id: str, *, max_queued: int | None = None) -> Job:
+        """Queue a failed or cancelled job again. Raises NotFound; Conflict in any other state; QueueFull."""
         with self._database.write() as connection:
-            held = select_job(connection, job_id, jobs.c.state, jobs.c.attempts, lock=True)
+            held = select_job(connection, job_id, jobs.c.state, jobs.c.attempts, jobs.c.owner, lock=True)
             if held.state not in RESUMABLE_STATES:
                 raise Conflict(f"the job is {held.state}: only a failed or cancelled job can be resumed")
+            _refuse_full_queue(connection, held.owner, max_queued)
             now = self._database.now(connection)
             change_state(
                 connection,
@@ -332,6 +344,18 @@ def refuse_used(connection: Connection, used_id: str) -> None:
     ).scalar_one_or_none()
     if user is not None:
         raise Conflict(f"{used_id} is in use by the active job {user}: wait for that job or cancel it first")
+
+
+def _refuse_full_queue(connection: Connection, owner: str, max_queued: int | None) -> None:
+    if max_queued is None:
+        return
+    waiting = sa.select(jobs.c.id).where(jobs.c.owner == owner, jobs.c.state == JobState.QUEUED).limit(max_queued)
+    if connection.execute(sa.select(sa.func.count()).select_from(waiting.subquery())).scalar_one() >= max_queued:
+        raise QueueFull(
+            f"{max_queued} jobs of {owner} wait already, and more may not (TAMIS_MAX_QUEUED_JOBS): send it again when "
+            "some have started.",
+            retry_after=QUEUE_RETRY_SECONDS,
+        )
 
 
 def _lock_used(connection: Connection, uses: Collection[str]) -> None:

@@ -137,6 +137,19 @@ datasets = Table(
     Index(None, "owner", "id"),
 )
 
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("owner", _NAME, nullable=False),
+    Column("digest", String(64), nullable=False),  # of the whole token, which is not kept
+    Column("scopes", _JSON, nullable=False),
+    Column("note", _NAME),
+    Column("created_at", Float(53), nullable=False),
+    Column("expires_at", Float(53)),
+    Column("revoked_at", Float(53)),  # the row stays: once a key was made, one is asked for
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -44,6 +44,19 @@ class JobState(StrEnum):
 ACTIVE_STATES = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.WAITING, JobState.CANCELLING})
 LEASED_STATES = frozenset({JobState.RUNNING, JobState.CANCELLING})
 RESUMABLE_STATES = frozenset({JobState.FAILED, JobState.CANCELLED})
+
+
+class Scope(StrEnum):
+    """What an API key allows."""
+
+    READ = "read"
+    """Look at the owner's jobs and datasets, and download results."""
+
+    SUBMIT = "submit"
+    """Change them: submit, plan, cancel, resume, delete, register."""
+
+    ADMIN = "admin"
+    """Both, for the jobs and datasets of every owner."""
 
 
 class EventKind(StrEnum):
@@ -151,6 +164,31 @@ class Registration:
 
     dataset: Dataset
     created: bool  # False: the same manifest over the same contents was there already
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as it is listed: what the caller holds is known to the caller only."""
+
+    id: str
+    owner: str  # whose jobs and datasets its holder makes and sees
+    scopes: frozenset[Scope]
+    note: str | None  # what it is for, in its maker's words
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+
+    def valid(self, now: float) -> bool:
+        """Whether it opens anything at `now`."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """What `Keys.create` did."""
+
+    key: ApiKey
+    token: str = field(repr=False)  # what the caller sends: shown once, stored nowhere
 
 
 @dataclass(frozen=True, slots=True)

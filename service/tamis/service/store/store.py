@@ -6,6 +6,7 @@ from tamis.service.store.database import Database
 from tamis.service.store.datasets import Datasets
 from tamis.service.store.events import Events
 from tamis.service.store.jobs import Jobs
+from tamis.service.store.keys import Keys
 from tamis.service.store.questions import Questions
 from tamis.service.store.queue import Queue
 from tamis.service.store.removals import Removals
@@ -14,7 +15,7 @@ from tamis.service.store.workers import Workers
 
 
 class Store:
-    """Jobs, datasets, events, workers and totals in SQLite or PostgreSQL. Thread-safe; one a process is enough.
+    """Jobs, datasets, events, workers, totals, keys, in SQLite or PostgreSQL. Thread-safe; one a process is enough.
 
     Every call is one transaction. A database that does not answer (locked, missing, not migrated) raises
     `tamis.selectors.errors.StorageError`; nothing of SQLAlchemy's leaves the store.
@@ -37,6 +38,8 @@ class Store:
         What workers have counted.
     removals : Removals
         Files of jobs that are to go.
+    keys : Keys
+        API keys.
     """
 
     def __init__(self, url: str, *, running_per_owner: int | None = None) -> None:
@@ -58,6 +61,7 @@ class Store:
         self.workers = Workers(self.database)
         self.totals = Totals(self.database)
         self.removals = Removals(self.database)
+        self.keys = Keys(self.database)
 
     def migrate(self) -> None:
         """Create the database or bring it to this version's schema; safe to call from several processes at once."""

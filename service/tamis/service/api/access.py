@@ -1,0 +1,82 @@
+"""Who asks: the owner of the key that came with a request, and what the key allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Request
+
+from tamis.service.api.context import Service, ServiceDep
+from tamis.service.api.problems import InsufficientScope, InvalidKey, TooManyRequests, Unauthorized
+from tamis.service.store import Scope
+
+LOCAL_OWNER: Final = "local"
+"""Everybody, as long as no API key is asked for."""
+
+READING: Final = frozenset({"GET", "HEAD"})
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request."""
+
+    owner: str  # of the jobs and datasets it makes, and of its idempotency keys
+    scopes: frozenset[Scope]
+
+    @property
+    def sees(self) -> str | None:
+        """The owner whose jobs and datasets it may name; None for everybody's."""
+        return None if Scope.ADMIN in self.scopes else self.owner
+
+
+def scope_of(method: str) -> Scope:
+    """Give the scope that a request needs: looking needs `read`, everything else `submit`."""
+    return Scope.READ if method in READING else Scope.SUBMIT
+
+
+def _caller(request: Request, service: ServiceDep) -> Caller:
+    try:
+        caller = _authenticated(request, service)
+    except Unauthorized:
+        _count(service, request.client.host if request.client else None)
+        raise
+    _count(service, (caller.owner,))  # all keys of an owner together
+    return caller
+
+
+def _count(service: Service, who: Hashable) -> None:
+    seconds = service.rates.take(who)
+    if seconds:
+        raise TooManyRequests(
+            f"These are more than {service.limits.requests_per_second} requests a second: send them more slowly. "
+            "A status can be waited for: GET /v1/jobs/{id} with 'Prefer: wait=30'.",
+            retry_after=math.ceil(seconds),
+        )
+
+
+def _authenticated(request: Request, service: Service) -> Caller:
+    token = _bearer(request.headers.get("authorization", ""))
+    key = None if token is None else service.store.keys.find(token)
+    if key is None:
+        if not service.keys_asked():
+            return Caller(LOCAL_OWNER, frozenset(Scope))
+        raise Unauthorized if token is None else InvalidKey
+    needed = scope_of(request.method)
+    if not key.scopes & {needed, Scope.ADMIN}:
+        raise InsufficientScope(f"This needs an API key with the scope '{needed}'.", scope=str(needed))
+    return Caller(key.owner, key.scopes)
+
+
+def _bearer(header: str) -> str | None:
+    scheme, _, token = header.partition(" ")
+    return token.strip() if scheme.casefold() == "bearer" else None
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+"""Who sent the request; 401 without a valid key where one is asked for, 403 when it does not allow the method."""
+
+with_key: Final[Sequence[Any]] = (Depends(_caller),)
+"""For routers and routes: nothing of a request is looked at before its key."""

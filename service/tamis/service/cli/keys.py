@@ -1,0 +1,103 @@
+"""`tamis keys`: make, list and revoke API keys, in the database that TAMIS_HOME or TAMIS_DATABASE_URL names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from tamis.service.cli import output
+
+if TYPE_CHECKING:
+    from tamis.service.store import ApiKey
+    from tamis.service.store.keys import Keys
+
+keys = typer.Typer(
+    name="keys", no_args_is_help=True, help="Make, list and revoke API keys of the service of this home."
+)
+
+DAY_SECONDS: Final = 86400.0
+DEFAULT_SCOPES: Final = ["read", "submit"]
+SCOPES: Final = ("read", "submit", "admin")
+
+_OWNER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
+
+
+@keys.command()
+def create(
+    owner: Annotated[str, typer.Argument(help="Whose jobs and datasets the key makes and sees: a person or a team.")],
+    scope: Annotated[
+        list[str], typer.Option(help="read, submit or admin (both, for every owner's jobs); may be repeated.")
+    ] = DEFAULT_SCOPES,
+    days: Annotated[float | None, typer.Option(min=0, help="Days until it expires; never when left out.")] = None,
+    note: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")] = False,
+) -> None:
+    """Make a key and write it to stdout: this once, for only its digest is stored."""
+    from tamis.service.store import Scope
+
+    if not _OWNER.fullmatch(owner):
+        raise typer.BadParameter("letters, digits, '.', '_', '@' and '-' are possible", param_hint="OWNER")
+    unknown = sorted(set(scope) - set(SCOPES))
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(SCOPES)}", param_hint="--scope")
+    with _keys() as store:
+        made = store.create(
+            owner=owner,
+            scopes={Scope(one) for one in scope},
+            note=note,
+            lifetime=None if days is None else days * DAY_SECONDS,
+        )
+    if json:
+        output.machine({**_document(made.key), "token": made.token})
+    else:
+        typer.echo(made.token)
+        output.console.print(
+            f"{made.key.id} of {owner}, shown this once. Set TAMIS_API_KEY, or send it as 'Authorization: Bearer …'.",
+            markup=False,
+        )
+
+
+@keys.command("list")
+def list_keys(json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")] = False) -> None:
+    """List all keys, the expired and revoked ones too."""
+    with _keys() as store:
+        found = store.list()
+    output.machine([_document(key) for key in found]) if json else output.show_keys(found)
+
+
+@keys.command()
+def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id: key_…")]) -> None:
+    """End a key at once. A key is asked for even when the last one was revoked."""
+    with _keys() as store:
+        store.revoke(key)
+    output.console.print(f"Revoked {key}", markup=False)
+
+
+@contextmanager
+def _keys() -> Iterator[Keys]:
+    from tamis.service.settings import Settings
+    from tamis.service.store import Store
+
+    store = Store(Settings.from_environment().database_url)
+    try:
+        store.migrate()
+        yield store.keys
+    finally:
+        store.close()
+
+
+def _document(key: ApiKey) -> dict[str, Any]:
+    from tamis.service.api.resources import moment
+
+    times = {name: moment(getattr(key, name)) for name in ("created_at", "expires_at", "revoked_at")}
+    return {
+        "id": key.id,
+        "owner": key.owner,
+        "scopes": sorted(key.scopes),
+        "note": key.note,
+        **{name: None if at is None else at.isoformat() for name, at in times.items()},
+    }

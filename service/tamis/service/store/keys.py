@@ -1,0 +1,118 @@
+"""API keys: made, found by what a caller sends, listed, revoked.
+
+A token is ``tamis_``, the key's id and 260 random bits. Only its SHA-256 is stored. Nobody guesses 260 bits: a salt or
+a slow hash, which make the guessing of passwords dear, would add nothing but their cost to every request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from tamis.selectors.errors import NotFound
+from tamis.service.store.database import Database
+from tamis.service.store.ids import ALPHABET, LENGTH, new_id
+from tamis.service.store.models import api_keys
+from tamis.service.store.records import ApiKey, NewKey, Scope
+from tamis.service.store.rows import AnyRow
+
+SECRET_LENGTH: Final = 52
+"""Characters of base 32."""
+
+_TOKEN: Final = re.compile(rf"tamis_([{ALPHABET}]{{{LENGTH}}})_[{ALPHABET}]{{{SECRET_LENGTH}}}")
+_COLUMNS: Final = tuple(column for column in api_keys.c if column.name != "digest")
+
+
+class Keys:
+    """Make, find, list, revoke."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self, *, owner: str, scopes: Collection[Scope], note: str | None = None, lifetime: float | None = None
+    ) -> NewKey:
+        """Make a key; `lifetime` is in seconds, for ever when None."""
+        name = new_id("")
+        token = f"tamis_{name}_{''.join(secrets.choice(ALPHABET) for _ in range(SECRET_LENGTH))}"
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            row = connection.execute(
+                sa.insert(api_keys)
+                .values(
+                    id=f"key_{name}",
+                    owner=owner,
+                    digest=_digest(token),
+                    scopes=sorted(scopes),
+                    note=note,
+                    created_at=now,
+                    expires_at=None if lifetime is None else now + lifetime,
+                )
+                .returning(*_COLUMNS)
+            ).one()
+        return NewKey(_to_key(row), token)
+
+    def find(self, token: str) -> ApiKey | None:
+        """Give the key that a caller's token opens now; None when it is no token, unknown, revoked or expired."""
+        parts = _TOKEN.fullmatch(token)
+        if parts is None:
+            return None
+        query = sa.select(*_COLUMNS, api_keys.c.digest).where(api_keys.c.id == f"key_{parts[1]}")
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+            # In constant time: how long it takes must not tell how much of a digest was right.
+            if row is None or not hmac.compare_digest(row.digest, _digest(token)):
+                return None
+            key = _to_key(row)
+            return key if key.valid(self._database.now(connection)) else None
+
+    def asked(self) -> bool:
+        """Whether a key was ever made: from then on one is asked for, also when all have expired or been revoked."""
+        with self._database.read() as connection:
+            return bool(connection.execute(sa.select(sa.exists(sa.select(api_keys.c.id)))).scalar_one())
+
+    def list(self) -> Sequence[ApiKey]:
+        """Give all keys, the oldest first, the expired and the revoked included."""
+        with self._database.read() as connection:
+            return [_to_key(row) for row in connection.execute(sa.select(*_COLUMNS).order_by(api_keys.c.id))]
+
+    def valid(self) -> Sequence[ApiKey]:
+        """Give the keys that open something now."""
+        with self._database.read() as connection:
+            now = self._database.now(connection)
+        return [key for key in self.list() if key.valid(now)]
+
+    def revoke(self, key_id: str) -> ApiKey:
+        """End a key at once; ending it again changes nothing. Raises NotFound."""
+        with self._database.write() as connection:
+            row = connection.execute(
+                sa.update(api_keys)
+                .where(api_keys.c.id == key_id)
+                .values(revoked_at=sa.func.coalesce(api_keys.c.revoked_at, self._database.now(connection)))
+                .returning(*_COLUMNS)
+            ).first()
+        if row is None:
+            raise NotFound(f"there is no key {key_id!r}")
+        return _to_key(row)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _to_key(row: AnyRow) -> ApiKey:
+    return ApiKey(
+        id=row.id,
+        owner=row.owner,
+        scopes=frozenset(Scope(scope) for scope in row.scopes),
+        note=row.note,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )

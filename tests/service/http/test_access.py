@@ -1,0 +1,242 @@
+"""API keys over HTTP: who is let in, to what, and whose jobs they see."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+import yaml
+
+from tamis.service.client import Client, ProblemError
+from tamis.service.client.errors import BadApiKey
+
+Request = Callable[..., dict[str, Any]]
+DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / "openapi.yaml").read_text())
+ENDPOINTS = [(method.upper(), path) for path, item in DOCUMENT["paths"].items() for method in item]
+OPEN = {"/healthz", "/readyz"}
+KEYED = [(method, path) for method, path in ENDPOINTS if path not in OPEN]
+VALUES = {"job_id": "job_00000000000000000000000000", "dataset_id": "ds_00000000000000000000000000", "name": "dsir"}
+
+
+class Locked(NamedTuple):
+    """A service without a worker that asks for keys."""
+
+    url: str
+    home: Path
+    keys: dict[str, str]
+
+    def http(self, name: str) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.keys[name]}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+
+
+def tamis(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tamis.service.cli", *arguments],
+        env={**os.environ, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def make(home: Path, *arguments: str) -> str:
+    made = tamis("keys", "create", *arguments, TAMIS_HOME=str(home))
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.strip() not in made.stderr
+    return made.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def locked(serve: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Locked:
+    home = tmp_path_factory.mktemp("locked")
+    keys = {
+        "ann": make(home, "ann"),
+        "ann again": make(home, "ann", "--days", "1", "--note", "laptop"),
+        "bob": make(home, "bob"),
+        "reader": make(home, "ann", "--scope", "read"),
+        "submitter": make(home, "ann", "--scope", "submit"),
+        "admin": make(home, "root", "--scope", "admin"),
+        "expired": make(home, "ann", "--days", "0"),
+    }
+    served = serve("--no-worker", "--host", "0.0.0.0", home=home, TAMIS_DATA_ROOTS=str(data))
+    return Locked(served.url, home, keys)
+
+
+@pytest.fixture(scope="module")
+def clients(locked: Locked) -> Iterator[dict[str, httpx.Client]]:
+    made = {name: locked.http(name) for name in locked.keys}
+    yield made
+    for client in made.values():
+        client.close()
+
+
+@pytest.fixture(scope="module")
+def nobody(locked: Locked) -> Iterator[httpx.Client]:
+    """Somebody without a key."""
+    with httpx.Client(base_url=locked.url, timeout=60, trust_env=False) as client:
+        yield client
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = answer.json()
+    assert document["code"] == code
+    return document
+
+
+@pytest.mark.parametrize(("method", "path"), KEYED)
+def test_every_path_asks_for_a_key(locked: Locked, nobody: httpx.Client, method: str, path: str) -> None:
+    address = path.format(**VALUES)
+    wrong = locked.keys["ann"][:-4] + "0000"
+    for header, code in [
+        (None, "unauthorized"),
+        ("", "unauthorized"),
+        (f"Basic {wrong}", "unauthorized"),
+        (f"Bearer {wrong}", "invalid-key"),
+        ("Bearer", "invalid-key"),
+        ("bearer \u00e9\u00e9", "invalid-key"),
+        (f"Bearer {locked.keys['expired']}", "invalid-key"),
+    ]:
+        headers = {} if header is None else {b"Authorization": header.encode("latin-1")}
+        # A body that is no JSON, of no known type: nothing of it is looked at.
+        content = b"{" if method == "POST" else None
+        answer = nobody.request(method, address, headers=headers, content=content)
+        assert answer.status_code == 401
+        challenge = answer.headers["WWW-Authenticate"]
+        assert challenge.startswith('Bearer realm="tamis"')
+        assert ('error="invalid_token"' in challenge) == (code == "invalid-key")
+        if method != "HEAD":
+            problem(answer, 401, code)
+
+
+def test_what_stays_open(nobody: httpx.Client) -> None:
+    assert nobody.get("/healthz").status_code == 200
+    assert nobody.get("/readyz").status_code == 503  # no worker, and it says so to anybody
+    assert nobody.get("/openapi.json").status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), KEYED)
+def test_scopes(clients: dict[str, httpx.Client], method: str, path: str) -> None:
+    reads = method in {"GET", "HEAD"}
+    allowed, refused = ("reader", "submitter") if reads else ("submitter", "reader")
+    address = path.format(**VALUES)
+    answer = clients[refused].request(method, address)
+    assert answer.status_code == 403
+    assert f'scope="{"read" if reads else "submit"}"' in answer.headers["WWW-Authenticate"]
+    if method != "HEAD":
+        problem(answer, 403, "insufficient-scope")
+    for name in (allowed, "admin"):
+        assert clients[name].request(method, address).status_code in {200, 404, 415}
+
+
+def test_the_scheme_may_be_written_in_any_case(locked: Locked, nobody: httpx.Client) -> None:
+    for scheme in ("bearer", "BEARER"):
+        headers = {"Authorization": f"{scheme} {locked.keys['ann']}"}
+        assert nobody.get("/v1/jobs", headers=headers).status_code == 200
+
+
+def test_owners_see_their_own_only(clients: dict[str, httpx.Client], data: Path, request_of: Request) -> None:
+    ann, bob, admin = clients["ann"], clients["bob"], clients["admin"]
+    key = {"Idempotency-Key": "the-same"}
+    job = ann.post("/v1/jobs", json=request_of(), headers=key).json()
+    dataset = ann.post("/v1/datasets", json={"shards": [f"{data}/pool-0.parquet"]}).json()
+    assert (job["owner"], dataset["owner"]) == ("ann", "ann")
+    # Another key of the same owner opens the same.
+    assert clients["ann again"].get(job["links"]["self"]).status_code == 200
+    for method, path in ENDPOINTS:
+        if "{job_id}" in path or "{dataset_id}" in path:
+            address = path.format(job_id=job["id"], dataset_id=dataset["id"], name="selection.parquet")
+            assert bob.request(method, address).status_code == 404, (method, path)
+    assert bob.get("/v1/jobs").json()["items"] == []
+    assert bob.get("/v1/datasets").json()["items"] == []
+    # By reference neither: to use is to read.
+    for changes, pointer in [
+        ({"dataset": dataset["id"]}, "/dataset"),
+        ({"exclude": [job["id"]]}, "/exclude/0"),
+        ({"preselected": job["id"]}, "/preselected"),
+        ({"target": {"model": job["id"]}}, "/target/model"),
+        ({"target": {"datasets": [{"dataset": dataset["id"]}]}}, "/target/datasets/0/dataset"),
+    ]:
+        for address in ("/v1/jobs", "/v1/jobs/plan"):
+            refused = problem(bob.post(address, json=request_of(**changes)), 404, "not-found")
+            assert refused["errors"][0]["pointer"] == pointer
+    # An idempotency key is its owner's.
+    mine = bob.post("/v1/jobs", json=request_of(seed=1), headers=key)
+    assert (mine.status_code, mine.json()["owner"]) == (202, "bob")
+    assert "Idempotent-Replayed" not in mine.headers
+    replayed = clients["ann again"].post("/v1/jobs", json=request_of(), headers=key)
+    assert (replayed.json()["id"], replayed.headers["Idempotent-Replayed"]) == (job["id"], "true")
+    # An admin sees and steers everybody's.
+    seen = {one["id"]: one["owner"] for one in admin.get("/v1/jobs").json()["items"]}
+    assert seen == {job["id"]: "ann", mine.json()["id"]: "bob"}
+    assert admin.post("/v1/jobs/plan", json=request_of(dataset=dataset["id"])).status_code == 200
+    assert admin.post(job["links"]["cancel"]).status_code in {200, 202}
+    assert ann.get(job["links"]["self"]).json()["state"] == "cancelled"
+    assert admin.delete(job["links"]["self"]).status_code == 204
+    assert admin.delete(dataset["links"]["self"]).status_code == 204
+
+
+def test_a_revoked_key_opens_nothing_at_once(locked: Locked) -> None:
+    token = make(locked.home, "carl")
+    client = httpx.Client(base_url=locked.url, headers={"Authorization": f"Bearer {token}"})
+    assert client.get("/v1/jobs").status_code == 200
+    listed = json.loads(tamis("keys", "list", "--json", TAMIS_HOME=str(locked.home)).stdout)
+    (key,) = [one for one in listed if one["owner"] == "carl"]
+    assert (key["scopes"], key["expires_at"], key["revoked_at"]) == (["read", "submit"], None, None)
+    assert token not in str(listed)
+    assert tamis("keys", "revoke", key["id"], TAMIS_HOME=str(locked.home)).returncode == 0
+    problem(client.get("/v1/jobs"), 401, "invalid-key")
+    shown = tamis("keys", "list", TAMIS_HOME=str(locked.home)).stderr
+    assert "revoked" in shown and "expired" in shown and "laptop" in shown
+    unknown = tamis("keys", "revoke", "key_x", TAMIS_HOME=str(locked.home))
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    client.close()
+
+
+def test_keys_that_can_not_be_made(locked: Locked) -> None:
+    for arguments in (["a b"], [""], ["ann", "--scope", "write"], ["ann", "--days", "-1"], []):
+        refused = tamis("keys", "create", *arguments, TAMIS_HOME=str(locked.home))
+        assert (refused.returncode, refused.stdout) == (2, ""), arguments
+        assert "Traceback" not in refused.stderr
+
+
+def test_the_client_and_the_command_line_send_the_key(
+    locked: Locked, monkeypatch: pytest.MonkeyPatch, request_of: Request
+) -> None:
+    with Client(locked.url, api_key=locked.keys["bob"]) as client:
+        assert client.submit(request_of(seed=2)).resource.owner == "bob"
+    monkeypatch.delenv("TAMIS_API_KEY", raising=False)
+    with Client(locked.url) as client, pytest.raises(ProblemError) as caught:
+        client.version()
+    assert (caught.value.status, caught.value.code) == (401, "unauthorized")
+    for bad in ("two words", "\n", "k\u00e9y"):
+        with pytest.raises(BadApiKey):
+            Client(locked.url, api_key=bad)
+    asked = tamis("jobs", TAMIS_URL=locked.url, TAMIS_API_KEY=locked.keys["bob"])
+    assert asked.returncode == 0, asked.stderr
+    refused = tamis("jobs", TAMIS_URL=locked.url)
+    assert refused.returncode == 1
+    assert "TAMIS_API_KEY" in refused.stderr
+
+
+def test_without_keys_loopback_asks_for_none_until_one_is_made(
+    serve: Any, data: Path, tmp_path: Path, request_of: Request
+) -> None:
+    served = serve("--no-worker", home=tmp_path, TAMIS_DATA_ROOTS=str(data))
+    with served.http() as http:
+        job = http.post("/v1/jobs", json=request_of(), headers={"Authorization": "Bearer nonsense"}).json()
+        assert job["owner"] == "local"
+        token = make(tmp_path, "local")
+        problem(http.get("/v1/jobs"), 401, "unauthorized")
+        # Who makes a key for 'local' keeps what was submitted before there were keys.
+        mine = http.get("/v1/jobs", headers={"Authorization": f"Bearer {token}"}).json()
+        assert [one["id"] for one in mine["items"]] == [job["id"]]
