@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,9 @@ from tamis.selectors.errors import TamisError
 
 DATABASE_FILE = "tamis.sqlite3"
 DATA_ROOTS = "TAMIS_DATA_ROOTS"
+CALLBACK_HOSTS = "TAMIS_CALLBACK_HOSTS"
+
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 class BadSettings(TamisError):
@@ -30,6 +35,14 @@ class Keep:
     bytes: int | None = None  # of all together; the oldest go first
 
 
+@dataclass(frozen=True, slots=True)
+class AllowedHosts:
+    """Where callbacks may go besides public addresses."""
+
+    names: frozenset[str] = frozenset()  # hosts, wherever they resolve to
+    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+
+
 @dataclass(frozen=True)
 class Settings:
     """What an operator sets; every field has the environment variable of its comment."""
@@ -45,6 +58,7 @@ class Settings:
     )
     keep: Keep = Keep()  # TAMIS_KEEP_SECONDS, TAMIS_KEEP_BYTES: results of finished jobs
     keep_signals: Keep = Keep()  # TAMIS_KEEP_SIGNALS_SECONDS, TAMIS_KEEP_SIGNALS_BYTES: signals that no job used since
+    callback_hosts: AllowedHosts = AllowedHosts()  # TAMIS_CALLBACK_HOSTS: names, addresses, networks; ',' between
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -72,6 +86,7 @@ class Settings:
             running_per_owner=_number(environ, "TAMIS_RUNNING_PER_OWNER", 1, 10_000),
             keep=_keep(environ, "TAMIS_KEEP"),
             keep_signals=_keep(environ, "TAMIS_KEEP_SIGNALS"),
+            callback_hosts=_callback_hosts(environ.get(CALLBACK_HOSTS, "")),
         )
 
     @property
@@ -127,6 +142,20 @@ def _number(environ: Mapping[str, str], name: str, least: int, most: int) -> int
     if not value.isascii() or not value.isdigit() or not least <= int(value) <= most:
         raise BadSettings(f"{name}: {value!r} is not a whole number from {least} to {most}")
     return int(value)
+
+
+def _callback_hosts(value: str) -> AllowedHosts:
+    names, networks = set(), []
+    for entry in filter(None, (part.strip().lower() for part in value.split(","))):
+        try:
+            networks.append(ipaddress.ip_network(entry))
+        except ValueError as error:
+            if not _HOST.fullmatch(entry) or "/" in entry:
+                raise BadSettings(
+                    f"{CALLBACK_HOSTS}: {entry!r} is no host name, address or network like 10.0.0.0/8; separate by ','"
+                ) from error
+            names.add(entry)
+    return AllowedHosts(frozenset(names), tuple(networks))
 
 
 def _engine(value: str) -> str:

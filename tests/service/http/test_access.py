@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
 import yaml
+from typer.testing import CliRunner, Result
 
+from tamis.selectors.errors import NotFound
+from tamis.service.cli.commands import app
+from tamis.service.cli.output import show_error
 from tamis.service.client import Client, ProblemError
 from tamis.service.client.errors import BadApiKey
+from tamis.service.settings import Settings
+from tamis.service.store import Scope, Store
 
 Request = Callable[..., dict[str, Any]]
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / "openapi.yaml").read_text())
 ENDPOINTS = [(method.upper(), path) for path, item in DOCUMENT["paths"].items() for method in item]
 OPEN = {"/healthz", "/readyz"}
 KEYED = [(method, path) for method, path in ENDPOINTS if path not in OPEN]
+BOTH = (Scope.READ, Scope.SUBMIT)
 VALUES = {"job_id": "job_00000000000000000000000000", "dataset_id": "ds_00000000000000000000000000", "name": "dsir"}
 
 
@@ -37,21 +42,16 @@ class Locked(NamedTuple):
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
 
 
-def tamis(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tamis.service.cli", *arguments],
-        env={**os.environ, "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def tamis(*arguments: str, **environment: str | None) -> Result:
+    """Run a command of the command line in this process."""
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200", **environment})
 
 
-def make(home: Path, *arguments: str) -> str:
-    made = tamis("keys", "create", *arguments, TAMIS_HOME=str(home))
-    assert made.returncode == 0, made.stderr
-    assert made.stdout.strip() not in made.stderr
-    return made.stdout.strip()
+def make(home: Path, owner: str, *scopes: Scope, days: float | None = None) -> str:
+    with closing(Store(Settings.from_environment({"TAMIS_HOME": str(home)}).database_url)) as store:
+        store.migrate()
+        lifetime = None if days is None else days * 86400
+        return store.keys.create(owner=owner, scopes=scopes or BOTH, lifetime=lifetime).token
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +59,12 @@ def locked(serve: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     home = tmp_path_factory.mktemp("locked")
     keys = {
         "ann": make(home, "ann"),
-        "ann again": make(home, "ann", "--days", "1", "--note", "laptop"),
+        "ann again": make(home, "ann", days=1),
         "bob": make(home, "bob"),
-        "reader": make(home, "ann", "--scope", "read"),
-        "submitter": make(home, "ann", "--scope", "submit"),
-        "admin": make(home, "root", "--scope", "admin"),
-        "expired": make(home, "ann", "--days", "0"),
+        "reader": make(home, "ann", Scope.READ),
+        "submitter": make(home, "ann", Scope.SUBMIT),
+        "admin": make(home, "root", Scope.ADMIN),
+        "expired": make(home, "ann", days=0),
     }
     served = serve("--no-worker", "--host", "0.0.0.0", home=home, TAMIS_DATA_ROOTS=str(data))
     return Locked(served.url, home, keys)
@@ -186,31 +186,49 @@ def test_owners_see_their_own_only(clients: dict[str, httpx.Client], data: Path,
 
 
 def test_a_revoked_key_opens_nothing_at_once(locked: Locked) -> None:
-    token = make(locked.home, "carl")
+    made = tamis("keys", "create", "carl", "--note", "laptop", TAMIS_HOME=str(locked.home))
+    token = made.stdout.strip()
+    assert (made.exit_code, len(made.stdout.splitlines())) == (0, 1)
+    assert token not in made.stderr
     client = httpx.Client(base_url=locked.url, headers={"Authorization": f"Bearer {token}"})
     assert client.get("/v1/jobs").status_code == 200
     listed = json.loads(tamis("keys", "list", "--json", TAMIS_HOME=str(locked.home)).stdout)
     (key,) = [one for one in listed if one["owner"] == "carl"]
     assert (key["scopes"], key["expires_at"], key["revoked_at"]) == (["read", "submit"], None, None)
     assert token not in str(listed)
-    assert tamis("keys", "revoke", key["id"], TAMIS_HOME=str(locked.home)).returncode == 0
+    assert tamis("keys", "revoke", key["id"], TAMIS_HOME=str(locked.home)).exit_code == 0
     problem(client.get("/v1/jobs"), 401, "invalid-key")
     shown = tamis("keys", "list", TAMIS_HOME=str(locked.home)).stderr
     assert "revoked" in shown and "expired" in shown and "laptop" in shown
     unknown = tamis("keys", "revoke", "key_x", TAMIS_HOME=str(locked.home))
-    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert isinstance(unknown.exception, NotFound)
     client.close()
+
+
+def test_a_key_of_a_given_token(locked: Locked, nobody: httpx.Client, tmp_path: Path) -> None:
+    """As a deployment does that knows its secrets before its database."""
+    token = tamis("keys", "token").stdout
+    (tmp_path / "secret").write_text(token)
+    headers = {"Authorization": f"Bearer {token.strip()}"}
+    problem(nobody.get("/v1/jobs", headers=headers), 401, "invalid-key")
+    for _ in range(2):
+        made = tamis("keys", "create", "dora", "--token-file", str(tmp_path / "secret"), TAMIS_HOME=str(locked.home))
+        assert (made.exit_code, made.stdout) == (0, ""), made.stderr
+        assert token.strip() not in made.stderr
+        assert nobody.get("/v1/jobs", headers=headers).status_code == 200
+    (tmp_path / "secret").write_text("hunter2")
+    weak = tamis("keys", "create", "dora", "--token-file", str(tmp_path / "secret"), TAMIS_HOME=str(locked.home))
+    assert (weak.exit_code, weak.stdout) == (2, "")
 
 
 def test_keys_that_can_not_be_made(locked: Locked) -> None:
     for arguments in (["a b"], [""], ["ann", "--scope", "write"], ["ann", "--days", "-1"], []):
         refused = tamis("keys", "create", *arguments, TAMIS_HOME=str(locked.home))
-        assert (refused.returncode, refused.stdout) == (2, ""), arguments
-        assert "Traceback" not in refused.stderr
+        assert (refused.exit_code, refused.stdout) == (2, ""), arguments
 
 
 def test_the_client_and_the_command_line_send_the_key(
-    locked: Locked, monkeypatch: pytest.MonkeyPatch, request_of: Request
+    locked: Locked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], request_of: Request
 ) -> None:
     with Client(locked.url, api_key=locked.keys["bob"]) as client:
         assert client.submit(request_of(seed=2)).resource.owner == "bob"
@@ -222,10 +240,11 @@ def test_the_client_and_the_command_line_send_the_key(
         with pytest.raises(BadApiKey):
             Client(locked.url, api_key=bad)
     asked = tamis("jobs", TAMIS_URL=locked.url, TAMIS_API_KEY=locked.keys["bob"])
-    assert asked.returncode == 0, asked.stderr
-    refused = tamis("jobs", TAMIS_URL=locked.url)
-    assert refused.returncode == 1
-    assert "TAMIS_API_KEY" in refused.stderr
+    assert asked.exit_code == 0, asked.stderr
+    refused = tamis("jobs", TAMIS_URL=locked.url, TAMIS_API_KEY=None)
+    assert isinstance(refused.exception, ProblemError)
+    show_error(refused.exception)
+    assert "TAMIS_API_KEY" in capsys.readouterr().err
 
 
 def test_without_keys_loopback_asks_for_none_until_one_is_made(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +17,7 @@ from tamis.service.api.context import Limits, Service
 from tamis.service.api.metrics import Metrics
 from tamis.service.api.observed import Observed
 from tamis.service.api.openapi import describe
+from tamis.service.callbacks.delivery import Deliverer
 from tamis.service.settings import Settings
 from tamis.service.store import Store
 
@@ -49,8 +52,14 @@ def create_app(settings: Settings, limits: Limits | None = None, *, keys_require
         store.migrate()
         # The selectors' library takes a second to load: nobody should wait for it, nor the start.
         threading.Thread(target=_load_selectors, name="load-selectors", daemon=True).start()
+        deliverer = Deliverer(store, settings.callback_hosts)
+        delivering = asyncio.create_task(deliverer.run(service.draining))
         yield
         service.draining.set()
+        delivering.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await delivering
+        service.resolvers.shutdown(wait=False, cancel_futures=True)
         store.close()
 
     app = FastAPI(

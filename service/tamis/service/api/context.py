@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Final, Self
 
@@ -12,11 +14,16 @@ from fastapi import Depends, Request
 
 from tamis.selectors.spec import MAX_SHARDS
 from tamis.service.api.rates import TokenBuckets
+from tamis.service.callbacks.addresses import checked_addresses, parse_url, resolve
 from tamis.service.settings import DATA_ROOTS, BadSettings, Settings
 from tamis.service.store import Store
 
 if TYPE_CHECKING:
     from tamis.selectors.jobs import Environment
+
+
+RESOLVE_SECONDS: Final = 2.0
+"""How long a submission waits for the name of its callback's host."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Service:
     store: Store
     keys_required: bool = False  # also when none was ever made: whoever listens beyond this machine says so
     rates: TokenBuckets = field(init=False)
+    resolvers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "tamis-resolve"))
     draining: threading.Event = field(default_factory=threading.Event)  # set: take no jobs, end what waits
     keys_in_flight: set[tuple[str, str]] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -71,6 +79,19 @@ class Service:
     def keys_asked(self) -> bool:
         """Whether an API key is needed."""
         return self.keys_required or self.store.keys.asked()
+
+    def check_callback(self, url: str) -> None:
+        """Refuse a url that no callback may go to. A name that does not resolve now may do so when the job is over.
+
+        Raises
+        ------
+        Invalid, Forbidden
+            See `tamis.service.callbacks.addresses`, which checks again whenever it is sent.
+        """
+        endpoint = parse_url(url)
+        looked_up = self.resolvers.submit(checked_addresses, endpoint, self.settings.callback_hosts, resolve)
+        with contextlib.suppress(OSError):  # a timeout is one
+            looked_up.result(RESOLVE_SECONDS)
 
     def environment(self) -> Environment:
         """Say where jobs read. Loads the selectors' library: a second or so, once.

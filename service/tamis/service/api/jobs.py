@@ -120,6 +120,7 @@ def _submit(service: Service, caller: Caller, body: Body[JobRequest], key: str |
         priority=request.priority,
         render=lambda job: job_resource(job).model_dump(mode="json"),
         uses=resolved.uses,
+        callback_url=None if request.callback is None else request.callback.url,
         traceparent=traceparent(),
         idempotency_key=key,
         body_sha256=body.sha256 if key is not None else None,

@@ -31,6 +31,17 @@ class TargetRequest(Target):
     model: JobId | None = Field(None, description="An earlier job whose fitted model is used.")
 
 
+class CallbackRequest(Shape):
+    """Where to tell that the job is over."""
+
+    url: str = Field(
+        min_length=1,
+        max_length=2048,
+        description="Gets a POST when the job has succeeded, failed or been cancelled, signed as Standard Webhooks 1.0 "
+        "with the owner's secret (`tamis keys webhook-secret`); sent again with growing pauses until it answers 2xx.",
+    )
+
+
 class JobRequest(JobSpec):
     """One selection job. The same request over the same data gives the same bytes of selection.parquet."""
 
@@ -49,6 +60,7 @@ class JobRequest(JobSpec):
         description="'identical': an earlier job of yours that succeeded with the same fingerprint and the same files "
         "is the answer (200), and nothing runs.",
     )
+    callback: CallbackRequest | None = None
 
 
 class JobPlan(Plan):
@@ -283,6 +295,7 @@ __all__ = [
     "MAX_ANSWERS",
     "MAX_PAGE",
     "AnswersTaken",
+    "CallbackRequest",
     "DatasetList",
     "DatasetResource",
     "FileLink",

@@ -47,7 +47,12 @@ def resolve(service: Service, caller: Caller, request: JobRequest) -> Resolved:
         There is no such dataset or job, it is another owner's, or the job has no such file.
     Conflict
         The job has not succeeded (yet).
+    Invalid, Forbidden
+        The callback's url is none, or goes where callbacks may not.
     """
+    if request.callback is not None:
+        with _at("/callback/url"):
+            service.check_callback(request.callback.url)
     uses: list[str] = []
 
     def manifest_of(dataset_id: str, pointer: str) -> Manifest:
@@ -99,7 +104,7 @@ def resolve(service: Service, caller: Caller, request: JobRequest) -> Resolved:
 def plan_of(service: Service, caller: Caller, request: JobRequest) -> JobPlan:
     """Check a request as a submission does, and say what the job would need. Raises as `resolve` and `check` do."""
     checked = check(service, resolve(service, caller, request))
-    named = request.model_dump(mode="json", include={"preselected", "exclude", "priority", "reuse"})
+    named = request.model_dump(mode="json", include={"preselected", "exclude", "priority", "reuse", "callback"})
     resolved = checked.spec.model_dump(mode="json") | named  # ids of jobs, not the paths of their files
     if request.target is not None and request.target.model is not None:
         resolved["target"] = request.target.model_dump(mode="json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -12,8 +13,7 @@ import typer
 from tamis.service.cli import output
 
 if TYPE_CHECKING:
-    from tamis.service.store import ApiKey
-    from tamis.service.store.keys import Keys
+    from tamis.service.store import ApiKey, Store
 
 keys = typer.Typer(
     name="keys", no_args_is_help=True, help="Make, list and revoke API keys of the service of this home."
@@ -34,6 +34,14 @@ def create(
     ] = DEFAULT_SCOPES,
     days: Annotated[float | None, typer.Option(min=0, help="Days until it expires; never when left out.")] = None,
     note: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Make a key of the token in this file (`tamis keys token`); one that is there already stays as it is.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")] = False,
 ) -> None:
     """Make a key and write it to stdout: this once, for only its digest is stored."""
@@ -44,15 +52,21 @@ def create(
     unknown = sorted(set(scope) - set(SCOPES))
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(SCOPES)}", param_hint="--scope")
-    with _keys() as store:
-        made = store.create(
-            owner=owner,
-            scopes={Scope(one) for one in scope},
-            note=note,
-            lifetime=None if days is None else days * DAY_SECONDS,
-        )
+    with _store() as store:
+        try:
+            made = store.keys.create(
+                owner=owner,
+                scopes={Scope(one) for one in scope},
+                note=note,
+                lifetime=None if days is None else days * DAY_SECONDS,
+                token=None if token_file is None else token_file.read_text("ascii", "replace").strip(),
+            )
+        except ValueError as error:
+            raise typer.BadParameter(f"{token_file} holds no token", param_hint="--token-file") from error
     if json:
-        output.machine({**_document(made.key), "token": made.token})
+        output.machine(_document(made.key) | ({} if token_file else {"token": made.token}))
+    elif token_file is not None:
+        output.console.print(f"The token of {token_file} is {made.key.id} of {made.key.owner}.", markup=False)
     else:
         typer.echo(made.token)
         output.console.print(
@@ -61,31 +75,49 @@ def create(
         )
 
 
+@keys.command()
+def token() -> None:
+    """Write a new token to stdout, for a secret's file. It is no key until `create --token-file` makes it one."""
+    from tamis.service.store.keys import new_token
+
+    typer.echo(new_token())
+
+
 @keys.command("list")
 def list_keys(json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")] = False) -> None:
     """List all keys, the expired and revoked ones too."""
-    with _keys() as store:
-        found = store.list()
+    with _store() as store:
+        found = store.keys.list()
     output.machine([_document(key) for key in found]) if json else output.show_keys(found)
 
 
 @keys.command()
 def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id: key_…")]) -> None:
     """End a key at once. A key is asked for even when the last one was revoked."""
-    with _keys() as store:
-        store.revoke(key)
+    with _store() as store:
+        store.keys.revoke(key)
     output.console.print(f"Revoked {key}", markup=False)
 
 
+@keys.command("webhook-secret")
+def webhook_secret(
+    owner: Annotated[str, typer.Argument(help="Whose callbacks it signs; 'local' where no key is asked for.")],
+    renew: Annotated[bool, typer.Option("--renew", help="Make a new one; the old one signs nothing any more.")] = False,
+) -> None:
+    """Write the secret that an owner's callbacks are signed with to stdout."""
+    with _store() as store:
+        typer.echo(store.callbacks.secret(owner, renew=renew))
+
+
 @contextmanager
-def _keys() -> Iterator[Keys]:
+def _store() -> Iterator[Store]:
     from tamis.service.settings import Settings
     from tamis.service.store import Store
 
     store = Store(Settings.from_environment().database_url)
     try:
         store.migrate()
-        yield store.keys
+        yield store
     finally:
         store.close()
 

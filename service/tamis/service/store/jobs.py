@@ -63,6 +63,7 @@ class Jobs:
         uses: Collection[str] = (),
         priority: int = 0,
         traceparent: str | None = None,
+        callback_url: str | None = None,
         idempotency_key: str | None = None,
         body_sha256: str | None = None,
         reusable: Callable[[Job], bool] | None = None,
@@ -80,6 +81,8 @@ class Jobs:
             Makes the JSON answer from the new job; stored with the key in the same transaction and given to replays.
         uses : collection of str
             Ids of the datasets and jobs that the spec was resolved from: not deletable while this job is active.
+        callback_url : str, optional
+            Is told when the job is over: see `Callbacks`.
         traceparent : str, optional
             W3C trace context that the job's attempts belong to.
         idempotency_key, body_sha256 : str, optional
@@ -147,6 +150,7 @@ class Jobs:
                         last_seq=1,
                         log_lines=0,
                         traceparent=traceparent,
+                        callback_url=callback_url,
                         lease_token=0,
                     )
                 )

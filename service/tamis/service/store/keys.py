@@ -36,26 +36,51 @@ class Keys:
         self._database = database
 
     def create(
-        self, *, owner: str, scopes: Collection[Scope], note: str | None = None, lifetime: float | None = None
+        self,
+        *,
+        owner: str,
+        scopes: Collection[Scope],
+        note: str | None = None,
+        lifetime: float | None = None,
+        token: str | None = None,
     ) -> NewKey:
-        """Make a key; `lifetime` is in seconds, for ever when None."""
-        name = new_id("")
-        token = f"tamis_{name}_{''.join(secrets.choice(ALPHABET) for _ in range(SECRET_LENGTH))}"
+        """Make a key.
+
+        Parameters
+        ----------
+        lifetime : float, optional
+            Seconds until it expires; never when None.
+        token : str, optional
+            One that `new_token` made. A key that has it already is given back as it is.
+
+        Raises
+        ------
+        ValueError
+            `token` is none of ours.
+        """
+        token = token or new_token()
+        parts = _TOKEN.fullmatch(token)
+        if parts is None:
+            raise ValueError("no token")
         with self._database.write() as connection:
             now = self._database.now(connection)
-            row = connection.execute(
-                sa.insert(api_keys)
-                .values(
-                    id=f"key_{name}",
-                    owner=owner,
-                    digest=_digest(token),
-                    scopes=sorted(scopes),
-                    note=note,
-                    created_at=now,
-                    expires_at=None if lifetime is None else now + lifetime,
-                )
-                .returning(*_COLUMNS)
-            ).one()
+            key_id, digest = f"key_{parts[1]}", _digest(token)
+            same = sa.select(*_COLUMNS).where(api_keys.c.id == key_id, api_keys.c.digest == digest)
+            row = connection.execute(same).first()
+            if row is None:
+                row = connection.execute(
+                    sa.insert(api_keys)
+                    .values(
+                        id=key_id,
+                        owner=owner,
+                        digest=digest,
+                        scopes=sorted(scopes),
+                        note=note,
+                        created_at=now,
+                        expires_at=None if lifetime is None else now + lifetime,
+                    )
+                    .returning(*_COLUMNS)
+                ).one()
         return NewKey(_to_key(row), token)
 
     def find(self, token: str) -> ApiKey | None:
@@ -100,6 +125,11 @@ class Keys:
         if row is None:
             raise NotFound(f"there is no key {key_id!r}")
         return _to_key(row)
+
+
+def new_token() -> str:
+    """Make a token that is no key yet."""
+    return f"tamis_{new_id('')}_{''.join(secrets.choice(ALPHABET) for _ in range(SECRET_LENGTH))}"
 
 
 def _digest(token: str) -> str:

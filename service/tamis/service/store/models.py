@@ -14,6 +14,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
 )
 
@@ -60,6 +61,7 @@ jobs = Table(
     Column("progress_event_at", Float(53)),
     Column("log_lines", Integer, nullable=False),
     Column("traceparent", String(64)),  # W3C trace context of the request that submitted it
+    Column("callback_url", String(2048)),  # is told when the job is over
     Column("worker", _NAME),  # holds the lease
     Column("lease_token", BigInteger, nullable=False),  # +1 with every claim, never back: the fence
     Column("lease_until", Float(53)),
@@ -148,6 +150,27 @@ api_keys = Table(
     Column("created_at", Float(53), nullable=False),
     Column("expires_at", Float(53)),
     Column("revoked_at", Float(53)),  # the row stays: once a key was made, one is asked for
+)
+
+callbacks = Table(
+    "callbacks",
+    metadata,
+    Column("id", _ID, primary_key=True),  # what the receiver knows the message by
+    Column("job_id", _ID, nullable=False),  # no foreign key: it is sent even when the job was deleted
+    Column("owner", _NAME, nullable=False),
+    Column("url", String(2048), nullable=False),
+    Column("payload", Text, nullable=False),  # the very bytes that are signed
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", Float(53), nullable=False),
+    Index(None, "due_at"),
+)
+
+webhook_secrets = Table(
+    "webhook_secrets",
+    metadata,
+    Column("owner", _NAME, primary_key=True),
+    Column("secret", String(80), nullable=False),  # signs: unlike an API key's digest it must be the secret itself
+    Column("created_at", Float(53), nullable=False),
 )
 
 idempotency_keys = Table(

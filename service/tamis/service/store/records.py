@@ -192,6 +192,19 @@ class NewKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Callback:
+    """A callback to send, taken for one attempt."""
+
+    id: str  # the same at every attempt
+    job_id: str
+    owner: str
+    url: str
+    payload: str  # the body, JSON
+    attempts: int  # this one included
+    secret: str = field(repr=False)  # signs it
+
+
+@dataclass(frozen=True, slots=True)
 class JobPage:
     """Some jobs, newest first."""
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from tamis.selectors.errors import NotFound
+from tamis.service.store.callbacks import announce
 from tamis.service.store.ids import is_id
 from tamis.service.store.models import job_events, job_uses, jobs
 from tamis.service.store.records import Event, EventKind, Job, JobState, LogLine
@@ -96,6 +97,8 @@ def change_state(
     if detail is not None:
         data["detail"] = detail
     write_event(connection, job_id, Event(changed.last_seq, now, EventKind.STATE, data))
+    if state.terminal:
+        announce(connection, job_id, now)
 
 
 def write_event(connection: Connection, job_id: str, event: Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tamis.service.store.callbacks import Callbacks
 from tamis.service.store.database import Database
 from tamis.service.store.datasets import Datasets
 from tamis.service.store.events import Events
@@ -15,7 +16,7 @@ from tamis.service.store.workers import Workers
 
 
 class Store:
-    """Jobs, datasets, events, workers, totals, keys, in SQLite or PostgreSQL. Thread-safe; one a process is enough.
+    """All that the service keeps, in SQLite or PostgreSQL. Thread-safe; one a process is enough.
 
     Every call is one transaction. A database that does not answer (locked, missing, not migrated) raises
     `tamis.selectors.errors.StorageError`; nothing of SQLAlchemy's leaves the store.
@@ -40,6 +41,8 @@ class Store:
         Files of jobs that are to go.
     keys : Keys
         API keys.
+    callbacks : Callbacks
+        What is to be sent to callers, and the secrets that sign it.
     """
 
     def __init__(self, url: str, *, running_per_owner: int | None = None) -> None:
@@ -62,6 +65,7 @@ class Store:
         self.totals = Totals(self.database)
         self.removals = Removals(self.database)
         self.keys = Keys(self.database)
+        self.callbacks = Callbacks(self.database)
 
     def migrate(self) -> None:
         """Create the database or bring it to this version's schema; safe to call from several processes at once."""

@@ -1,0 +1,168 @@
+"""Sends what the store's outbox holds, until it was heard or given up. One task in the API's event loop.
+
+What is in the outbox was put there in the transaction that ended the job. Any API process takes it under a lease, so
+that one that is killed loses nothing: the callback is sent again, under the same id, by whoever takes it next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Final
+
+import httpx
+import structlog
+from fastapi.concurrency import run_in_threadpool
+
+from tamis.selectors.errors import StorageError, TamisError
+from tamis.service.callbacks import signing
+from tamis.service.callbacks.addresses import Address, Endpoint, Resolve, checked_addresses, parse_url, resolve
+from tamis.service.settings import AllowedHosts
+from tamis.service.store import Callback, Store
+
+AT_A_TIME: Final = 16
+"""Callbacks under way in one process."""
+
+RESOLVING_THREADS: Final = 8
+"""Of their own: a name server that does not answer must hold up nothing else."""
+
+TRIED_ADDRESSES: Final = 3
+"""Of one host, in one attempt."""
+
+JITTER: Final = 0.1
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.callbacks")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often and how long, in seconds."""
+
+    poll: float = 1.0  # between two looks into the outbox
+    timeout: float = 15.0  # of one attempt, the resolution of the name included
+    lease: float = 60.0  # a callback whose process died is another's after so long
+    store_down: float = 10.0  # until the next look when the store did not answer
+    # After the first failure, the second, …: what Standard Webhooks suggests; then, on day four, it is given up.
+    retries: Sequence[float] = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+
+
+class NotDelivered(TamisError):
+    """The callback was not accepted."""
+
+    code = "not-delivered"
+
+
+class Gone(NotDelivered):
+    """The receiver wants no more callbacks (410 Gone)."""
+
+
+class Deliverer:
+    """Takes callbacks out of the outbox and sends them."""
+
+    def __init__(
+        self, store: Store, allowed: AllowedHosts, *, resolve: Resolve = resolve, pace: Pace | None = None
+    ) -> None:
+        self._store = store
+        self._allowed = allowed
+        self._resolve = resolve
+        self._pace = pace or Pace()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._resolvers = ThreadPoolExecutor(RESOLVING_THREADS, "tamis-resolve")
+
+    async def run(self, stopping: threading.Event) -> None:
+        """Deliver until told to stop, or cancelled; what is under way then is sent again by the next process."""
+        try:
+            # No proxy, no cookies, no redirects, no connection kept: each request goes where it was checked to go.
+            limits = httpx.Limits(max_keepalive_connections=0)
+            async with httpx.AsyncClient(trust_env=False, timeout=self._pace.timeout, limits=limits) as client:
+                while not stopping.is_set():
+                    await asyncio.sleep(await self._look(client))
+        finally:
+            for task in self._under_way:
+                task.cancel()
+            self._resolvers.shutdown(wait=False, cancel_futures=True)
+
+    async def _look(self, client: httpx.AsyncClient) -> float:
+        free = AT_A_TIME - len(self._under_way)
+        if free:
+            try:
+                due = await run_in_threadpool(self._store.callbacks.claim, free, self._pace.lease)
+            except StorageError as error:
+                log.warning("the store does not answer", detail=error.detail)
+                return self._pace.store_down
+            for callback in due:
+                task = asyncio.create_task(self._deliver(client, callback))
+                self._under_way.add(task)
+                task.add_done_callback(self._under_way.discard)
+        return self._pace.poll
+
+    async def _deliver(self, client: httpx.AsyncClient, callback: Callback) -> None:
+        told = {"job": callback.job_id, "callback": callback.id, "attempt": callback.attempts}
+        try:
+            status = await self._send(client, callback)
+        except (TamisError, OSError, httpx.HTTPError) as error:  # a timeout is an OSError
+            reason = error.detail if isinstance(error, TamisError) else str(error) or type(error).__name__
+            wait = self._wait(callback.attempts, error)
+            log.warning("callback not delivered", reason=reason, retry_seconds=wait, **told)
+            await self._settle(callback, wait)
+        else:
+            log.info("callback delivered", status=status, **told)
+            await self._settle(callback, None)
+
+    def _wait(self, attempts: int, error: Exception) -> float | None:
+        if isinstance(error, Gone) or attempts > len(self._pace.retries):
+            return None
+        return self._pace.retries[attempts - 1] * random.uniform(1 - JITTER, 1 + JITTER)
+
+    async def _settle(self, callback: Callback, wait: float | None) -> None:
+        try:
+            await run_in_threadpool(self._store.callbacks.settle, callback, wait)
+        except StorageError as error:  # it is sent again once the lease is over
+            log.warning("the store does not answer", detail=error.detail)
+
+    async def _send(self, client: httpx.AsyncClient, callback: Callback) -> int:
+        """Send once. Raises what went wrong."""
+        endpoint = parse_url(callback.url)
+        async with asyncio.timeout(self._pace.timeout):
+            loop = asyncio.get_running_loop()
+            # Again at every attempt: what was public when the job was submitted may be another host's now.
+            addresses = await loop.run_in_executor(
+                self._resolvers, checked_addresses, endpoint, self._allowed, self._resolve
+            )
+            refused: httpx.ConnectError | None = None
+            for address in addresses[:TRIED_ADDRESSES]:
+                try:
+                    return await self._post(client, callback, endpoint, address)
+                except httpx.ConnectError as error:
+                    refused = error
+        raise NotDelivered(f"{endpoint.host} can't be connected to: {refused or 'it has no address'}.")
+
+    async def _post(self, client: httpx.AsyncClient, callback: Callback, endpoint: Endpoint, address: Address) -> int:
+        payload = callback.payload.encode()
+        request = client.build_request(
+            "POST",
+            endpoint.url.copy_with(host=str(address), fragment=None),
+            content=payload,
+            headers={
+                # The name goes where a name is needed: the connection itself is made to the address that was checked.
+                "Host": endpoint.url.netloc.decode("ascii"),
+                "Content-Type": "application/json",
+                "User-Agent": f"tamis/{version('tamis')}",
+                **signing.headers(callback.secret, callback.id, int(time.time()), payload),
+            },
+            extensions={"sni_hostname": endpoint.host},
+        )
+        response = await client.send(request, stream=True, follow_redirects=False)
+        await response.aclose()  # its status is all that is wanted
+        if response.status_code == httpx.codes.GONE:
+            raise Gone
+        if not response.is_success:
+            redirected = ", and redirects are not followed" if response.is_redirect else ""
+            raise NotDelivered(f"{endpoint.host} answered with {response.status_code}{redirected}.")
+        return response.status_code

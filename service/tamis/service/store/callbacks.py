@@ -1,0 +1,109 @@
+"""The outbox: callbacks that are to be sent, put there in the transaction that ends their job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from tamis.service.callbacks.signing import new_secret
+from tamis.service.store.database import Database
+from tamis.service.store.ids import new_id
+from tamis.service.store.models import callbacks, jobs, webhook_secrets
+from tamis.service.store.records import Callback, JobState
+
+
+class Callbacks:
+    """Claim, settle; and the owners' secrets."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, limit: int, lease_seconds: float) -> Sequence[Callback]:
+        """Take up to `limit` callbacks that are due; another process takes them when the lease has run out."""
+        due = sa.select(callbacks.c.id).order_by(callbacks.c.due_at).limit(limit)
+        with self._database.read() as connection:
+            # It is asked all the time, and mostly there is none: no write lock for that.
+            now = self._database.now(connection)
+            if connection.execute(due.where(callbacks.c.due_at <= now)).first() is None:
+                return []
+        try:
+            with self._database.write() as connection:
+                now = self._database.now(connection)
+                mine = due.where(callbacks.c.due_at <= now).with_for_update(skip_locked=True).correlate(None)
+                taken = connection.execute(
+                    sa.update(callbacks)
+                    .where(callbacks.c.id.in_(mine))
+                    .values(attempts=callbacks.c.attempts + 1, due_at=now + lease_seconds)
+                    .returning(*(column for column in callbacks.c if column.name != "due_at"))
+                ).all()
+                return [Callback(**row._mapping, secret=_secret(connection, row.owner, now)) for row in taken]
+        except IntegrityError:  # on PostgreSQL, another process made the owner's first secret just now
+            return []
+
+    def settle(self, callback: Callback, wait: float | None) -> None:
+        """End an attempt: the callback is due again after `wait` seconds, or over (heard, or given up) when None."""
+        # Only while it is this attempt's: another process may have taken it since.
+        mine = sa.and_(callbacks.c.id == callback.id, callbacks.c.attempts == callback.attempts)
+        with self._database.write() as connection:
+            if wait is None:
+                connection.execute(sa.delete(callbacks).where(mine))
+            else:
+                due_at = self._database.now(connection) + wait
+                connection.execute(sa.update(callbacks).where(mine).values(due_at=due_at))
+
+    def secret(self, owner: str, *, renew: bool = False) -> str:
+        """Give the secret that an owner's callbacks are signed with; made when there is none yet, or to `renew` it."""
+        try:
+            with self._database.write() as connection:
+                if renew:
+                    connection.execute(sa.delete(webhook_secrets).where(webhook_secrets.c.owner == owner))
+                return _secret(connection, owner, self._database.now(connection))
+        except IntegrityError:  # as above
+            return self.secret(owner)
+
+
+def announce(connection: Connection, job_id: str, now: float) -> None:
+    """Put the end of a job into the outbox, if its caller wants to be called back."""
+    columns = [jobs.c[name] for name in ("id", "owner", "state", "selector", "labels", "fingerprint")]
+    times = [jobs.c[name] for name in ("created_at", "started_at", "finished_at")]
+    query = sa.select(*columns, *times, jobs.c.error, jobs.c.callback_url)
+    job = connection.execute(query.where(jobs.c.id == job_id, jobs.c.callback_url.is_not(None))).first()
+    if job is None:
+        return
+    data: dict[str, Any] = {
+        **{column.name: job._mapping[column.name] for column in columns},
+        **{column.name: _moment(job._mapping[column.name]) for column in times},
+        "error": job.error if job.state == JobState.FAILED else None,
+        "links": {"self": f"/v1/jobs/{job_id}"},
+    }
+    message = {"type": f"job.{job.state}", "timestamp": _moment(now), "data": data}
+    connection.execute(
+        sa.insert(callbacks).values(
+            id=new_id("msg_"),
+            job_id=job_id,
+            owner=job.owner,
+            url=job.callback_url,
+            payload=json.dumps(message, separators=(",", ":")),
+            attempts=0,
+            due_at=now,
+        )
+    )
+
+
+def _secret(connection: Connection, owner: str, now: float) -> str:
+    query = sa.select(webhook_secrets.c.secret).where(webhook_secrets.c.owner == owner)
+    found: str | None = connection.execute(query).scalar_one_or_none()
+    if found is None:
+        found = new_secret()
+        connection.execute(sa.insert(webhook_secrets).values(owner=owner, secret=found, created_at=now))
+    return found
+
+
+def _moment(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
