@@ -235,12 +235,13 @@ def test_every_end_is_announced_with_the_end_itself(store: Store, submit: Submit
     assert store.queue.fail(claim.lease, {"detail": "x"}, retry=True) is JobState.QUEUED
     assert pending(store) == 0, "it is tried again"
     store.jobs.request_cancel(first.job_id)
-    claim = store.queue.claim("w", 30)
-    assert claim is not None
-    store.queue.succeed(claim.lease)
-    claim = store.queue.claim("w", 30)
-    assert claim is not None
-    store.queue.fail(claim.lease, {"code": "bad-data", "detail": "x"}, retry=False)
+    for _ in range(2):  # owners take turns
+        claim = store.queue.claim("w", 30)
+        assert claim is not None
+        if claim.job.id == third.job_id:
+            store.queue.fail(claim.lease, {"code": "bad-data", "detail": "x"}, retry=False)
+        else:
+            store.queue.succeed(claim.lease)
     taken = {callback.job_id: callback for callback in store.callbacks.claim(10, 30)}
     assert set(taken) == {first.job_id, second.job_id, third.job_id}
     ends = {job_id: json.loads(callback.payload) for job_id, callback in taken.items()}
