@@ -44,6 +44,7 @@ RECIPES = ROOT.parent / "shared" / "corpora"
 PEERS = ("imbalanced-learn==0.14.2", "pyarrow", "pandas", "rdata")
 
 FOLDS = 5
+CCS = "CCS, beta 0.3"
 TREES = 30
 GAIS: Mapping[str, Mapping[str, Any]] = {
     DEFAULT: {},
@@ -54,9 +55,9 @@ GAIS: Mapping[str, Mapping[str, Any]] = {
     "GAIS attention": {"score": "attention"},
     "GAIS confidence": {"score": "confidence"},
 }
-AT_ALL_REDUCTIONS = (RANDOM, PROTOTYPES, "k-center", "CCS, beta 0.3", DEFAULT, PLAIN)
+AT_ALL_REDUCTIONS = (RANDOM, PROTOTYPES, "k-center", CCS, DEFAULT, PLAIN)
 """The other methods run at the first reduction only."""
-CCS = {"source": "score", "hard_end": "low", "beta": 0.3, "class_balance": "proportional"}
+CCS_PARAMS = {"source": "score", "hard_end": "low", "beta": 0.3, "class_balance": "proportional"}
 
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -158,13 +159,14 @@ def tested(features: Matrix, labels: Labels, test: Matrix, truth: Labels) -> tup
 class Bench:
     """A fold's training rows, as shards that a service reads."""
 
-    def __init__(self, folder: Path, features: Matrix, labels: Labels, seed: int) -> None:
+    def __init__(self, folder: Path, features: Matrix, labels: Labels, seed: int, *, scored: bool) -> None:
         self._folder = folder
         self._seed = seed
         self.features, self.labels = features, labels
         folder.mkdir(parents=True)
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1])
-        table = {"embedding": vectors, "label": labels, "score": held_out_margins(features, labels)}
+        score = held_out_margins(features, labels) if scored else np.zeros(len(labels))
+        table = {"embedding": vectors, "label": labels, "score": score}
         pq.write_table(pa.table(table), folder / "rows.parquet", row_group_size=16_384)
 
     def rows_of(self, method: str, rows: int, ways: Sequence[Select]) -> Rows:
@@ -179,8 +181,8 @@ class Bench:
             return self._peer(method)
         if method == "k-center":
             return self._job("kcenter", {}, rows, ways)
-        if method == "CCS, beta 0.3":
-            return self._job("ccs", CCS, rows, ways)
+        if method == CCS:
+            return self._job("ccs", CCS_PARAMS, rows, ways)
         return self._job("gais", GAIS[method], rows, ways)
 
     def _job(self, selector: str, params: Mapping[str, Any], rows: int, ways: Sequence[Select]) -> Rows:
@@ -264,7 +266,8 @@ def measure(arguments: argparse.Namespace, client: Select, work: Path) -> None:
         random = np.random.default_rng(fold + 77)
         wrong = random.random(len(given)) < noise
         given[wrong] = random.integers(0, labels.max() + 1, int(wrong.sum()))
-        bench = Bench(work / uuid.uuid4().hex, np.ascontiguousarray(scaled[train]), given, fold)
+        scored = any(method == CCS for _, method in wanted)
+        bench = Bench(work / uuid.uuid4().hex, np.ascontiguousarray(scaled[train]), given, fold, scored=scored)
         records: list[Record] = []
         for reduction, method in wanted:
             rows = max(2 * len(np.unique(given)), round((1 - reduction) * len(train)))

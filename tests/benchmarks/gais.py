@@ -92,14 +92,12 @@ def speed(arguments: argparse.Namespace) -> None:
                 )
         if arguments.peer:
             found = leg(
-                peer_python("gais-torch", *PEER),
-                "gais_torch.py",
-                str(data),
-                str(arguments.rows),
-                arguments.threads[-1],
-                home=folder,
+                peer_python("gais-torch", *PEER), "gais_torch.py", str(data), str(arguments.rows), "1", home=folder
             )
-            print("\ntorch-geometric, CPU s: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
+            print(
+                "\ntorch-geometric, one thread, CPU s: "
+                + ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+            )
 
 
 def recall(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,10 +74,19 @@ class Apart(NamedTuple):
         """Sets on which the first is above."""
         return sum(value > 0 for value in self.sets.values())
 
+    @property
+    def error(self) -> float:
+        """Standard error of the mean, as if sets and folds were draws."""
+        return float(self.folds.std(ddof=1) / np.sqrt(len(self.folds)))
+
+    @property
+    def shown(self) -> bool:
+        """Whether the mean lies above 0 by two standard errors."""
+        return self.mean > 2 * self.error
+
     def told(self) -> str:
         """Tell mean, the standard error over sets and folds, and the sets won."""
-        error = self.folds.std(ddof=1) / np.sqrt(len(self.folds))
-        return f"{self.mean:+.4f} (standard error {error:.4f}), above on {self.wins} of {len(self.sets)} sets"
+        return f"{self.mean:+.4f} (standard error {self.error:.4f}), above on {self.wins} of {len(self.sets)} sets"
 
 
 def table_of(records: Sequence[Record], noise: float, reduction: float, names: Sequence[str], measure: str) -> Table:
@@ -112,39 +121,50 @@ def mean_of(table: Table, method: str) -> NDArray[np.float64]:
 
 
 def show(records: Sequence[Record]) -> None:
-    """Print all tables."""
-    cases = sorted({(record["noise"], record["reduction"]) for record in records})
-    for noise, reduction in cases:
-        for title, names in GROUPS.items():
-            table = table_of(records, noise, reduction, names, "accuracy")
-            if RANDOM not in table:
-                continue
-            recalls = table_of(records, noise, reduction, names, "recall")
-            folds = len({fold for sets in table[RANDOM].values() for fold in sets})
-            print(
-                f"\n**{reduction:.0%} reduction, {noise:.0%} label noise; {title}: {len(table[RANDOM])} sets, "
-                f"{folds} folds**\n"
-            )
-            print("| | 1-NN | logistic | forest | mean | mean recall | above random | least above random |")
-            print("|---|---|---|---|---|---|---|---|")
-            for method in table:
-                _row(records, table, recalls, method)
+    """Print a table for every reduction, then how far the goals hold."""
+    noises = sorted({record["noise"] for record in records})
+    for reduction in sorted({record["reduction"] for record in records}):
+        cases = [(noise, title) for noise in noises for title in GROUPS]
+        tables = [table_of(records, noise, reduction, GROUPS[title], "accuracy") for noise, title in cases]
+        recalls = [table_of(records, noise, reduction, GROUPS[title], "recall") for noise, title in cases]
+        methods = dict.fromkeys(method for table in tables for method in table)
+        print(f"\n**{reduction:.0%} reduction**: mean accuracy of the three classifiers (mean recall of the classes)\n")
+        heads = [f"{title}{f', {noise:.0%} noise' if noise else ''} | above" for noise, title in cases]
+        print(f"| | {' | '.join(heads)} |\n|---|{'---|' * (2 * len(cases))}")
+        for method in methods:
+            cells = [_cell(table, recall, method) for table, recall in zip(tables, recalls, strict=True)]
+            print(f"| {method}{_kept(records, method)} | {' | '.join(cells)} |")
+        folds = [
+            f"{title}{f', {noise:.0%} noise' if noise else ''}: " + _folds(tables[at], methods)
+            for at, (noise, title) in enumerate(cases)
+        ]
+        print(f"\nFolds: {'; '.join(folds)}.")
     for title, names in GROUPS.items():
         _goals(records, title, names)
+    _doubt(records)
 
 
-def _row(records: Sequence[Record], table: Table, recalls: Table, method: str) -> None:
-    mean, random = mean_of(table, method), apart(table, method, RANDOM)
-    note = ""
-    if method in ("CNN", "ENN"):
-        sets = table[method].keys()
-        kept = np.mean([r["kept"] for r in records if r["method"] == method and r["set"] in sets])
-        note = f" ({kept:.0%} kept, {len({fold for own in table[method].values() for fold in own})} folds)"
-    cells = " | ".join(f"{value:.3f}" for value in [*mean, mean.mean(), mean_of(recalls, method).mean()])
-    against = " | |"
-    if method != RANDOM:
-        against = f" {random.wins} of {len(random.sets)} | {min(random.sets.values()):+.3f} |"
-    print(f"| {method}{note} | {cells} |{against}")
+def _folds(table: Table, methods: Iterable[str]) -> str:
+    """Tell how many folds there are; of a method with fewer, those too."""
+    counts = {method: len({fold for own in table[method].values() for fold in own}) for method in methods}
+    most = max(counts.values())
+    return ", ".join([str(most), *(f"{method} {count}" for method, count in counts.items() if count < most)])
+
+
+def _kept(records: Sequence[Record], method: str) -> str:
+    kept = [record["kept"] for record in records if record["method"] == method]
+    return f" ({np.mean(kept):.0%} kept)" if method in ("CNN", "ENN") else ""
+
+
+def _cell(table: Table, recalls: Table, method: str) -> str:
+    """Tell mean accuracy and recall, and the sets on which the random draw is beaten."""
+    if not table[method]:
+        return " | "
+    told = f"{mean_of(table, method).mean():.3f} ({mean_of(recalls, method).mean():.3f}) | "
+    if method == RANDOM:
+        return told
+    beside = apart(table, method, RANDOM)
+    return f"{told}{beside.wins} of {len(beside.sets)}"
 
 
 def _goals(records: Sequence[Record], title: str, names: Sequence[str]) -> None:
@@ -171,20 +191,19 @@ def _goals(records: Sequence[Record], title: str, names: Sequence[str]) -> None:
             f"| default not below k-means prototypes on average, {noise:.0%} noise | {beside.told()} "
             f"| {_yes(beside.mean >= 0)} |"
         )
-    for method in (DEFAULT, GATED, NEIGHBOURS):
-        for noise, table in ((0.1, noisy), (0.0, clean)):
-            if method not in table:
-                continue
-            beside = apart(table, method, PLAIN)
-            verdict = _yes(beside.mean > 0) if noise else "(no goal)"
-            print(
-                f"| {method} above the same coverage without doubt, {noise:.0%} noise | {beside.told()} | {verdict} |"
-            )
-    if NEIGHBOURS in noisy:
-        beside = apart(noisy, DEFAULT, NEIGHBOURS)
-        print(
-            f"| attention above doubt by neighbours, which needs no network, 10% noise | {beside.told()} | (no goal) |"
-        )
+
+
+def _doubt(records: Sequence[Record]) -> None:
+    """Say what doubting labels adds to coverage, and what of it the network adds to looking at neighbours' labels."""
+    print(f"\nWhat doubt adds to coverage at {AT:.0%} reduction, all sets:\n\n| | noise | difference | shown |")
+    print("|---|---|---|---|")
+    names = [*DESIGN, *FRESH]
+    for noise in sorted({record["noise"] for record in records}):
+        table = table_of(records, noise, AT, names, "accuracy")
+        for method, other in ((DEFAULT, PLAIN), (NEIGHBOURS, PLAIN), (GATED, PLAIN), (DEFAULT, NEIGHBOURS)):
+            if method in table and other in table:
+                beside = apart(table, method, other)
+                print(f"| {method} less {other} | {noise:.0%} | {beside.told()} | {_yes(beside.shown)} |")
 
 
 def _yes(holds: bool) -> str:

@@ -158,7 +158,7 @@ def score_block(
         order = stratified_order(labels, words)
         seen = None if quotas is None else quotas[2].copy()
         for members in _slices(order, settings.slice_rows):
-            part, own = np.ascontiguousarray(points[members]), labels[members]
+            part, own = points.take(members, axis=0), labels[members]
             found = lsh.find_neighbours(part, settings.neighbours, settings.graph, directions)
             activations = None
             if network is not None:
