@@ -9,10 +9,11 @@ CANDIDATES := python3 python3.13 python3.12 python3.11 python
 ARGS ?=
 
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 IS_RECENT := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format bench chaos evidence-ccs evidence-gais evidence-quad evidence-tarot clean
+.PHONY: help demo serve test coverage lint format bench chaos evidence-ccs evidence-gais evidence-quad evidence-tarot clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -23,14 +24,16 @@ demo: $(VENV)/.installed ## Select from real text with a running service and sho
 serve: $(VENV)/.installed ## Run the service on http://127.0.0.1:8321
 	@$(BIN)/tamis serve $(ARGS)
 
-# The interpreted pass runs kernels as plain Python, so that coverage sees their bodies; those on vector instructions (all
-# that read text) have no plain Python to run. The full pass comes last: its summary closes the output. It runs a file of
-# tests in one process, and as many at a time as there are processors.
+# A file of tests runs in one process, and as many at a time as there are processors.
 test: lint ## Lint, type checks and all tests (what CI runs)
+	$(PYTEST) --durations=20
+
+# The interpreted pass runs kernels as plain Python, so that their bodies are seen; those on vector instructions (all that
+# read text) have no plain Python to run.
+coverage: $(VENV)/.installed-dev ## All tests, and which lines they run; half as long again
 	@rm -f .coverage .coverage.*
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/native/test_topk.py -q -k "not many_rows" --cov --cov-report=
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
-		--cov --cov-append --cov-report=term:skip-covered --durations=10
+	$(PYTEST) --cov --cov-append --cov-report=term:skip-covered
 
 lint: $(VENV)/.installed-dev ## Style, types, import directions, drift of openapi.yaml
 	$(BIN)/ruff check .
