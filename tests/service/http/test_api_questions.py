@@ -204,7 +204,7 @@ def test_kills_between_any_two_calls(
     wait_until: Any,
 ) -> None:
     """API, supervisor and job process die by SIGKILL, in turns; the bytes are those of an undisturbed run."""
-    asked = request(shards, pause=0.2)
+    asked = request(shards, rounds=2, pause=0.2)
     expected = select(**asked, out=tmp_path / "undisturbed", answer=lambda question: SCORES[question.rows])
     running: dict[str, Any] = {}
 
@@ -215,7 +215,9 @@ def test_kills_between_any_two_calls(
             else worker(lease=0.8, runner=EXECUTE)
         )
 
-    def kill(what: str) -> None:
+    def kill(what: str | None) -> None:
+        if what is None:
+            return
         if what == "job":
             wait_until(lambda: job_process(home, job_id) or store.jobs.get(job_id).state == "waiting", bool)
             if (pid := job_process(home, job_id)) is not None:
@@ -232,11 +234,7 @@ def test_kills_between_any_two_calls(
     start("worker")
     with Client(running["api"].url) as client:
         job_id = client.submit(asked).id
-    for victims in (
-        ("job", "worker", "api", "worker"),
-        ("worker", "api", "worker", "api"),
-        ("job", "worker", "worker", "api"),
-    ):
+    for victims in (("job", "worker", "api", None), ("worker", "api", None, "worker")):
         kill(victims[0])  # while the job is on its way to the question
         question = call(lambda job: next(job.questions()))
         kill(victims[1])
@@ -249,4 +247,4 @@ def test_kills_between_any_two_calls(
     files = {file.name: file.sha256 for file in call(lambda job: job.wait().result()).files}
     assert files[SELECTION] == {file.name: file.sha256 for file in expected.manifest.files}[SELECTION]
     states = [event.data["state"] for event in store.events.list(job_id) if event.kind is EventKind.STATE]
-    assert states.count("waiting") == 3 and states[-1] == "succeeded"
+    assert states.count("waiting") == 2 and states[-1] == "succeeded"
