@@ -160,3 +160,20 @@ def test_the_same_bytes_everywhere(folder: Path, client: Client, tmp_path: Path,
     report = job.report()
     assert {"evidence", "warnings", "scores"} <= set(report)
     assert job.explain(row=int(chosen.column("row")[0].as_py())).selected
+
+
+def test_quad_that_asks_selects_as_with_the_column(folder: Path, client: Client, tmp_path: Path) -> None:
+    request = request_for(folder, "quad", 0)
+    column = select(**request, out=tmp_path / "column")
+    request["selector"]["params"]["reward"] = "ask"
+    influence = np.concatenate(
+        [pq.read_table(path)["influence"].to_numpy() for path in sorted(folder.glob("pool-*.parquet"))]
+    )
+    told = select(**request, out=tmp_path / "told", answer=lambda question: influence[question.rows])
+    job = client.submit(request)
+    for question in job.questions():
+        job.answer(question, influence[np.asarray(question.rows)].tolist())
+    job.download(tmp_path / "asked.parquet")
+    assert (tmp_path / "asked.parquet").read_bytes() == told.path.read_bytes()
+    wanted = ["row", "rank", "score", "cluster"]
+    assert pq.read_table(told.path, columns=wanted).equals(pq.read_table(column.path, columns=wanted))

@@ -89,13 +89,13 @@ def lists(values: npt.NDArray[np.float32]) -> pa.Array:
 class Jobs:
     """Jobs over the data of one seed."""
 
-    def __init__(self, client: Client, folder: Path, seed: int) -> None:
-        self.client, self.folder, self.seed = client, folder, seed
+    def __init__(self, client: Client, folder: Path, seed: int, influence: Floats) -> None:
+        self.client, self.folder, self.seed, self.influence = client, folder, seed, influence
 
     def run(
         self, name: str, columns: dict[str, str], *, target: bool = False, **params: Any
     ) -> tuple[Ints, dict[str, Any]]:
-        """Submit a job and return its rows and report."""
+        """Submit a job and return its rows and report; where it asks, answer."""
         request: dict[str, Any] = {
             "dataset": {"shards": [str(self.folder / "pool.parquet")], "columns": columns},
             "selector": {"name": name, "params": params},
@@ -105,6 +105,9 @@ class Jobs:
         if target:
             request["target"] = {"datasets": [{"shards": [str(self.folder / "target.parquet")]}]}
         job = self.client.submit(request)
+        if params.get("reward") == "ask":
+            for question in job.questions():
+                job.answer(question, self.influence[np.asarray(question.rows)].tolist())
         job.wait(progress=False)
         path = job.download(self.folder / "selection.parquet")
         return pq.read_table(path)["row"].to_numpy(), job.report()
@@ -135,7 +138,7 @@ def one_seed(client: Client, folder: Path, seed: int, steps: int) -> dict[str, A
     apart = np.linalg.norm(found.cluster_centers_[:, None] - found.cluster_centers_[None], axis=2)
     near = float(np.median(np.sort(apart, axis=1)[:, 5]))  # about five neighbours each
 
-    jobs = Jobs(client, folder, seed)
+    jobs = Jobs(client, folder, seed, influence)
     given = {"influence": "influence", "cluster": "topic"}
     chosen = {
         "random": jobs.run("random", {}),
@@ -160,6 +163,10 @@ def one_seed(client: Client, folder: Path, seed: int, steps: int) -> dict[str, A
         "Quad, clusters are labels": jobs.run("quad", {"influence": "influence", "cluster": "label"}, **PULLS),
         "quota": jobs.run("quad", given, rule="quota"),
     }
+    if seed == 0:
+        told = jobs.run("quad", {"cluster": "topic"}, reward="ask", **PULLS)
+        if not np.array_equal(told[0], chosen["Quad"][0]):
+            raise SystemExit("asked and told, Quad selects other rows than with the same influences in a column")
 
     def tested(rows: Ints) -> tuple[float, float]:
         fresh = Network(77 + seed)
