@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import platform
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -107,6 +111,39 @@ def test_neither_threads_nor_memory_decide_a_bit(monkeypatch: pytest.MonkeyPatch
             again = solve(Costs(rows, targets, pool, kept), uniform(75), uniform(20), bounds=True)
             assert again.value == alone.value and again.upper == alone.upper
             assert np.array_equal(again.rows, alone.rows) and np.array_equal(again.targets, alone.targets)
+
+
+OTHERWISE = """
+import hashlib
+import numpy as np
+from tamis.native import distances, rounded, screened
+from tamis.selectors.transport import Costs, solve
+
+assert not rounded.available()
+draw = np.random.default_rng(5)
+rows, targets = (draw.standard_normal((n, 24)) for n in (70, 30))
+rows, targets = ((side / np.sqrt((side**2).sum(axis=1))[:, None]).astype(np.float32) for side in (rows, targets))
+found = solve(Costs(rows, targets), np.full(70, 1 / 70), np.full(30, 1 / 30), bounds=True)
+keys = np.full((30, 9), distances.EMPTY)
+numbers = np.arange(70, dtype=np.int32)
+screened.offer(screened.ask(targets), screened.pack(rows, numbers), np.full(30, 0.05, np.float32), keys)
+parts = (found.rows, found.targets, np.array([found.value, found.lower, found.upper, found.marginal_error]), keys)
+print(hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest())
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names processors of another kind")
+def test_a_processor_with_narrower_vectors_finds_the_same_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "", "OPENBLAS_CORETYPE": "Haswell"}
+    other = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OTHERWISE],
+        env=os.environ | narrow | {"NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR AVX512_SKX"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    exec(OTHERWISE.replace("assert not rounded.available()", ""), {})
+    assert other.stdout == capsys.readouterr().out
 
 
 def test_the_first_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,7 +217,7 @@ class _Problem:
         if not wide and (len(bad_rows) or len(bad_columns)):
             return self.sweep(f, g, epsilon, wide=True)
         rows[bad_rows] = columns[bad_columns] = 1.0
-        error = float(np.abs(rows - 1) @ self.a + np.abs(columns - 1) @ self.b)
+        error = float((np.abs(rows - 1) * self.a).sum() + (np.abs(columns - 1) * self.b).sum())  # in NumPy's one order
         if len(bad_rows) or len(bad_columns):
             error = math.inf
         new_f, new_g = f - epsilon * logarithms(rows), g - epsilon * logarithms(columns)
@@ -322,7 +322,7 @@ def bracket(problem: _Problem, f: Floats, g: Floats) -> tuple[float, float]:
     def work(start: int) -> tuple[Floats, float]:
         block = costs.block(start)
         lowest = (block - g.astype(np.float32)).min(axis=1).astype(np.float64)
-        return lowest, float(left[start : start + len(block)] @ (block @ missing))
+        return lowest, float((left[start : start + len(block)] * (block * missing).sum(axis=1)).sum())
 
     parts = costs.over(work, costs.starts)
     transform = np.concatenate([part for part, _ in parts])
