@@ -33,6 +33,7 @@ from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
 from tamis.selectors.tarot_features import (
     MEANING,
+    OFFERED_BYTES,
     ROLES,
     Features,
     Space,
@@ -77,9 +78,9 @@ BYTES_A_NEIGHBOUR = 36
 TINY_TARGET_ROWS = 50
 """A target with fewer rows is covered by a handful of candidates each: TAROT overfits it."""
 
-FLOPS = 25e9
+FLOPS = 40e9
 """Multiply-adds a CPU-second of similarities, for plans (tests/benchmarks/README.md)."""
-DOUBLE_FLOPS = 10e9
+DOUBLE_FLOPS = 15e9
 """The same in float64: moments and whitening."""
 READ_BYTES_PER_SECOND = 1e9
 
@@ -176,7 +177,7 @@ class Tarot:
             )
 
     def memory(self, job: Job, threads: int) -> int:
-        """Whitening and moments of every thread, lists of neighbours, costs kept, and vectors of rows in transport."""
+        """Whitening, moments and rows offered of every thread, lists, costs kept, and vectors of rows in transport."""
         d = self._dimension(job)
         m = sum(target.rows or 0 for target in job.targets)
         n = job.candidates.rows or 0
@@ -190,7 +191,8 @@ class Tarot:
         costs = min(KEPT_COST_BYTES, 4 * moved * m)
         gathered = 8 * d * min(moved, GATHERED_BYTES // (4 * d) + m)
         table = 200 * 2**20 if self.params.source == "text" else 0
-        return (threads + 1) * 40 * d * d + 8 * m * d * (threads + 1) + lists + costs + gathered + 24 * n + table
+        each = 40 * d * d + 8 * m * d + OFFERED_BYTES * d
+        return (threads + 1) * each + lists + costs + gathered + 24 * n + table
 
     # -- the paper's steps
 

@@ -52,7 +52,9 @@ SHIFT_ROWS = 1024
 """First rows whose mean the second moments are measured from."""
 
 OFFERED_ROWS = 4096
-"""Rows whitened and packed at a time, four times over while they are."""
+"""Rows whitened and packed at a time."""
+OFFERED_BYTES = 24 * OFFERED_ROWS
+"""What that takes a dimension: whitened in float64, then thrice in float32 and twice in 8 bits."""
 FIRST_WAVE_ROWS = 16_384
 """Candidates whose neighbours are sought first: they tell what others must reach to be among the nearest."""
 WAVE_GROWTH = 3
