@@ -34,7 +34,8 @@ def test_everything_set() -> None:
         {
             "TAMIS_HOME": "/srv/tamis",
             "TAMIS_DATABASE_URL": "postgresql://db/tamis",
-            "TAMIS_DATA_ROOTS": "/data:/more data/:",
+            "TAMIS_DATA_ROOTS": "/data:s3://pool/raw:/more data/:s3://other",
+            "AWS_ENDPOINT_URL": "http://store:8333",
             "TAMIS_ENGINE": "local",
             "TAMIS_THREADS": "3",
             "TAMIS_LEASE_SECONDS": "4",
@@ -45,7 +46,8 @@ def test_everything_set() -> None:
     )
     assert (settings.lease_seconds, settings.running_per_owner) == (4, 2)
     assert (settings.keep, settings.keep_signals) == (Keep(seconds=5), Keep(bytes=6))
-    assert settings.data_roots == (Path("/data"), Path("/more data"))
+    assert settings.data_roots == ("/data", "s3://pool/raw", "/more data/", "s3://other")
+    assert settings.s3_endpoint == "http://store:8333"
     assert (settings.database_url, settings.threads) == ("postgresql://db/tamis", 3)
     assert settings.job_dir("job_1") == Path("/srv/tamis/jobs/job_1")
 
@@ -56,7 +58,8 @@ def test_home_follows_the_desktops_rules() -> None:
 
 
 def test_empty_variables_are_unset_ones() -> None:
-    names = ("TAMIS_HOME", "TAMIS_DATABASE_URL", "TAMIS_DATA_ROOTS", "TAMIS_ENGINE", "TAMIS_THREADS")
+    names = [f"TAMIS_{name}" for name in ("HOME", "DATABASE_URL", "DATA_ROOTS", "ENGINE", "THREADS")]
+    names.append("AWS_ENDPOINT_URL")
     assert Settings.from_environment(dict.fromkeys(names, "")) == Settings.from_environment({})
 
 

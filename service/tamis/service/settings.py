@@ -49,7 +49,8 @@ class Settings:
 
     home: Path  # TAMIS_HOME: database, artefacts and cache of the embedded default
     database_url: str  # TAMIS_DATABASE_URL: SQLite in `home` when left out
-    data_roots: tuple[Path, ...] | None  # TAMIS_DATA_ROOTS: allow-list, ':' between; None: every readable path
+    data_roots: tuple[str, ...] | None  # TAMIS_DATA_ROOTS: paths, s3://bucket/prefix; None: every readable path
+    s3_endpoint: str | None  # AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL: Amazon's when left out
     engine: str  # TAMIS_ENGINE: "local"
     threads: int  # TAMIS_THREADS: CPUs that this process may use when left out
     lease_seconds: float = 15.0  # TAMIS_LEASE_SECONDS: a job is another's when its worker did not report for so long
@@ -80,6 +81,7 @@ class Settings:
             home=home,
             database_url=environ.get("TAMIS_DATABASE_URL") or f"sqlite:///{quote(str(home / DATABASE_FILE))}",
             data_roots=_data_roots(environ.get(DATA_ROOTS, "")),
+            s3_endpoint=_s3_endpoint(environ),
             engine=_engine(environ.get("TAMIS_ENGINE") or "local"),
             threads=_threads(environ),
             lease_seconds=_number(environ, "TAMIS_LEASE_SECONDS", 1, 3600) or cls.lease_seconds,
@@ -122,12 +124,23 @@ def _default_home(environ: Mapping[str, str]) -> str:
     return f"{data}/tamis" if data.startswith("/") else "~/.local/share/tamis"
 
 
-def _data_roots(value: str) -> tuple[Path, ...] | None:
-    parts = [part for part in value.split(":") if part]
+def _data_roots(value: str) -> tuple[str, ...] | None:
+    parts = [part for part in re.split(":(?!//)", value) if part]  # the colon of a scheme separates nothing
     for part in parts:
-        if not part.startswith("/"):
-            raise BadSettings(f"{DATA_ROOTS}: {part!r} is not an absolute path; separate paths by ':'")
-    return tuple(Path(part) for part in parts) or None
+        if not part.startswith("/") and not re.fullmatch("s3://[^/*?]+(/[^*?]*)?", part):
+            raise BadSettings(
+                f"{DATA_ROOTS}: {part!r} is neither an absolute path nor s3://bucket/prefix; separate them by ':'"
+            )
+    return tuple(parts) or None
+
+
+def _s3_endpoint(environ: Mapping[str, str]) -> str | None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if value := environ.get(name):
+            if not re.fullmatch("https?://[^/?#]+/?", value):
+                raise BadSettings(f"{name}: {value!r} is not http(s)://host or http(s)://host:port")
+            return value
+    return None
 
 
 def _keep(environ: Mapping[str, str], prefix: str) -> Keep:

@@ -3,6 +3,7 @@
 from tamis.selectors.datasets.batch import RoleBatch
 from tamis.selectors.datasets.columns import RoleColumn, RoleColumns
 from tamis.selectors.datasets.dataset import Dataset
+from tamis.selectors.datasets.places import open_storage
 from tamis.selectors.datasets.shard import Shard, Unit
 from tamis.selectors.datasets.storage import LocalStorage, Storage, StoredFile
 
@@ -16,4 +17,5 @@ __all__ = [
     "Storage",
     "StoredFile",
     "Unit",
+    "open_storage",
 ]

@@ -23,9 +23,9 @@ from tamis.selectors.datasets.columns import (
     resolve,
 )
 from tamis.selectors.datasets.manifest import check_rows, open_shards
-from tamis.selectors.datasets.shard import Shard, Unit, canonical_digest, cut
-from tamis.selectors.datasets.storage import Storage
-from tamis.selectors.errors import DataError, InputsChanged, Invalid
+from tamis.selectors.datasets.shard import Shard, Unit, canonical_digest, cut, reason_of
+from tamis.selectors.datasets.storage import Storage, StoredFile
+from tamis.selectors.errors import DataError, InputsChanged, Invalid, StorageError
 from tamis.selectors.spec import Manifest, Role, ShardRef
 
 _HASH_BYTES = 8 * 2**20
@@ -189,7 +189,19 @@ class Dataset:
             The file is gone or was replaced.
         """
         dimensions = {role: self.dimension(role) for role in roles if role in VECTOR_ROLES}
-        return self._read(unit, roles, dimensions)
+        file = self.shards[unit.shard].file
+        try:
+            yield from self._read(unit, roles, dimensions)
+        except DataError as error:
+            self._check_version(file)
+            blamed = self.storage.blame(file, error)
+            if blamed is error:
+                raise
+            raise blamed from error
+        except OSError as error:
+            raise StorageError(f"{file.uri} can't be read: {reason_of(error)}.", shard=file.uri) from error
+        # A file that was replaced while it was read may have given some of the old and some of the new.
+        self._check_version(file)
 
     def dimension(self, role: Role) -> int:
         """Return the length of a role's vectors: the schema's, or else the first row's; 0 when there are no rows."""
@@ -273,10 +285,13 @@ class Dataset:
             With the first shard that is not.
         """
         for shard in self.shards:
-            version = self.storage.version(shard.file)
-            if version != shard.file.version:
-                happened = "is gone" if version is None else "was changed or replaced"
-                raise InputsChanged(f"{shard.file.uri} {happened} since the dataset was opened.", shard=shard.file.uri)
+            self._check_version(shard.file)
+
+    def _check_version(self, file: StoredFile) -> None:
+        version = self.storage.version(file)
+        if version != file.version:
+            happened = "is gone" if version is None else "was changed or replaced"
+            raise InputsChanged(f"{file.uri} {happened} since the dataset was opened.", shard=file.uri)
 
     def check_declared(self) -> None:
         """Read the files whose sha256 the manifest declares, and compare.

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from tamis.selectors.datasets import arrow, jsonl, parquet
-from tamis.selectors.datasets.shard import Shard
+from tamis.selectors.datasets.shard import Inspected, Shard, reason_of
 from tamis.selectors.datasets.storage import Storage, StoredFile
-from tamis.selectors.errors import Invalid, TamisError
+from tamis.selectors.errors import DataError, Invalid, StorageError, TamisError
 from tamis.selectors.spec import Format, Manifest, ShardRef
 
 OPENING_THREADS = 8
@@ -99,6 +99,20 @@ def _format(manifest: Manifest, file: StoredFile) -> Format:
     )
 
 
+def _inspect(format_: Format, storage: Storage, file: StoredFile, names: Collection[str]) -> Inspected:
+    try:
+        if format_ == "parquet":
+            return parquet.inspect(storage, file, names)
+        return arrow.inspect(storage, file) if format_ == "arrow" else jsonl.inspect(storage, file)
+    except DataError as error:
+        blamed = storage.blame(file, error)
+        if blamed is error:
+            raise
+        raise blamed from error
+    except OSError as error:
+        raise StorageError(f"{file.uri} can't be read: {reason_of(error)}.", shard=file.uri) from error
+
+
 def open_shards(manifest: Manifest, storage: Storage, names: Collection[str], pointer: str) -> list[Shard]:
     """Find the files of `manifest` and look at each, several at a time.
 
@@ -124,10 +138,7 @@ def open_shards(manifest: Manifest, storage: Storage, names: Collection[str], po
         item = listed[index]
         with _Pointing(f"{pointer}/shards/{item.entry}"):
             format_ = _format(manifest, item.file)
-            if format_ == "parquet":
-                found = parquet.inspect(storage, item.file, names)
-            else:
-                found = (arrow if format_ == "arrow" else jsonl).inspect(storage, item.file)
+            found = _inspect(format_, storage, item.file, names)
             if found.schema is not None:
                 with lock:  # one object for equal schemas: a hundred thousand shards mostly share one
                     found = replace(found, schema=schemas.setdefault(_identity(found.schema), found.schema))

@@ -1,7 +1,7 @@
 """The one door to the bytes of datasets: what a uri names, and how it is read.
 
-Only local files are served. Another store is another class with the three methods of :class:`Storage`: nothing else
-in the package knows what a path is.
+Local files are served here, buckets by :mod:`tamis.selectors.datasets.buckets`. Another store is another class with the
+methods of :class:`Storage`: nothing else in the package knows what a path is.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
 
-from tamis.selectors.errors import Forbidden, InputsChanged, Invalid
+from tamis.selectors.errors import DataError, Forbidden, InputsChanged, Invalid, TamisError
 from tamis.selectors.spec import MAX_SHARDS
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_MAGIC = re.compile(r"[*?\[]")
+MAGIC = re.compile(r"[*?\[]")
+"""What makes a part of a path a glob."""
+
 _PERCENT = re.compile(r"((?:%[0-9A-Fa-f]{2})+)")
 
 MAX_LOOKED = 1_000_000
@@ -83,6 +85,10 @@ class Storage(Protocol):
         """Return the version that is there now, or None when the file is gone."""
         ...
 
+    def blame(self, file: StoredFile, error: DataError) -> TamisError:
+        """Return why `file` could not be read: that its store failed, or `error`, which blames its content."""
+        ...
+
 
 class _Descriptor(io.FileIO):
     """A file that closes itself when it is dropped: pyarrow lets go of Python files without closing them."""
@@ -133,7 +139,7 @@ class LocalStorage:
         """See :meth:`Storage.expand`."""
         literal, pattern = self._paths(uri)
         # A file of exactly this name wins over its reading as a glob: names may hold brackets.
-        if not _MAGIC.search(pattern) or os.path.lexists(literal):
+        if not MAGIC.search(pattern) or os.path.lexists(literal):
             return [self._literal(uri, literal)]
         self._check_base(uri, pattern)
         matches = (path for path in _Glob(uri).matches(pattern) if Path(path).is_file())
@@ -169,6 +175,10 @@ class LocalStorage:
         except OSError:
             return None
 
+    def blame(self, file: StoredFile, error: DataError) -> TamisError:
+        """See :meth:`Storage.blame`."""
+        return error
+
     def _paths(self, uri: str) -> tuple[str, str]:
         """Return the absolute path that `uri` names and the glob that it means."""
         scheme = _SCHEME.match(uri)
@@ -182,9 +192,7 @@ class LocalStorage:
             path = os.path.join(self._base, os.path.expanduser(uri) if uri.startswith("~/") else uri)  # noqa: PTH111, PTH118 -- no normalisation
             return path, path
         if scheme[1].lower() != "file":
-            raise Invalid(
-                f"{uri}: '{scheme[1]}://' is not served; only local paths are for now (a path, or file:///…)."
-            )
+            raise Invalid(f"{uri}: '{scheme[1]}://' is not served; local paths are (a path, or file:///…), and s3://.")
         host, slash, rest = uri[scheme.end() :].partition("/")
         if host not in ("", "localhost") or not slash:
             raise Invalid(f"{uri} names no local path; write file:///folder/name with three slashes.")
@@ -198,7 +206,7 @@ class LocalStorage:
         if self._roots is None:
             return
         parts = pattern.split("/")
-        first = next(index for index, part in enumerate(parts) if _MAGIC.search(part))
+        first = next(index for index, part in enumerate(parts) if MAGIC.search(part))
         if ".." in parts[first:]:
             raise Forbidden(f"{uri}: '..' after a wildcard is not allowed.")
         self._check(uri, os.path.realpath("/".join(parts[:first]) or "/"))

@@ -99,14 +99,16 @@ class Service:
         Without TAMIS_DATA_ROOTS that is everywhere as long as nobody needs a key, and nowhere from then on: what the
         operator may read is not for everyone who holds a key.
         """
-        from tamis.selectors.datasets import LocalStorage
+        from tamis.selectors.datasets import open_storage
         from tamis.selectors.jobs import Environment
 
         roots = self.settings.data_roots
         if roots is None and self.keys_asked():
             roots = ()
         return Environment(
-            storage=LocalStorage(roots, setting=DATA_ROOTS, max_files=self.limits.max_shards),
+            storage=open_storage(
+                roots, s3_endpoint=self.settings.s3_endpoint, setting=DATA_ROOTS, max_files=self.limits.max_shards
+            ),
             cache=self.settings.signals_dir,
             threads=self.settings.threads,
         )

@@ -77,11 +77,13 @@ def run_here(document: dict[str, Any], out: Path, threads: int | None) -> Result
     settings = settings if threads is None else replace(settings, threads=threads)
     spec = validate(JobSpec, document)
     prepare_process(settings)
-    from tamis.selectors.datasets import LocalStorage
+    from tamis.selectors.datasets import open_storage
     from tamis.selectors.jobs import Environment, execute
 
     environment = Environment(
-        LocalStorage(settings.data_roots, setting=DATA_ROOTS), settings.signals_dir, settings.threads
+        open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS),
+        settings.signals_dir,
+        settings.threads,
     )
     with phase_bar(console) as bar:
         watcher = _Watcher(bar)

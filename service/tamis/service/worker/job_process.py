@@ -239,7 +239,7 @@ def _run(
 ) -> Outcome:
     import numpy as np
 
-    from tamis.selectors.datasets import LocalStorage
+    from tamis.selectors.datasets import open_storage
     from tamis.selectors.jobs import Environment
     from tamis.selectors.questions import Answered, Answers, Waiting
     from tamis.selectors.spec import JobSpec
@@ -257,7 +257,7 @@ def _run(
     try:
         spec = JobSpec.model_validate(order["spec"])
         environment = Environment(
-            storage=LocalStorage(settings.data_roots, setting=DATA_ROOTS),
+            storage=open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS),
             cache=settings.signals_dir,
             threads=order["threads"],
         )
