@@ -71,7 +71,7 @@ class TestExpand:
 
     @pytest.mark.parametrize("uri", ["s3://bucket/a.parquet", "http://host/a", "hf://datasets/x", "gs://b/c"])
     def test_other_schemes_are_named(self, uri: str) -> None:
-        with pytest.raises(Invalid, match="only local paths"):
+        with pytest.raises(Invalid, match="is not served; local paths are"):
             LocalStorage().expand(uri)
 
     @pytest.mark.parametrize(

@@ -77,7 +77,10 @@ def test_empty_variables_are_unset_ones() -> None:
         ("TAMIS_RUNNING_PER_OWNER", "0"),
         ("TAMIS_KEEP_BYTES", "1e9"),
         ("TAMIS_DATA_ROOTS", "relative"),
-        ("TAMIS_DATA_ROOTS", "s3://bucket/prefix"),
+        ("TAMIS_DATA_ROOTS", "gs://bucket/prefix"),
+        ("TAMIS_DATA_ROOTS", "/data:s3://"),
+        ("TAMIS_DATA_ROOTS", "s3://bucket/*"),
+        ("AWS_ENDPOINT_URL_S3", "store:8333"),
     ],
 )
 def test_bad_settings_name_their_variable(name: str, value: str) -> None:
