@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=lo
 IS_RECENT := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test coverage lint format bench chaos evidence-ccs evidence-gais evidence-quad evidence-tarot clean
+.PHONY: help demo serve test coverage lint format bench chaos evidence-ccs evidence-gais evidence-quad evidence-tarot docker-test clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -64,6 +64,9 @@ evidence-quad: $(VENV)/.installed-dev ## Accuracy of networks trained on what Qu
 
 evidence-tarot: $(VENV)/.installed-dev ## Accuracy of networks trained on what TAROT selects, against influence and random draws
 	$(BIN)/python tests/benchmarks/evidence_tarot.py $(ARGS)
+
+docker-test: ## Build the image, start it with PostgreSQL, S3 and two workers, run a job (needs Docker with compose)
+	docker/smoke.sh
 
 # The state of a service (.tamis) is kept, the demo's apart: it may be somebody's work.
 clean: ## Remove .venv, caches and the demo's output

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE_ROOTS = ("native", "selectors", "service")
 
 TOP_LEVEL = {
-    *(".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md"),
+    *(".ci", ".dockerignore", ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md"),
     *("constraints.txt", "docker", "native", "openapi.yaml", "pyproject.toml", "selectors", "service", "tests"),
 }
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -182,3 +185,30 @@ def test_logs_for_a_terminal() -> None:
     first, second = done.stderr.splitlines()
     assert "told" in first and "job=job_1" in first and not first.startswith("{")
     assert "its word" in second and done.stdout == ""
+
+
+def test_a_service_that_drains_answers_and_takes_no_jobs(serve: Any, data: Path, request_of: Any) -> None:
+    served = serve("--no-worker", "--drain", "600", TAMIS_DATA_ROOTS=str(data))
+    with served.http() as http:
+        accepted = http.post("/v1/jobs", json=request_of())
+        served.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 60
+        while "/service" not in [item["pointer"] for item in http.get("/readyz").json()["errors"]]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with served.http() as another:  # a new connection, too
+            refused = another.post("/v1/jobs", json=request_of())
+        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+        assert refused.headers["Retry-After"]
+        assert http.get(accepted.headers["Location"]).json()["state"] == "queued"
+        assert http.get("/healthz").status_code == 200
+    assert served.stop() == 0  # a second signal ends it at once
+
+
+def test_a_worker_is_checked_from_outside(service: Any, http: httpx.Client, done: Any, serve: Any) -> None:
+    def check(home: Path) -> int:
+        command = [sys.executable, "-m", "tamis.service.cli", "worker", "--check"]
+        return subprocess.run(command, env={**os.environ, "TAMIS_HOME": str(home)}, check=False).returncode
+
+    assert check(service.home) == 0
+    assert check(serve("--no-worker").home) == 1

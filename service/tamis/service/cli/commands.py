@@ -60,19 +60,29 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Jobs at a time.")] = 1,
     worker: Annotated[bool, typer.Option(help="Whether to run jobs too, in a child process.")] = True,
+    drain: Annotated[
+        float,
+        typer.Option(min=0, max=600, help="Seconds to go on answering after SIGTERM, new jobs refused with 503."),
+    ] = 0,
 ) -> None:
     """Run the service: the HTTP API, and a worker as its child."""
     from tamis.service.cli.serve import run_service
 
-    run_service(host, port, jobs=jobs if worker else 0)
+    run_service(host, port, jobs=jobs if worker else 0, drain=drain)
 
 
 @app.command()
-def worker(jobs: Annotated[int, typer.Option(min=1, max=64, help="Jobs at a time.")] = 1) -> None:
+def worker(
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Jobs at a time.")] = 1,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Only tell whether a worker of this host reported lately."),
+    ] = False,
+) -> None:
     """Run jobs of the service that shares this TAMIS_HOME (or TAMIS_DATABASE_URL), without its HTTP API."""
     from tamis.service.worker.__main__ import main
 
-    raise typer.Exit(main(["--jobs", str(jobs)]))
+    raise typer.Exit(main(["--check"] if check else ["--jobs", str(jobs)]))
 
 
 @app.command()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
@@ -52,7 +53,7 @@ class NeedsKey(TamisError):
     code = "needs-key"
 
 
-def run_service(host: str, port: int, *, jobs: int) -> None:
+def run_service(host: str, port: int, *, jobs: int, drain: float = 0.0) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Parameters
@@ -61,6 +62,8 @@ def run_service(host: str, port: int, *, jobs: int) -> None:
         Where to listen; port 0 takes a free one. An address that other machines reach needs an API key to be there.
     jobs : int
         Jobs that the child worker runs at a time; 0 for no worker.
+    drain : float
+        Seconds to go on answering after the signal to stop, for a load balancer to notice; new jobs are refused.
     """
     settings, limits = Settings.from_environment(), Limits.from_environment()
     address = _resolved(host, port)
@@ -85,7 +88,7 @@ def run_service(host: str, port: int, *, jobs: int) -> None:
     # uvicorn raises the signal again once it has stopped: that must not end the process before the worker has stopped.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _ignored)
-    server = _Server(config, app.state.service, worker, _address(host, listener))
+    server = _Server(config, app.state.service, worker, _address(host, listener), drain)
     try:
         server.run(sockets=[listener])
     finally:
@@ -150,11 +153,15 @@ def _address(host: str, listener: socket.socket) -> str:
 class _Server(uvicorn.Server):
     """Says when it is ready; ends what waits as soon as it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, worker: _Worker | None, url: str) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, worker: _Worker | None, url: str, drain: float
+    ) -> None:
         super().__init__(config)
         self._service = service
         self._worker = worker
         self._url = url
+        self._drain = drain
+        self._leave_at: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -169,7 +176,15 @@ class _Server(uvicorn.Server):
         self._service.draining.set()
         if self._worker is not None:
             self._worker.request_stop()
+        if self._leave_at is None and self._drain:
+            self._leave_at = time.monotonic() + self._drain
+            return  # a second signal does not wait
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._leave_at is not None and time.monotonic() >= self._leave_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 class _Worker:

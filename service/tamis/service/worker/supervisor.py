@@ -243,3 +243,12 @@ def run_worker(settings: Settings, *, slots: int = 1) -> None:
     finally:
         sweeper.stop()
         store.close()
+
+
+def is_reporting(settings: Settings) -> bool:
+    """Tell whether a worker of this host reported lately: the health check of a worker in a container of its own."""
+    store = Store(settings.database_url)
+    try:
+        return any(worker.host == socket.gethostname() for worker in store.workers.live())
+    finally:
+        store.close()
