@@ -269,7 +269,7 @@ class _Glob:
                 if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
                     yield from self._below(entry.path, parts)
             return
-        if _MAGIC.search(part):
+        if MAGIC.search(part):
             fits = re.compile(fnmatch.translate(part)).match
             hidden = part.startswith(".")
             found = [e.path for e in self._entries(folder) if fits(e.name) and (hidden or not e.name.startswith("."))]
