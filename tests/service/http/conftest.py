@@ -19,6 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tamis.service.settings import Settings
+from tamis.service.store import Scope, Store
+
 PATIENCE = 240.0
 """Seconds after which what does not come is a failure."""
 
@@ -149,6 +152,18 @@ def http(service: Served) -> Iterator[httpx.Client]:
 def idle(serve: Serve, data: Path) -> Iterator[httpx.Client]:
     """A service without a worker: what is submitted there stays queued."""
     with serve("--no-worker", TAMIS_DATA_ROOTS=str(data)).http() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def guarded(serve: Serve, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A service without a worker that asks for keys, and a client with one that may everything."""
+    home = tmp_path_factory.mktemp("guarded")
+    with contextlib.closing(Store(Settings.from_environment({"TAMIS_HOME": str(home)}).database_url)) as store:
+        store.migrate()
+        token = store.keys.create(owner="ann", scopes={Scope.ADMIN}).token
+    with serve("--no-worker", home=home, TAMIS_DATA_ROOTS=str(data)).http() as client:
+        client.headers["Authorization"] = f"Bearer {token}"
         yield client
 
 

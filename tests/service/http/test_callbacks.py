@@ -226,15 +226,15 @@ def test_every_end_is_announced_with_the_end_itself(store: Store, submit: Submit
     quiet = submit()
     store.jobs.request_cancel(quiet.job_id)
     url = "https://outside.test/hook"
-    first, second, third = (
-        submit(callback_url=url, labels={"run": "a"}, owner=owner) for owner in ("ann", "ann", "bob")
-    )
+    first = submit(callback_url=url, owner="ann")
     assert pending(store) == 0, "nothing ended"
     claim = store.queue.claim("w", 30)
-    assert claim is not None and claim.job.id == first.job_id
+    assert claim is not None
     assert store.queue.fail(claim.lease, {"detail": "x"}, retry=True) is JobState.QUEUED
     assert pending(store) == 0, "it is tried again"
     store.jobs.request_cancel(first.job_id)
+    second = submit(callback_url=url, owner="ann")
+    third = submit(callback_url=url, owner="bob", labels={"run": "a"})
     for _ in range(2):  # owners take turns
         claim = store.queue.claim("w", 30)
         assert claim is not None
