@@ -15,6 +15,8 @@ from tamis.service.store import EventKind, JobState, Store, Taken
 from tamis.service.store.jobs import MAX_ATTEMPTS
 from tamis.service.store.models import questions
 
+pytestmark = pytest.mark.both_databases
+
 Submit = Callable[..., Any]
 
 WAITING, QUEUED, RUNNING = JobState.WAITING, JobState.QUEUED, JobState.RUNNING
