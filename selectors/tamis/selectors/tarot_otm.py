@@ -201,11 +201,15 @@ def measure(
     measured: list[list[Point]] = []
     with ThreadPoolExecutor(threads, thread_name_prefix="tamis-otm") as pool:
         for start in range(0, len(parts), threads):  # vectors are gathered for as many folds as are measured at a time
-            waiting = []
-            for selecting, scoring in parts[start : start + threads]:
-                ordered, layer = union_order(rows[selecting], scores[selecting])
-                if len(ordered):
-                    waiting.append(pool.submit(fold, layer, vectors(ordered), scoring))
+            together = parts[start : start + threads]
+            unions = [union_order(rows[selecting], scores[selecting]) for selecting, _ in together]
+            every = np.unique(np.concatenate([ordered for ordered, _ in unions]))
+            table = vectors(every)  # one reading for all of them
+            waiting = [
+                pool.submit(fold, layer, table[np.searchsorted(every, ordered)], scoring)
+                for (ordered, layer), (_, scoring) in zip(unions, together, strict=True)
+                if len(ordered)
+            ]
             measured += [points for points in (future.result() for future in waiting) if points]
     if not measured:
         raise Invalid(

@@ -57,7 +57,7 @@ class TarotParams(Shape):
         0.002, description="'otm': mean relative excess over the lowest distance that counts as equally good."
     )
     scoring_targets: Annotated[int, Field(ge=2)] = Field(
-        2000, description="'otm': targets that score a fold at most, drawn by the job's seed."
+        1000, description="'otm': targets that score a fold at most, drawn by the job's seed."
     )
     dimension: Annotated[int, Field(ge=8, le=8192)] = Field(
         256, description="Length of the random projections of 'text' and 'last_layer'."
