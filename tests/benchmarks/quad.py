@@ -54,7 +54,7 @@ def loop(counts: list[int], repetitions: int) -> None:
         codes = np.repeat(np.arange(count, dtype=np.int32), sizes)
         influence = 0.002 + 0.001 * draw.normal(size=count)[codes] + 0.002 * draw.normal(size=len(codes))
         places = (draw.random((count, 2)) * np.sqrt(np.pi * count / NEIGHBOURS) * THRESHOLD).astype(np.float32)
-        near = bandit.near_centres(places, THRESHOLD)
+        near = bandit.near_centres(places, THRESHOLD, len(places) ** 2)
         distances = (1 - near.shares) * THRESHOLD
         listed = [
             list(zip(near.arms[a:b].tolist(), distances[a:b].tolist(), strict=True))

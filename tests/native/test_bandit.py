@@ -86,6 +86,8 @@ def test_means_leave_missing_values_out(values: list[float]) -> None:
 def test_near_centres_are_those_of_a_matrix() -> None:
     centres = np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32)
     distances = np.linalg.norm(centres[:, None].astype(np.float64) - centres[None], axis=2)
-    found, expected = bandit.near_centres(centres, 1.2), bandit.neighbours_within(distances, 1.2)
+    found, expected = bandit.near_centres(centres, 1.2, 40 * 40), bandit.neighbours_within(distances, 1.2)
     assert found.starts.tolist() == expected.starts.tolist() and found.arms.tolist() == expected.arms.tolist()
     np.testing.assert_allclose(found.shares, expected.shares, atol=1e-12)
+    with pytest.raises(ValueError, match="more than 100 pairs"):
+        bandit.near_centres(centres, 1.2, 100)

@@ -129,6 +129,27 @@ def test_missing_scores_count_in_no_mean(tmp_path: Path, environment: MakeEnviro
         run(nothing, "quad", {}, {"rows": 4}, environment(), tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("shift", [-5.0, 5.0])
+def test_tau_is_of_the_first_influences_there_are(shift: float, tmp_path: Path) -> None:
+    codes, influence = pool(11)
+    manifest = shards(tmp_path / "data", codes, influence)
+    rounds: list[int] = []
+
+    def answer(question: Question) -> Any:
+        rounds.append(question.round)
+        return [None] * len(question.rows) if question.round == 0 else (influence + shift)[question.rows]
+
+    params = {"reward": "ask", "probes": 3, "rows_per_pull": SIZE}  # fewer clusters than the 50 of a round
+    job = {"dataset": manifest, "selector": {"name": "quad", "params": params}, "budget": {"rows": 100}}
+    selection = select(**job, out=tmp_path / "out", answer=answer)
+    evidence = selection.report()["evidence"]
+    first = np.array(evidence["bandit"]["trace"]["mean_influence"][K : 2 * K])
+    assert rounds[0] == 0 and evidence["bandit"]["trace"]["accepted"][:K] == [False] * K
+    assert first.min() < evidence["tau"] < first.max() and evidence["bandit"]["deviation_of_influences"] > 0.1
+    with pytest.raises(Infeasible, match="nan where none was found"):
+        select(**job, out=tmp_path / "none", answer=lambda question: [None] * len(question.rows))
+
+
 def test_neighbours_are_not_drawn_towards_zero() -> None:
     near = bandit.neighbours_within(np.array([[0.0, 0.15], [0.15, 0.0]]), 0.2)
     for released, mean in ((False, 2.0), (True, 0.5)):
@@ -364,6 +385,7 @@ def test_budgets_strata_and_earlier_selections(tmp_path: Path, environment: Make
         ({"tau": -0.1}, "quantile"),
         ({"probes": 11, "rows_per_pull": 10}, "rows of the pull"),
         ({"alpha": -1}, "greater than or equal to 0"),
+        ({"rows_per_pull": 10**19}, "less than or equal to"),
         ({"reward": "loss"}, "influence"),
     ],
 )
@@ -382,6 +404,8 @@ def test_columns_that_cannot_be_used(tmp_path: Path, environment: MakeEnvironmen
             run(manifest, "quad", params, {"rows": 1}, environment(), tmp_path / f"{name}-out")
 
     failing("infinite", [0, 1], [0.0, np.inf], DataError, "influence is inf")
+    failing("large", [0, 1], [0.0, -1e151], DataError, "influence is -1e")
+    failing("digits", ["9" * 5000, "1"], [0.0, 0.0], Infeasible, "exceeds tau")
     failing("nulls", pa.array([None, None], pa.int32()), [0.0, 1.0], Invalid, "nulls only")
     failing("equal", [0, 0, 1, 1], [1.0] * 4, Infeasible, "exceeds tau")
     failing("empty", pa.array([], pa.int32()), pa.array([], pa.float64()), Infeasible, "no rows")

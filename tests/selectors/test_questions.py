@@ -113,7 +113,8 @@ def test_a_question_says_where_its_rows_are(job: dict[str, Any], environment: Ca
     ("given", "message"),
     [
         (lambda question: [1.0], r"shape \(1,\).*each of 5 rows"),
-        (lambda question: np.full(5, np.inf), "infinite for row"),
+        (lambda question: np.full(5, np.inf), "is inf for row"),
+        (lambda question: np.full(5, -1e151), "is -1e"),
         (lambda question: ["a"] * 5, "no number"),
         (lambda question: None, "shape"),
     ],

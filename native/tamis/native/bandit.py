@@ -9,6 +9,7 @@ of which a round takes the best arms. The whole state is five numbers an arm and
 
 # mypy: disable-error-code="no-untyped-def"
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -92,7 +93,9 @@ def _near(centres, limit, arm, near):
     return count
 
 
-def near_centres(centres: NDArray[np.float32], threshold: float) -> Neighbours:
+def near_centres(
+    centres: NDArray[np.float32], threshold: float, most: int, check: Callable[[], None] = lambda: None
+) -> Neighbours:
     """Arms whose centres are nearer than a threshold, with shares that fall from 1 to 0 there.
 
     Parameters
@@ -100,12 +103,24 @@ def near_centres(centres: NDArray[np.float32], threshold: float) -> Neighbours:
     centres : float32 [K, d]
     threshold : float
         Above 0.
+    most : int
+        Pairs.
+    check : callable
+        Called between arms; may raise.
+
+    Raises
+    ------
+    ValueError
+        There are more pairs.
     """
     data = np.ascontiguousarray(centres, np.float32)
     near = np.empty(len(data), np.int32), np.empty(len(data))
     starts, ids, shares = np.zeros(len(data) + 1, np.int64), [near[0][:0]], [near[1][:0]]
     for arm in range(len(data)):
+        check()
         count = _near(data, threshold * threshold, arm, near)
+        if starts[arm] + count > most:
+            raise ValueError(f"more than {most:,} pairs")
         starts[arm + 1] = starts[arm] + count
         ids.append(near[0][:count].copy())
         shares.append(1.0 - np.sqrt(near[1][:count]) / threshold)

@@ -193,7 +193,7 @@ def _bandit() -> None:
     bandit.means_of(one, np.arange(2), np.empty(1))
     bandit.learn(state, picked, one, np.ones(1, np.bool_), bandit.alone(1), False)
     bandit.rescore(state, 0.0, 1.0, False)
-    bandit.near_centres(np.ones((1, 1), np.float32), 1.0)
+    bandit.near_centres(np.ones((1, 1), np.float32), 1.0, 1)
     for rows in (np.ones((1, 1), np.float32), np.ones((1, 1))):
         influence.add_columns(rows, np.zeros(1))
         influence.products(rows, one)

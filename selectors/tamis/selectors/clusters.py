@@ -37,6 +37,9 @@ SAMPLE_PER_CLUSTER = 64
 
 TRAINING_STEPS = 10
 
+INTEGER_DIGITS = 20
+"""Of a 64-bit number, its sign included; Python refuses to read numbers of thousands of digits."""
+
 NO_CLUSTER = -1
 """Code of rows whose cluster is null."""
 
@@ -90,7 +93,7 @@ def given_clusters(run: Run) -> Clusters:
 
 def _is_whole(name: str) -> bool:
     """Whether a name is a number as integers are written, so that no two names are the same number."""
-    return name.removeprefix("-").isdecimal() and str(int(name)) == name
+    return len(name) <= INTEGER_DIGITS and name.removeprefix("-").isdecimal() and str(int(name)) == name
 
 
 @unit_task(revision=1, roles=("cluster",))

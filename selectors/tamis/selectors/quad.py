@@ -60,6 +60,11 @@ FEW_PROBES = 100
 HELD_ROW_BYTES = 64
 """A row's cluster, random word, place in its arm, influence, and what is known of it."""
 
+MAX_PAIRS = 20_000_000
+"""Pairs of clusters that are neighbours, at most."""
+PAIR_BYTES = 24
+"""Of such a pair: number and share, held twice while they are put together."""
+
 DOUBLE_FLOPS = 10e9
 """Multiply-adds of second moments, a CPU-second; for estimates."""
 PAIRS_PER_SECOND = 3e8
@@ -67,8 +72,8 @@ PAIRS_PER_SECOND = 3e8
 
 
 NOTHING_TAKEN = (
-    "No pull's mean influence exceeds tau = {tau}: nothing can be taken. All influences may be equal, or missing; else "
-    "lower tau."
+    "No pull's mean influence exceeds tau = {tau}: nothing can be taken. All influences may be equal, or missing (tau "
+    "is nan where none was found); else lower tau."
 )
 
 Taken = tuple[Ints, Floats, Notice | None]
@@ -219,7 +224,10 @@ class Quad:
             held += (threads + 1) * 40 * d * d
         if job.candidates.columns.has("cluster"):
             return held
-        return held + clusters.training_bytes(job.candidates, self._count(n), threads)
+        count = self._count(n)
+        if self.params.neighbor_distance is not None:
+            held += PAIR_BYTES * min(count * count, MAX_PAIRS)
+        return held + clusters.training_bytes(job.candidates, count, threads)
 
     def _count(self, n: int) -> int:
         """Return k of k-means."""
@@ -314,17 +322,25 @@ class Quad:
         arms = self._shuffled(run, asked)
         rules, found = self._rules(arms), self._found
         taking = Taking(run, asked, asked.free)
-        found.trace = trace = pull(arms, rules, self._scorer(run, asked.free), taking, self._neighbours())
+        found.trace = trace = pull(arms, rules, self._scorer(run, asked.free), taking, self._neighbours(run))
         found.tau = trace.scale.tau
         scores = expected_influence(arms, trace, found.arm_of, rules.rows_per_pull)
         return taking.rows, scores, self._stopped(asked, taking, trace.ended)
 
-    def _neighbours(self) -> Neighbours | None:
+    def _neighbours(self, run: Run) -> Neighbours | None:
         """Return which arms learn from each other, where that is asked."""
         centres = self._found.clusters.centres
         if self.params.neighbor_distance is None or centres is None:
             return None
-        return bandit.near_centres(centres[self._found.cluster_of], self.params.neighbor_distance)
+        try:
+            return bandit.near_centres(
+                centres[self._found.cluster_of], self.params.neighbor_distance, MAX_PAIRS, run.check_cancelled
+            )
+        except ValueError as error:
+            raise Invalid(
+                f"Clusters have too many neighbours ({error}): lower neighbor_distance.",
+                pointer="/selector/params/neighbor_distance",
+            ) from error
 
     def _quota(self, run: Run, asked: Terms) -> Taken:
         """Take as many rows of every cluster whose mean influence exceeds tau."""
@@ -343,7 +359,7 @@ class Quad:
         found.arm_of, found.cluster_of = codes, np.arange(found.clusters.count)
         rules = self._rules(arms)
         score = self._scorer(run, asked.free)
-        found.trace = trace = pull_as_released(arms, rules, budget, score, self._neighbours())
+        found.trace = trace = pull_as_released(arms, rules, budget, score, self._neighbours(run))
         found.tau = rules.tau
         rows = released_rows(arms, trace, rules.rows_per_pull)
         if not len(rows):

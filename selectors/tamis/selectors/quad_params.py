@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tamis.selectors.neighbours import MetricParams
+from tamis.selectors.questions import MAX_SCORE
 
 Reward = Literal["influence", "gradient", "ask"]
 Inverse = Literal["fisher", "ekfac", "none"]
@@ -56,17 +57,17 @@ class QuadParams(MetricParams):
     probes: Annotated[int, Field(ge=1, le=100_000)] = Field(
         10, description="Rows of a pull whose influence is asked for; they are among the rows it takes."
     )
-    rows_per_pull: Annotated[int, Field(ge=1)] | None = Field(
+    rows_per_pull: Annotated[int, Field(ge=1, le=2**40)] | None = Field(
         None,
         description=f"Rows that an accepted pull takes, at least `probes`. Left out: 1 / {PULLS_PER_CLUSTER} of a mean "
         f"cluster. Release: {RELEASED_ROWS_PER_PULL:,}.",
     )
-    tau: float | None = Field(
+    tau: Annotated[float, Field(ge=-MAX_SCORE, le=MAX_SCORE)] | None = Field(
         None,
         description=f"A pull is accepted when its mean influence exceeds this quantile of the influences probed in the "
         f"clusters' first pulls; {TAU} when left out. Release: the influence itself, {RELEASED_TAU}.",
     )
-    alpha: Annotated[float, Field(ge=0)] | None = Field(
+    alpha: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
         None,
         description=f"What trying rarely pulled clusters is worth, in standard deviations of those influences; "
         f"{ALPHA:g} when left out. Release: in their own unit, {RELEASED_ALPHA:g}.",
@@ -76,8 +77,8 @@ class QuadParams(MetricParams):
     )
     neighbor_distance: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="Clusters of k-means whose centres are nearer than this learn from each other's rewards. Left out: "
-        "each from its own, which experiment 3B found to be no worse. Release: 0.2.",
+        description="Clusters of k-means whose centres are nearer than this learn from each other's rewards. Left out, "
+        "also with `release`: each from its own, which experiment 3B found to be no worse. The authors' code has 0.2.",
     )
     release: bool = Field(False, description="Pull and take as the authors' code does, defects included.")
 

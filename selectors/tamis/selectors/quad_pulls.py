@@ -99,7 +99,8 @@ class Trace:
 class Scale:
     """tau and the unit of alpha: quantile and standard deviation of the influences probed in the arms' first pulls.
 
-    Later pulls do not count: they are of arms chosen for their rewards, which would raise the threshold.
+    Later pulls do not count: they are of arms chosen for their rewards, which would raise the threshold. An arm's first
+    pull is the first that found an influence. Before there is any, tau is NaN, which no mean exceeds.
     """
 
     def __init__(self, quantile: float) -> None:
@@ -107,7 +108,8 @@ class Scale:
         self._parts: list[Floats] = []
         self._seen = 0
         self.estimated_from = 0
-        self.tau = self.mean = self.deviation = 0.0
+        self.tau = np.nan
+        self.mean = self.deviation = 0.0
 
     def add(self, values: Floats) -> None:
         """Count influences of first pulls; estimate anew where there are many more than before."""
@@ -192,7 +194,7 @@ def pull(arms: Arms, rules: Rules, score: Score, take: Take, neighbours: Neighbo
     state, scale = bandit.begin(count), Scale(rules.tau)
     relations = bandit.alone(count) if neighbours is None else neighbours
     capacity = -(-arms.sizes // rules.rows_per_pull)
-    chosen = np.empty(min(rules.arms_per_round, count), np.int32)
+    chosen, told = np.empty(min(rules.arms_per_round, count), np.int32), np.zeros(count, np.bool_)
     rounds: list[_Round] = []
     ended: Ended = "rounds"
     while rules.rounds is None or len(rounds) < rules.rounds:
@@ -207,7 +209,8 @@ def pull(arms: Arms, rules: Rules, score: Score, take: Take, neighbours: Neighbo
         values = score(len(rounds), rows)
         means = np.empty(len(picked))
         bandit.means_of(values, cuts, means)
-        scale.add(values[np.repeat(earlier == 0, np.diff(cuts))])
+        scale.add(values[np.repeat(~told[picked], np.diff(cuts))])
+        told[picked[~np.isnan(means)]] = True
         accepted = means > scale.tau
         bandit.learn(state, picked, means, accepted, relations, False)
         bandit.rescore(state, scale.tau, rules.alpha * scale.deviation, False)

@@ -20,6 +20,7 @@ from tamis.selectors import tarot_features
 from tamis.selectors.embeddings import check_finite
 from tamis.selectors.engines.base import UnitReader, unit_task
 from tamis.selectors.errors import Invalid
+from tamis.selectors.questions import MAX_SCORE
 from tamis.selectors.row_columns import UnitColumn
 from tamis.selectors.signals import with_metadata
 from tamis.selectors.spec import Role
@@ -172,12 +173,12 @@ def _vectors(reader: UnitReader, *roles: Role) -> Iterator[tuple[int, list[npt.N
 
 
 def _scored(reader: UnitReader, role: Role, parts: Iterator[tuple[int, Floats]]) -> pa.Table:
-    """Return the column ``influence``, whose values must be finite, or NaN where the row has none."""
+    """Return the column ``influence``, whose values can be squared and summed, or are NaN where the row has none."""
     listed = [np.empty(0)]
     for start, values in parts:
-        infinite = np.isinf(values)
-        if infinite.any():
-            row = int(np.argmax(infinite))
+        large = np.abs(values) > MAX_SCORE
+        if large.any():
+            row = int(np.argmax(large))
             detail = f"The influence is {values[row]}: scale it down, or make it null where it is not known."
             raise reader.dataset.refuse(reader.unit.index, start + row, role, detail)
         listed.append(values)

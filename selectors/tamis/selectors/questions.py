@@ -21,6 +21,9 @@ Scores = npt.NDArray[np.float64]
 MAX_ROWS: Final = 1_000_000
 """Rows of one question: its answer comes by HTTP, and is held whole."""
 
+MAX_SCORE: Final = 1e150
+"""Largest size of a score: squares of larger ones, and sums of them, are no finite numbers."""
+
 
 class Question:
     """Rows whose scores a job needs before it goes on.
@@ -159,7 +162,7 @@ def scores_of(given: npt.ArrayLike | Sequence[float | None], question: Question)
     Raises
     ------
     Invalid
-        When it is not one number (or NaN, or None) for each row of the question.
+        When it is not one number (or NaN, or None) for each row of the question, of :data:`MAX_SCORE` at most in size.
     """
     try:
         scores = np.array(given, dtype=np.float64)
@@ -170,7 +173,10 @@ def scores_of(given: npt.ArrayLike | Sequence[float | None], question: Question)
             f"The answer to round {question.round} has the shape {scores.shape}: it must give one score for each of "
             f"{len(question.rows)} rows."
         )
-    if np.isinf(scores).any():
-        row = int(question.rows[np.isinf(scores)][0])
-        raise Invalid(f"The answer to round {question.round} is infinite for row {row}; NaN or None says 'no score'.")
+    if (large := np.abs(scores) > MAX_SCORE).any():
+        row, score = int(question.rows[large][0]), float(scores[large][0])
+        raise Invalid(
+            f"The answer to round {question.round} is {score:g} for row {row}: scores are of {MAX_SCORE:g} at most in "
+            "size; NaN or None says 'no score'."
+        )
     return scores

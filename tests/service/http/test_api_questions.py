@@ -126,6 +126,7 @@ REFUSED: dict[str, tuple[Callable[[list[int]], dict[str, Any]], int, list[str]]]
     "round": (lambda rows: {"round": 5, "rows": rows, "scores": [1] * 6}, 422, ["/round"]),
     "lengths": (lambda rows: {"rows": rows, "scores": [1]}, 422, ["/scores"]),
     "text": (lambda rows: {"rows": rows[:1], "scores": ["1"]}, 422, ["/scores/0"]),
+    "large": (lambda rows: {"rows": rows[:2], "scores": [0.0, 1e151]}, 422, ["/scores/1"]),
     "overflow": (lambda rows: {"rows": rows[:1], "scores": "1e999"}, 422, ["/scores/0"]),
     "infinity": (lambda rows: {"rows": rows[:1], "scores": "Infinity"}, 400, []),
     "nan": (lambda rows: {"rows": rows[:1], "scores": "NaN"}, 400, []),

@@ -112,6 +112,8 @@ def answers(service: ServiceDep, job: JobDep, body: AnswersBody) -> AnswersTaken
     """
     import numpy as np
 
+    from tamis.selectors.questions import MAX_SCORE
+
     given = body.shape
     if len(given.rows) != len(given.scores):
         raise Invalid(
@@ -119,6 +121,11 @@ def answers(service: ServiceDep, job: JobDep, body: AnswersBody) -> AnswersTaken
             pointer="/scores",
         )
     rows, scores = np.array(given.rows, np.int64), np.array(given.scores, np.float64)
+    if (large := np.abs(scores) > MAX_SCORE).any():
+        raise Invalid(
+            f"Scores are of {MAX_SCORE:g} at most in size; null says 'no score'.",
+            pointer=f"/scores/{int(np.argmax(large))}",
+        )
     taken = service.store.questions.answer(job.id, given.round, rows, scores)
     return AnswersTaken(
         round=taken.round,

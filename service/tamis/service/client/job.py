@@ -38,6 +38,9 @@ EVENT_SILENCE_SECONDS: Final = 60.0
 
 SELECTION: Final = "selection.parquet"
 
+QUICK_SECONDS: Final = 0.5
+"""A long poll that was answered sooner, with nothing to do, is not asked again at once."""
+
 NO_QUESTION: Final = frozenset({"conflict", "invalid-cursor"})
 """Codes of the problems that say that the job does not ask this now."""
 
@@ -183,6 +186,7 @@ class Job:
         pages: list[JobQuestion] = []
         while True:
             cursor = {"cursor": pages[-1].next_cursor} if pages else {}
+            asked = time.monotonic()
             try:
                 response = self._transport.request(
                     "GET",
@@ -197,6 +201,8 @@ class Job:
                 pages.clear()  # somebody else answered between two pages
                 if self.refresh().terminal:
                     return None
+                if time.monotonic() - asked < QUICK_SECONDS:  # a service that stops does not hold its answer back
+                    time.sleep(QUICK_SECONDS)
                 continue
             pages.append(JobQuestion.model_validate_json(response.content))
             if pages[-1].next_cursor is None:
