@@ -140,7 +140,11 @@ def test_tau_is_of_the_first_influences_there_are(shift: float, tmp_path: Path) 
         return [None] * len(question.rows) if question.round == 0 else (influence + shift)[question.rows]
 
     params = {"reward": "ask", "probes": 3, "rows_per_pull": SIZE}  # fewer clusters than the 50 of a round
-    job = {"dataset": manifest, "selector": {"name": "quad", "params": params}, "budget": {"rows": 100}}
+    job: dict[str, Any] = {
+        "dataset": manifest,
+        "selector": {"name": "quad", "params": params},
+        "budget": {"rows": 100},
+    }
     selection = select(**job, out=tmp_path / "out", answer=answer)
     evidence = selection.report()["evidence"]
     first = np.array(evidence["bandit"]["trace"]["mean_influence"][K : 2 * K])
