@@ -431,7 +431,7 @@ def test_many_jobs_under_many_deaths(
     """Two workers; job processes and workers are killed at random; every job finishes, and once."""
     chance = random.Random(7)
     jobs = [submit(params={"units": 10, "seconds": 0.05}).job_id for _ in range(8)]
-    workers = [worker(slots=2, lease=0.8), worker(slots=2, lease=0.8)]
+    workers = [worker(slots=2, lease=2.5), worker(slots=2, lease=2.5)]
     for _ in range(3):
         busy = wait_until(lambda: [j.id for j in store.jobs.list(state=RUNNING).items], bool)
         pid = lines(home / "jobs" / chance.choice(busy) / "attempts")[-1:]
@@ -440,7 +440,7 @@ def test_many_jobs_under_many_deaths(
                 os.kill(one, signal.SIGKILL)
         time.sleep(chance.random() / 2)
     workers.pop().kill()
-    workers.append(worker(slots=2, lease=0.8))
+    workers.append(worker(slots=2, lease=2.5))
     for job_id in jobs:
         assert ended(job_id).state is SUCCEEDED
         assert len(lines(home / "jobs" / job_id / "results")) == 1

@@ -33,7 +33,7 @@ def tamis(service: Any, tmp_path: Path) -> Tamis:
             cwd=more.pop("cwd", tmp_path),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             **more,
         )
 
