@@ -443,4 +443,6 @@ def test_many_jobs_under_many_deaths(
     workers.append(worker(slots=2, lease=2.5))
     for job_id in jobs:
         assert ended(job_id).state is SUCCEEDED
-        assert len(lines(home / "jobs" / job_id / "results")) == 1
+        # A process that is killed with its result written, but not told, leaves it to the next: that finishes the job.
+        states = [event.data["state"] for event in store.events.list(job_id) if event.kind is EventKind.STATE]
+        assert states.count(SUCCEEDED) == 1 and states[-1] == SUCCEEDED
