@@ -152,7 +152,11 @@ def test_every_line_of_the_log_is_an_object(service: Any, http: httpx.Client, do
 def test_a_request_and_what_it_caused_have_one_id(service: Any, http: httpx.Client, request_of: Any) -> None:
     answer = http.post("/v1/jobs", json=request_of(seed=31), headers={"X-Request-ID": "run-7/a.1"})
     assert answer.headers["X-Request-ID"] == "run-7/a.1"
-    lines = [line for line in log_of(service) if line.get("request") == "run-7/a.1"]
+    deadline = time.monotonic() + 60
+    # A request is logged when its answer is sent: the client may have it before.
+    while len(lines := [line for line in log_of(service) if line.get("request") == "run-7/a.1"]) < 2:
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.05)
     assert [line["event"] for line in lines] == ["job accepted", "request"]
     assert (lines[0]["job"], lines[1]["status"]) == (answer.json()["id"], 202)
     http.post(answer.json()["links"]["cancel"])
