@@ -6,7 +6,7 @@ raised it. A lease that is not extended runs out, and the job is claimed by the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -101,30 +101,19 @@ class Queue:
 
         A job that was asked to stop before ends as cancelled: that was promised. Its result stays for a resume.
         """
-        with self._database.write() as connection:
-            held = _hold(connection, lease)
-            if held is None:
-                return None
-            now = self._database.now(connection)
-            _show_progress(connection, lease.job_id, held, progress, now)
-            write_logs(connection, lease.job_id, logs)
-            if held.state == JobState.CANCELLING:
-                return _finish(connection, lease.job_id, JobState.CANCELLED, now)
+
+        def end(connection: Connection, held: AnyRow, now: float) -> JobState:
             return _finish(connection, lease.job_id, JobState.SUCCEEDED, now, error=None)
+
+        return self._end(lease, end, progress, logs)
 
     def fail(self, lease: Lease, problem: Json, *, retry: bool, logs: Sequence[LogLine] = ()) -> JobState | None:
         """End the attempt: queued again when `retry` and attempts are left, else failed.
 
         Gives the state it ended in (cancelled when that was asked before), None when the lease is lost.
         """
-        with self._database.write() as connection:
-            held = _hold(connection, lease)
-            if held is None:
-                return None
-            write_logs(connection, lease.job_id, logs)
-            now = self._database.now(connection)
-            if held.state == JobState.CANCELLING:
-                return _finish(connection, lease.job_id, JobState.CANCELLED, now)
+
+        def end(connection: Connection, held: AnyRow, now: float) -> JobState:
             if not retry or held.attempts >= held.attempts_limit:
                 return _finish(connection, lease.job_id, JobState.FAILED, now, error=problem)
             wait = RETRY_SECONDS[min(held.attempts, len(RETRY_SECONDS)) - 1]
@@ -141,13 +130,15 @@ class Queue:
             )
             return JobState.QUEUED
 
+        return self._end(lease, end, None, logs)
+
     def cancelled(self, lease: Lease, *, logs: Sequence[LogLine] = ()) -> JobState | None:
         """End a cancelled job; None when the lease is lost."""
-        with self._database.write() as connection:
-            if _hold(connection, lease) is None:
-                return None
-            write_logs(connection, lease.job_id, logs)
-            return _finish(connection, lease.job_id, JobState.CANCELLED, self._database.now(connection))
+
+        def end(connection: Connection, held: AnyRow, now: float) -> JobState:
+            return _finish(connection, lease.job_id, JobState.CANCELLED, now)
+
+        return self._end(lease, end, None, logs)
 
     def wait(
         self, lease: Lease, round: int, rows: bytes, *, progress: Json | None = None, logs: Sequence[LogLine] = ()
@@ -165,15 +156,8 @@ class Queue:
         rows : bytes
             The row numbers, int64, little-endian.
         """
-        with self._database.write() as connection:
-            held = _hold(connection, lease)
-            if held is None:
-                return None
-            now = self._database.now(connection)
-            _show_progress(connection, lease.job_id, held, progress, now)
-            write_logs(connection, lease.job_id, logs)
-            if held.state == JobState.CANCELLING:
-                return _finish(connection, lease.job_id, JobState.CANCELLED, now)
+
+        def end(connection: Connection, held: AnyRow, now: float) -> JobState:
             missing = ask(connection, lease.job_id, round, rows, now)
             if missing is None:
                 return _finish(connection, lease.job_id, JobState.FAILED, now, error=_asked_others(round))
@@ -190,19 +174,15 @@ class Queue:
             )
             return JobState.WAITING
 
+        return self._end(lease, end, progress, logs)
+
     def release(self, lease: Lease, *, logs: Sequence[LogLine] = ()) -> JobState | None:
         """Give the job back to the queue without costing an attempt, as a worker that stops does.
 
         Gives the state it ended in (cancelled when that was asked before), None when the lease is lost.
         """
-        with self._database.write() as connection:
-            held = _hold(connection, lease)
-            if held is None:
-                return None
-            write_logs(connection, lease.job_id, logs)
-            now = self._database.now(connection)
-            if held.state == JobState.CANCELLING:
-                return _finish(connection, lease.job_id, JobState.CANCELLED, now)
+
+        def end(connection: Connection, held: AnyRow, now: float) -> JobState:
             change_state(
                 connection,
                 lease.job_id,
@@ -214,6 +194,27 @@ class Queue:
                 **_NO_LEASE,
             )
             return JobState.QUEUED
+
+        return self._end(lease, end, None, logs)
+
+    def _end(
+        self,
+        lease: Lease,
+        end: Callable[[Connection, AnyRow, float], JobState],
+        progress: Json | None,
+        logs: Sequence[LogLine],
+    ) -> JobState | None:
+        """Take an attempt's last words, then end it: as cancelled where that was asked before, else as `end` does."""
+        with self._database.write() as connection:
+            held = _hold(connection, lease)
+            if held is None:
+                return None
+            now = self._database.now(connection)
+            _show_progress(connection, lease.job_id, held, progress, now)
+            write_logs(connection, lease.job_id, logs)
+            if held.state == JobState.CANCELLING:
+                return _finish(connection, lease.job_id, JobState.CANCELLED, now)
+            return end(connection, held, now)
 
     def _waiting(self, now: float) -> sa.Select[tuple[str]]:
         """Jobs that may start, the first in the queue first."""
