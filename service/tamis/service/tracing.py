@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -26,6 +26,8 @@ else:
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
+
+VERSION: Final = version("tamis")  # parses the package's metadata, which is too slow for every span
 
 
 class RequestSpan:
@@ -113,4 +115,4 @@ class AttemptSpan:
 
 
 def _tracer() -> trace.Tracer:
-    return trace.get_tracer("tamis", version("tamis"))
+    return trace.get_tracer("tamis", VERSION)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from tamis.selectors.errors import NotFound
+from tamis.service.api.context import KEYS_LOOK_SECONDS
 from tamis.service.cli.commands import app
 from tamis.service.cli.output import show_error
 from tamis.service.client import Client, ProblemError
@@ -254,7 +256,9 @@ def test_without_keys_loopback_asks_for_none_until_one_is_made(
     with served.http() as http:
         job = http.post("/v1/jobs", json=request_of(), headers={"Authorization": "Bearer nonsense"}).json()
         assert job["owner"] == "local"
+        assert http.get("/v1/jobs").status_code == 200  # the service has just seen that there is no key
         token = make(tmp_path, "local")
+        time.sleep(KEYS_LOOK_SECONDS)
         problem(http.get("/v1/jobs"), 401, "unauthorized")
         # Who makes a key for 'local' keeps what was submitted before there were keys.
         mine = http.get("/v1/jobs", headers={"Authorization": f"Bearer {token}"}).json()

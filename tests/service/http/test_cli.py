@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+
+from tamis.service.cli.serve import _listen, _resolved
 
 Request = Callable[..., dict[str, Any]]
 Tamis = Callable[..., subprocess.CompletedProcess[str]]
@@ -229,6 +233,26 @@ def test_serve_says_what_it_can_not_use(tamis: Tamis, service: Any, home: Path) 
     refused(tamis("serve", "--port", "0", env=env | {"TAMIS_MAX_BODY_BYTES": "x"}), 1, "TAMIS_MAX_BODY_BYTES")
     refused(tamis("serve", "--port", "0", env=env | {"TAMIS_DATABASE_URL": "mysql://x"}), 1, "TAMIS_DATABASE_URL")
     refused(tamis("worker", env=env | {"TAMIS_THREADS": "0"}), 1, "TAMIS_THREADS")
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """An answer is two writes, and Nagle's algorithm would hold back the second for 40 ms."""
+    listener = _listen(_resolved("127.0.0.1", 0))
+
+    async def no_delay_on_the_servers_side() -> int:
+        connected: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted = writer.get_extra_info("socket")
+            connected.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(answer, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.close()
+            return await connected
+
+    assert asyncio.run(no_delay_on_the_servers_side()) == 1
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

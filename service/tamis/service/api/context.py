@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 RESOLVE_SECONDS: Final = 2.0
 """How long a submission waits for the name of its callback's host."""
+
+
+KEYS_LOOK_SECONDS: Final = 1.0
+"""How long it is believed that no API key was ever made."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,25 @@ class Service:
     draining: threading.Event = field(default_factory=threading.Event)  # set: take no jobs, end what waits
     keys_in_flight: set[tuple[str, str]] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    _open_until: float = field(default=0.0, init=False)  # on the monotonic clock
+    _keys_made: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.rates = TokenBuckets(self.limits.requests_per_second)
 
     def keys_asked(self) -> bool:
-        """Whether an API key is needed."""
-        return self.keys_required or self.store.keys.asked()
+        """Whether an API key is needed: always, or from `KEYS_LOOK_SECONDS` after the first was made."""
+        if self.keys_required or self._keys_made:
+            return True
+        if not self.open_for_now():
+            looked_at = time.monotonic()
+            self._keys_made = self.store.keys.asked()
+            self._open_until = looked_at + KEYS_LOOK_SECONDS
+        return self._keys_made
+
+    def open_for_now(self) -> bool:
+        """Whether it is known, without a look at the store, that no key is needed."""
+        return not (self.keys_required or self._keys_made) and time.monotonic() < self._open_until
 
     def check_callback(self, url: str) -> None:
         """Refuse a url that no callback may go to. A name that does not resolve now may do so when the job is over.
@@ -114,8 +131,8 @@ class Service:
         )
 
 
-def get_service(request: Request) -> Service:
-    """Give the service that answers this request."""
+async def get_service(request: Request) -> Service:
+    """Give the service that answers this request. Async, though it waits for nothing: a thread would cost more."""
     service: Service = request.app.state.service
     return service
 

@@ -133,7 +133,8 @@ def _refuse_without_key(host: str, settings: Settings) -> None:
 
 
 def _listen(address: _Address) -> socket.socket:
-    listener = socket.socket(address.family, socket.SOCK_STREAM)
+    # The protocol is named, or asyncio leaves Nagle's algorithm on: an answer then waits 40 ms for an acknowledgement.
+    listener = socket.socket(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     host, port = address.address[:2]
     try:

@@ -30,7 +30,7 @@ from tamis.service.store.records import (
     Submission,
 )
 from tamis.service.store.removals import promise_removal
-from tamis.service.store.rows import JOB_COLUMNS, change_state, select_job, to_jobs, write_event
+from tamis.service.store.rows import JOB_COLUMNS, change_state, select_job, select_whole_job, to_jobs, write_event
 from tamis.service.store.turns import next_turn
 
 DEFAULT_PAGE: Final = 50
@@ -333,7 +333,7 @@ class Jobs:
         return next((job for job in same if reusable(job)), None)
 
     def _get(self, connection: Connection, job_id: str, now: float) -> Job:
-        row = select_job(connection, job_id, *JOB_COLUMNS)
+        row = select_whole_job(connection, job_id)
         (job,) = to_jobs(connection, [row], waiting_reasons(connection, [row], now, self._running_per_owner))
         return job
 

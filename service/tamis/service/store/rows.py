@@ -46,11 +46,29 @@ JOB_COLUMNS: Final = (
 )
 
 
+# Made once: making a statement takes longer than running it, and every look at a job runs these.
+_JOB: Final = sa.select(*JOB_COLUMNS).where(jobs.c.id == sa.bindparam("job_id"))
+_USES: Final = (
+    sa.select(job_uses.c.job_id, job_uses.c.used_id)
+    .where(job_uses.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
+    .order_by(job_uses.c.used_id)
+)
+
+
 def select_job(connection: Connection, job_id: str, *columns: sa.Column[Any], lock: bool = False) -> AnyRow:
     """Read columns of one job, locked against other writers when asked. Raises NotFound."""
+    query = sa.select(*columns).where(jobs.c.id == sa.bindparam("job_id"))
+    return _first(connection, query.with_for_update() if lock else query, job_id)
+
+
+def select_whole_job(connection: Connection, job_id: str) -> AnyRow:
+    """Read `JOB_COLUMNS` of one job. Raises NotFound."""
+    return _first(connection, _JOB, job_id)
+
+
+def _first(connection: Connection, query: sa.Select[Any], job_id: str) -> AnyRow:
     # What a caller sends as an id may be any text, some of which a database refuses.
-    query = sa.select(*columns).where(jobs.c.id == job_id)
-    row = connection.execute(query.with_for_update() if lock else query).first() if is_id(job_id) else None
+    row = connection.execute(query, {"job_id": job_id}).first() if is_id(job_id) else None
     if row is None:
         raise NotFound(f"there is no job {job_id!r}")
     return row
@@ -59,8 +77,7 @@ def select_job(connection: Connection, job_id: str, *columns: sa.Column[Any], lo
 def to_jobs(connection: Connection, rows: Sequence[AnyRow], waiting: Mapping[str, str]) -> list[Job]:
     """Make records of rows of `JOB_COLUMNS`, with what they use; `waiting` gives reasons by job id."""
     uses: dict[str, list[str]] = {row.id: [] for row in rows}
-    query = sa.select(job_uses.c.job_id, job_uses.c.used_id).where(job_uses.c.job_id.in_(list(uses)))
-    for job_id, used_id in connection.execute(query.order_by(job_uses.c.used_id)) if uses else ():
+    for job_id, used_id in connection.execute(_USES, {"job_ids": list(uses)}) if uses else ():
         uses[job_id].append(used_id)
     return [
         Job(
