@@ -119,7 +119,7 @@ def stream(folder: Path, shards: list[str], threads: int) -> dict[str, Any]:
     from tamis.native import warmup
     from tamis.selectors.datasets import LocalStorage
     from tamis.selectors.jobs import Environment, execute
-    from tamis.selectors.run import Unobserved
+    from tamis.selectors.observer import Unobserved
     from tamis.selectors.spec import JobSpec
 
     warmup()

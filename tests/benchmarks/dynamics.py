@@ -163,7 +163,8 @@ def by_job(path: Path, n: int) -> tuple[Any, Any, Any]:
     from tamis.selectors import difficulty
     from tamis.selectors.datasets import Dataset, LocalStorage
     from tamis.selectors.engines.local import LocalEngine
-    from tamis.selectors.run import Run, Unobserved
+    from tamis.selectors.observer import Unobserved
+    from tamis.selectors.run import Run
     from tamis.selectors.signals import SignalStore
     from tamis.selectors.spec import JobSpec
 

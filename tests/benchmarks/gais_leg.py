@@ -23,7 +23,7 @@ import pyarrow as pa  # noqa: E402
 from tamis.native import warmup_common  # noqa: E402
 from tamis.selectors.datasets import LocalStorage  # noqa: E402
 from tamis.selectors.jobs import Environment, execute  # noqa: E402
-from tamis.selectors.run import Unobserved  # noqa: E402
+from tamis.selectors.observer import Unobserved  # noqa: E402
 from tamis.selectors.spec import JobSpec  # noqa: E402
 
 

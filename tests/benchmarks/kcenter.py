@@ -212,7 +212,7 @@ def whole_job(path: str) -> dict[str, Any]:
     from tamis.native.warm import compile_all
     from tamis.selectors.datasets import LocalStorage
     from tamis.selectors.jobs import Environment, execute
-    from tamis.selectors.run import Unobserved
+    from tamis.selectors.observer import Unobserved
     from tamis.selectors.spec import JobSpec
 
     compile_all()

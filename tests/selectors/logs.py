@@ -17,7 +17,8 @@ from tamis.selectors.datasets import Dataset
 from tamis.selectors.difficulty import Difficulty, SourceParams
 from tamis.selectors.engines.local import LocalEngine
 from tamis.selectors.jobs import Environment
-from tamis.selectors.run import Observer, Run, Unobserved
+from tamis.selectors.observer import Observer, Unobserved
+from tamis.selectors.run import Run
 from tamis.selectors.signals import SignalStore
 from tamis.selectors.spec import JobSpec, Manifest
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from tamis.selectors.engines.local import LocalEngine
 from tamis.selectors.jobs import Environment, open_job
+from tamis.selectors.observer import Observer, Unobserved
 from tamis.selectors.questions import Answer
-from tamis.selectors.run import Observer, Run, Unobserved
+from tamis.selectors.run import Run
 from tamis.selectors.signals import SignalStore
 from tamis.selectors.spec import JobSpec
 

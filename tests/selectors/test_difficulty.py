@@ -21,7 +21,7 @@ from tamis.selectors.datasets import Dataset
 from tamis.selectors.difficulty import METRICS, DifficultyParams, SourceParams
 from tamis.selectors.errors import Cancelled, DataError, Invalid
 from tamis.selectors.jobs import Environment, execute
-from tamis.selectors.run import Unobserved
+from tamis.selectors.observer import Unobserved
 from tamis.selectors.selector import Job
 from tamis.selectors.spec import JobSpec, Manifest
 

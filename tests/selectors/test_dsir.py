@@ -19,8 +19,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tamis.selectors.errors import Cancelled, Infeasible, Invalid, OutOfLimits
 from tamis.selectors.jobs import Environment, execute, plan
 from tamis.selectors.library import select
+from tamis.selectors.observer import Unobserved
 from tamis.selectors.outcome import Progress, ResultManifest
-from tamis.selectors.run import Unobserved
 from tamis.selectors.spec import JobSpec
 
 from .corpus import table, write

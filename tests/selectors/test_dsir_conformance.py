@@ -15,7 +15,8 @@ from tamis.selectors.dsir import REASONS, Dsir, DsirParams, LogWeights
 from tamis.selectors.engines.local import LocalEngine
 from tamis.selectors.jobs import Environment, open_job
 from tamis.selectors.ngram_model import NgramModel
-from tamis.selectors.run import Run, Unobserved
+from tamis.selectors.observer import Unobserved
+from tamis.selectors.run import Run
 from tamis.selectors.signals import SignalStore
 from tamis.selectors.spec import Budget, JobSpec
 

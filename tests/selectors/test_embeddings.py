@@ -17,7 +17,7 @@ import pytest
 from tamis.selectors.embeddings import matrix_bytes, normalized, read_matrix
 from tamis.selectors.errors import Cancelled, DataError, Invalid
 from tamis.selectors.jobs import Environment
-from tamis.selectors.run import Unobserved
+from tamis.selectors.observer import Unobserved
 
 from .runs import opened_run
 

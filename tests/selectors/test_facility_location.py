@@ -15,7 +15,7 @@ from tamis.native import knn, limits, similarities, submodular
 from tamis.selectors import facility_location, neighbours
 from tamis.selectors.errors import Cancelled, Infeasible, Invalid
 from tamis.selectors.jobs import Environment
-from tamis.selectors.run import Unobserved
+from tamis.selectors.observer import Unobserved
 
 from .runs import opened_run
 from .vectors import blobs, run, write

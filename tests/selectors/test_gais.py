@@ -21,8 +21,8 @@ from tamis.selectors.errors import Cancelled, DataError, Infeasible, Invalid, Ta
 from tamis.selectors.gais_data import BLOCK_ROWS, Block, plan_blocks
 from tamis.selectors.gais_quotas import class_quotas
 from tamis.selectors.jobs import Environment, execute, plan
+from tamis.selectors.observer import Unobserved
 from tamis.selectors.outcome import ResultManifest
-from tamis.selectors.run import Unobserved
 from tamis.selectors.spec import JobSpec
 
 from . import clouds

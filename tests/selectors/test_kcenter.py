@@ -17,8 +17,8 @@ from tamis.selectors.coverage import represented
 from tamis.selectors.errors import Cancelled, DataError, Infeasible, Invalid
 from tamis.selectors.jobs import Environment, execute, explain, plan
 from tamis.selectors.library import Selection
+from tamis.selectors.observer import Unobserved
 from tamis.selectors.outcome import Progress
-from tamis.selectors.run import Unobserved
 from tamis.selectors.spec import JobSpec
 
 from .runs import opened_run

@@ -16,10 +16,11 @@ import pytest
 from tamis.selectors import select
 from tamis.selectors.errors import Invalid, TamisError
 from tamis.selectors.jobs import Environment, execute, plan
-from tamis.selectors.questions import Answered, Answers, Question, Waiting, scores_of
+from tamis.selectors.questions import Answered, Answers, Question, Waiting
 from tamis.selectors.result import SELECTION, read_selection
 from tamis.selectors.selector import info
 from tamis.selectors.spec import JobSpec
+from tamis.selectors.told_scores import checked_scores
 
 ROWS = 60
 CUT = 25
@@ -113,7 +114,7 @@ def test_a_question_says_where_its_rows_are(job: dict[str, Any], environment: Ca
     ("given", "message"),
     [
         (lambda question: [1.0], r"shape \(1,\).*each of 5 rows"),
-        (lambda question: np.full(5, np.inf), "is inf for row"),
+        (lambda question: np.full(5, np.inf), r"score of row \d+ is inf"),
         (lambda question: np.full(5, -1e151), "is -1e"),
         (lambda question: ["a"] * 5, "no number"),
         (lambda question: None, "shape"),
@@ -125,8 +126,7 @@ def test_an_answer_that_does_not_fit(job: dict[str, Any], given: Any, message: s
 
 
 def test_none_and_nan_say_no_score() -> None:
-    question: Any = type("Asked", (), {"round": 0, "rows": np.arange(3)})
-    assert np.isnan(scores_of([None, 1, float("nan")], question)).tolist() == [True, False, True]
+    assert np.isnan(checked_scores([None, 1, float("nan")], [0, 1, 2])).tolist() == [True, False, True]
 
 
 def test_a_job_that_asks_says_so_before_it_runs(job: dict[str, Any], environment: Callable[..., Environment]) -> None:

@@ -17,8 +17,8 @@ import pytest
 from tamis.selectors import tarot_features, tarot_params
 from tamis.selectors.errors import Cancelled, DataError, Infeasible, Invalid, TamisError
 from tamis.selectors.jobs import Environment, execute, plan
+from tamis.selectors.observer import Unobserved
 from tamis.selectors.outcome import Progress
-from tamis.selectors.run import Unobserved
 from tamis.selectors.spec import JobSpec
 from tamis.selectors.tarot import Tarot
 from tamis.selectors.tarot_params import TarotParams

@@ -15,8 +15,8 @@ import numpy as np
 from numba import njit
 
 from tamis.selectors.errors import Cancelled, DataError, StorageError
+from tamis.selectors.observer import Observer
 from tamis.selectors.outcome import Progress
-from tamis.selectors.run import Observer
 from tamis.selectors.spec import JobSpec
 
 HOARD: list[bytearray] = []

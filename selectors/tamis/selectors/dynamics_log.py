@@ -18,7 +18,8 @@ from tamis.selectors.signals import metadata_of, with_metadata
 from tamis.selectors.spec import Role
 
 if TYPE_CHECKING:
-    from tamis.selectors.run import Mapped, Run
+    from tamis.selectors.run import Run
+    from tamis.selectors.signals import Mapped
 
 Floats = npt.NDArray[np.float32]
 

@@ -17,8 +17,7 @@ from tamis.selectors.embeddings import check_finite
 from tamis.selectors.engines.base import UnitReader, unit_task
 from tamis.selectors.errors import Invalid
 from tamis.selectors.row_columns import MAX_NAMES
-from tamis.selectors.run import Mapped
-from tamis.selectors.signals import metadata_of, with_metadata
+from tamis.selectors.signals import Mapped, metadata_of, with_metadata
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]

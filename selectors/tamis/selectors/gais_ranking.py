@@ -13,7 +13,7 @@ from tamis.native.topk import mark_selected, select_topk
 from tamis.selectors.gais_blocks import NEVER
 from tamis.selectors.gais_data import Block, Codes, Ints, Surveyed
 from tamis.selectors.ranking import RankedUnit
-from tamis.selectors.run import Mapped
+from tamis.selectors.signals import Mapped
 
 REASONS = ("eligible", "no-label")
 NO_LABEL = 1

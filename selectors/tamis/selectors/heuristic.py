@@ -35,8 +35,9 @@ from tamis.selectors.ngrams import (
     tables_version,
 )
 from tamis.selectors.outcome import Notice
-from tamis.selectors.run import Mapped, Run
+from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.signals import Mapped
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression

@@ -28,6 +28,7 @@ from tamis.selectors.engines.local import LocalEngine
 from tamis.selectors.errors import Infeasible, Invalid, OutOfLimits, StorageError
 from tamis.selectors.explain import explain
 from tamis.selectors.files import file_sha256
+from tamis.selectors.observer import Observer, Unobserved
 from tamis.selectors.outcome import (
     Notice,
     PhaseEstimate,
@@ -38,7 +39,7 @@ from tamis.selectors.outcome import (
 )
 from tamis.selectors.questions import Answer, Answers
 from tamis.selectors.report import make_report
-from tamis.selectors.run import Observer, Run, Unobserved
+from tamis.selectors.run import Run
 from tamis.selectors.selector import Decision, Job, PhaseCost, Selector
 from tamis.selectors.signals import SignalStore, content_key
 from tamis.selectors.spec import JobSpec, Manifest, TargetDataset

@@ -19,9 +19,9 @@ from tamis.selectors.datasets import LocalStorage
 from tamis.selectors.errors import Invalid
 from tamis.selectors.field_errors import field_errors
 from tamis.selectors.jobs import Environment, execute
+from tamis.selectors.observer import Observer
 from tamis.selectors.outcome import ResultManifest
 from tamis.selectors.questions import Answer
-from tamis.selectors.run import Observer
 from tamis.selectors.spec import Budget, JobSpec, Manifest, SelectorSpec, Target
 
 DatasetLike: TypeAlias = Manifest | Mapping[str, Any] | str | Path | Sequence[str] | pa.Table

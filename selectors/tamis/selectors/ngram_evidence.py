@@ -15,7 +15,8 @@ from tamis.native import rng
 from tamis.selectors.decide import Choice
 from tamis.selectors.ngram_model import Counted, NgramModel, kl_divergence
 from tamis.selectors.ngrams import describe_rows, digest_rows
-from tamis.selectors.run import Mapped, Run
+from tamis.selectors.run import Run
+from tamis.selectors.signals import Mapped
 
 Ints = npt.NDArray[np.int64]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tamis.selectors.neighbours import MetricParams
-from tamis.selectors.questions import MAX_SCORE
+from tamis.selectors.told_scores import MAX_SCORE
 
 Reward = Literal["influence", "gradient", "ask"]
 Inverse = Literal["fisher", "ekfac", "none"]

@@ -20,15 +20,16 @@ from tamis.selectors import tarot_features
 from tamis.selectors.embeddings import check_finite
 from tamis.selectors.engines.base import UnitReader, unit_task
 from tamis.selectors.errors import Invalid
-from tamis.selectors.questions import MAX_SCORE
 from tamis.selectors.row_columns import UnitColumn
 from tamis.selectors.signals import with_metadata
 from tamis.selectors.spec import Role
 from tamis.selectors.tarot_features import Features
+from tamis.selectors.told_scores import MAX_SCORE
 
 if TYPE_CHECKING:
     from tamis.selectors.datasets import Dataset
-    from tamis.selectors.run import Mapped, Run
+    from tamis.selectors.run import Run
+    from tamis.selectors.signals import Mapped
 
 Floats = npt.NDArray[np.float64]
 

@@ -15,14 +15,10 @@ from tamis.selectors.datasets import Dataset
 from tamis.selectors.errors import Invalid, TamisError
 from tamis.selectors.ranking import Rows
 from tamis.selectors.result import read_ids
-
-Scores = npt.NDArray[np.float64]
+from tamis.selectors.told_scores import Scores
 
 MAX_ROWS: Final = 1_000_000
 """Rows of one question: its answer comes by HTTP, and is held whole."""
-
-MAX_SCORE: Final = 1e150
-"""Largest size of a score: squares of larger ones, and sums of them, are no finite numbers."""
 
 
 class Question:
@@ -154,29 +150,3 @@ def digest_of(answered: Iterable[Answered]) -> str | None:
         digest.update(one.rows.astype("<i8").tobytes())
         digest.update(scores.astype("<f8").tobytes())
     return None if digest is None else digest.hexdigest()
-
-
-def scores_of(given: npt.ArrayLike | Sequence[float | None], question: Question) -> Scores:
-    """Check what an :data:`Answer` gave.
-
-    Raises
-    ------
-    Invalid
-        When it is not one number (or NaN, or None) for each row of the question, of :data:`MAX_SCORE` at most in size.
-    """
-    try:
-        scores = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise Invalid(f"The answer to round {question.round} holds what is no number: {error}.") from error
-    if scores.shape != question.rows.shape:
-        raise Invalid(
-            f"The answer to round {question.round} has the shape {scores.shape}: it must give one score for each of "
-            f"{len(question.rows)} rows."
-        )
-    if (large := np.abs(scores) > MAX_SCORE).any():
-        row, score = int(question.rows[large][0]), float(scores[large][0])
-        raise Invalid(
-            f"The answer to round {question.round} is {score:g} for row {row}: scores are of {MAX_SCORE:g} at most in "
-            "size; NaN or None says 'no score'."
-        )
-    return scores

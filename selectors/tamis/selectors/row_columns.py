@@ -14,7 +14,7 @@ from tamis.selectors.signals import with_metadata
 from tamis.selectors.spec import Role
 
 if TYPE_CHECKING:
-    from tamis.selectors.run import Mapped
+    from tamis.selectors.signals import Mapped
 
 MAX_NAMES = 100_000
 """Strata, or groups, that a dataset may have: more are ids rather than groups, and take kilobytes each."""

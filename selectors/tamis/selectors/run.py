@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +18,9 @@ from tamis.selectors.datasets import Dataset, RoleBatch
 from tamis.selectors.decide import NO_ROWS, Choice, Layout, Ranked, Rows, choose, choose_in_turns
 from tamis.selectors.engines.base import Call, Engine, Task
 from tamis.selectors.errors import Cancelled, Invalid
+from tamis.selectors.observer import Observer, UnitDone
 from tamis.selectors.outcome import Notice, Progress
-from tamis.selectors.questions import Answer, Answered, Question, Scores, digest_of, scores_of
+from tamis.selectors.questions import Answer, Answered, Question, digest_of
 from tamis.selectors.row_columns import (
     MAX_NAMES,
     StratumCodes,
@@ -29,76 +30,9 @@ from tamis.selectors.row_columns import (
     read_labels,
     read_sizes,
 )
-from tamis.selectors.signals import SignalStore, content_key, metadata_of
+from tamis.selectors.signals import Mapped, SignalStore, content_key
 from tamis.selectors.spec import JobSpec, Role
-
-
-@dataclass(frozen=True, slots=True)
-class UnitDone:
-    """One unit of work whose result is there."""
-
-    phase: str
-    shard: str  # uri
-    unit: int  # its number in its dataset
-    rows: int | None  # None where nothing has counted them yet
-    seconds: float | None  # that it took; None: an earlier run had left its result
-
-
-class Observer(Protocol):
-    """Who watches a job: the service's job process, the command line, or nobody."""
-
-    def progress(self, progress: Progress) -> None: ...
-    def log(self, level: str, message: str, **fields: Any) -> None: ...
-    def read(self, rows: int, size: int) -> None: ...  # so many rows, decoded bytes, since the last call; any thread
-    def unit(self, unit: UnitDone) -> None: ...  # from any thread
-    def cancelled(self) -> bool: ...
-
-
-class Unobserved:
-    """Nobody watches."""
-
-    def progress(self, progress: Progress) -> None:
-        """Do nothing."""
-
-    def log(self, level: str, message: str, **fields: Any) -> None:
-        """Do nothing."""
-
-    def read(self, rows: int, size: int) -> None:
-        """Do nothing."""
-
-    def unit(self, unit: UnitDone) -> None:
-        """Do nothing."""
-
-    def cancelled(self) -> bool:
-        return False
-
-
-class Mapped(Sequence[pa.Table]):
-    """The results of a map in unit order, each memory-mapped only while it is looked at."""
-
-    def __init__(self, store: SignalStore, keys: Sequence[str]) -> None:
-        self._store = store
-        self.keys = keys
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, unit: int | slice) -> Any:
-        if isinstance(unit, slice):
-            return [self._store.read(key) for key in self.keys[unit]]
-        return self._store.read(self.keys[unit])
-
-    def column(self, unit: int, name: str) -> np.ndarray[Any, Any]:
-        """Return one numeric column of one unit's result, without a copy."""
-        column = self[unit].column(name)
-        chunks = column.chunks or [pa.array([], column.type)]
-        array: np.ndarray[Any, Any] = chunks[0].to_numpy(zero_copy_only=True)
-        return array
-
-    def metadata(self) -> Iterator[dict[str, Any]]:
-        """Yield the metadata of every unit's result, in unit order."""
-        for unit in range(len(self)):
-            yield metadata_of(self[unit])
+from tamis.selectors.told_scores import Scores, checked_scores
 
 
 @dataclass
@@ -350,7 +284,7 @@ class Run:
         if not len(rows):
             return np.empty(0)
         question = Question(round, rows, self.candidates)
-        scores = scores_of(self._answer(question), question)
+        scores = checked_scores(self._answer(question), question.rows)
         self._answered.append(Answered(round, question.rows, scores))
         return scores
 

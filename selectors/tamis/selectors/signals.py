@@ -11,9 +11,11 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from tamis.selectors.errors import StorageError
@@ -110,3 +112,31 @@ class SignalStore:
                 return pa.ipc.open_file(source).read_all()
         except (OSError, pa.ArrowInvalid) as error:
             raise StorageError(f"The signal {key[:16]}… can't be read from the cache: {error}.") from error
+
+
+class Mapped(Sequence[pa.Table]):
+    """The results of a map in unit order, each memory-mapped only while it is looked at."""
+
+    def __init__(self, store: SignalStore, keys: Sequence[str]) -> None:
+        self._store = store
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, unit: int | slice) -> Any:
+        if isinstance(unit, slice):
+            return [self._store.read(key) for key in self.keys[unit]]
+        return self._store.read(self.keys[unit])
+
+    def column(self, unit: int, name: str) -> np.ndarray[Any, Any]:
+        """Return one numeric column of one unit's result, without a copy."""
+        column = self[unit].column(name)
+        chunks = column.chunks or [pa.array([], column.type)]
+        array: np.ndarray[Any, Any] = chunks[0].to_numpy(zero_copy_only=True)
+        return array
+
+    def metadata(self) -> Iterator[dict[str, Any]]:
+        """Yield the metadata of every unit's result, in unit order."""
+        for unit in range(len(self)):
+            yield metadata_of(self[unit])

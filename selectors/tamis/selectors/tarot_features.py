@@ -27,7 +27,8 @@ from tamis.selectors.tarot_whitening import Whitener
 
 if TYPE_CHECKING:
     from tamis.selectors.datasets import Dataset
-    from tamis.selectors.run import Mapped, Run
+    from tamis.selectors.run import Run
+    from tamis.selectors.signals import Mapped
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from tamis.selectors.run import UnitDone
+    from tamis.selectors.observer import UnitDone
 
 JOURNAL: Final = ".units.ndjson"
 """Hidden, as all in a job's folder that is no part of its result."""

@@ -14,14 +14,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tamis.selectors.errors import Invalid
 from tamis.selectors.spec import Budget, JobSpec, Manifest, SelectorSpec
 from tamis.service.client import Client, Job, JobCancelled, JobFailed, ProblemError, ServiceUnreachable, WaitTimeout
 from tamis.service.client.download import download
 from tamis.service.client.errors import DownloadDamaged
+from tamis.service.client.questions import Question, answers_to
 
 Request = Callable[..., dict[str, Any]]
 
@@ -289,3 +292,10 @@ def test_the_client_starts_fast() -> None:
     code = "import sys, tamis.service.client; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numba", "numpy", "pyarrow", "sqlalchemy", "fastapi"} & set(loaded)
+
+
+@pytest.mark.parametrize("scores", [[1.0], {3: float("inf"), 5: 1.0}, [1e151, 0.0], ["a", "b"]])
+def test_answers_that_the_service_would_refuse_are_not_sent(scores: Any) -> None:
+    rows = np.array([3, 5])
+    with pytest.raises(Invalid, match="score"):
+        next(answers_to(Question(0, rows, rows, rows, None), scores))

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from tamis.selectors.errors import Invalid
 from tamis.service.api.access import with_key
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
@@ -112,20 +111,11 @@ def answers(service: ServiceDep, job: JobDep, body: AnswersBody) -> AnswersTaken
     """
     import numpy as np
 
-    from tamis.selectors.questions import MAX_SCORE
+    from tamis.selectors.told_scores import checked_scores
 
     given = body.shape
-    if len(given.rows) != len(given.scores):
-        raise Invalid(
-            f"There are {len(given.rows)} rows and {len(given.scores)} scores: give one score for each row.",
-            pointer="/scores",
-        )
-    rows, scores = np.array(given.rows, np.int64), np.array(given.scores, np.float64)
-    if (large := np.abs(scores) > MAX_SCORE).any():
-        raise Invalid(
-            f"Scores are of {MAX_SCORE:g} at most in size; null says 'no score'.",
-            pointer=f"/scores/{int(np.argmax(large))}",
-        )
+    scores = checked_scores(given.scores, given.rows, "/scores")
+    rows = np.array(given.rows, np.int64)
     taken = service.store.questions.answer(job.id, given.round, rows, scores)
     return AnswersTaken(
         round=taken.round,

@@ -26,7 +26,7 @@ from tamis.service.settings import DATA_ROOTS, Settings
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from tamis.selectors.run import UnitDone
+    from tamis.selectors.observer import UnitDone
 
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C, as shells have it."""

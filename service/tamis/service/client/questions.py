@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tamis.selectors.errors import Invalid
+from tamis.selectors.told_scores import checked_scores
 from tamis.service.api.shapes import JobQuestion
 
 ANSWERS_AT_ONCE: Final = 50_000
@@ -65,18 +65,12 @@ def answers_to(question: Question, scores: Scores) -> Iterator[dict[str, Any]]:
     Raises
     ------
     Invalid
-        The scores are not one number for each row of the question, or hold an infinite one.
+        The scores are not one number for each row of the question, or too large for the service.
     """
-    rows = list(scores) if isinstance(scores, Mapping) else question.rows.tolist()
-    try:
-        given = np.array(list(scores.values()) if isinstance(scores, Mapping) else scores, np.float64)
-    except (TypeError, ValueError) as error:
-        raise Invalid(f"The scores hold what is no number: {error}.") from error
-    if given.shape != (len(rows),):
-        raise Invalid(f"The scores have the shape {given.shape}: give one for each of {len(rows)} rows.")
-    if np.isinf(given).any():
-        row = rows[int(np.flatnonzero(np.isinf(given))[0])]
-        raise Invalid(f"The score of row {row} is infinite; None or NaN says that it has none.")
+    rows: list[int] = question.rows.tolist()
+    if isinstance(scores, Mapping):
+        rows, scores = list(scores), list(scores.values())
+    given = checked_scores(scores, rows)
     for start in range(0, len(rows), ANSWERS_AT_ONCE):
         part = slice(start, start + ANSWERS_AT_ONCE)
         values = [None if math.isnan(score) else score for score in given[part].tolist()]

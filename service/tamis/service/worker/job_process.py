@@ -53,9 +53,9 @@ from tamis.service.worker.messages import (
 
 if TYPE_CHECKING:
     from tamis.selectors.jobs import Environment, Observer
+    from tamis.selectors.observer import UnitDone
     from tamis.selectors.outcome import Progress
     from tamis.selectors.questions import Answer
-    from tamis.selectors.run import UnitDone
     from tamis.selectors.spec import JobSpec
 
     Runner = Callable[[JobSpec, Path, Environment, Observer, Answer], object]
