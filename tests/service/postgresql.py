@@ -45,11 +45,11 @@ class Server:
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://tamis@/{database}?host={self.folder}"
 
-    def new_database(self, name: str) -> str:
+    def new_database(self, name: str, encoding: str = "UTF8") -> str:
         """Make an empty database; give its address."""
         engine = sa.create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
         with engine.connect() as connection:
-            connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE template0"))
+            connection.execute(sa.text(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0"))
         return self.url(name)
 
     def clear(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import sys
@@ -14,6 +15,8 @@ import pytest
 from tamis.selectors.errors import StorageError, TamisError
 from tamis.service.settings import Settings
 from tamis.service.store import Store, database
+
+from .postgresql import Server
 
 Submit = Callable[..., Any]
 
@@ -115,3 +118,21 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_file_system_is_found() -> None:
     assert database._file_system(Path("/proc/self")) == "proc"
     assert database._file_system(Path("/")) not in (None, "proc")
+
+
+def test_a_database_without_an_encoding(postgresql: Server) -> None:
+    """A server that was set up where no locale is has SQL_ASCII, of which the driver gives bytes unless it is told."""
+    store = Store(postgresql.new_database("ascii", "SQL_ASCII"))
+    with contextlib.closing(store):
+        store.migrate()
+        submission = store.jobs.submit(
+            owner="zoë",
+            request={},
+            spec={},
+            selector="random",
+            fingerprint=None,
+            labels={"Sprache": "日本語"},
+            render=lambda job: {},
+        )
+        job = store.jobs.get(submission.job_id)
+        assert (job.owner, dict(job.labels)) == ("zoë", {"Sprache": "日本語"})

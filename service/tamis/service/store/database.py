@@ -168,6 +168,8 @@ def _postgresql_engine(url: URL) -> Engine:
     try:
         return sa.create_engine(
             url,
+            # Of a database in SQL_ASCII, which a server without a locale makes, the driver would give bytes.
+            connect_args={"client_encoding": "utf8"},
             pool_size=POOL_SIZE,
             max_overflow=POOL_OVERFLOW,
             pool_timeout=POOL_TIMEOUT_SECONDS,
