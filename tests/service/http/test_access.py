@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from tamis.selectors.errors import NotFound
 from tamis.service.api.context import KEYS_LOOK_SECONDS
+from tamis.service.api.foreign import ForeignRequest, refuse_foreign
 from tamis.service.cli.commands import app
 from tamis.service.cli.output import show_error
 from tamis.service.client import Client, ProblemError
@@ -263,3 +264,48 @@ def test_without_keys_loopback_asks_for_none_until_one_is_made(
         # Who makes a key for 'local' keeps what was submitted before there were keys.
         mine = http.get("/v1/jobs", headers={"Authorization": f"Bearer {token}"}).json()
         assert [one["id"] for one in mine["items"]] == [job["id"]]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost:1"}, 200),
+        ({"Host": "[::1]:1"}, 200),
+        ({"Host": "tamis.LOCALHOST"}, 200),
+        ({"Host": "localhost", "Origin": "http://localhost"}, 200),
+        ({"Host": "rebound.example"}, 403),
+        ({"Host": "127.0.0.1.example:8321"}, 403),
+        ({"Host": "localhost.example"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Origin": "https://page.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "rebound.example", "Origin": "http://rebound.example"}, 403),
+    ],
+)
+def test_without_keys_web_pages_are_refused(idle: httpx.Client, headers: dict[str, str], status: int) -> None:
+    for method, path in (("GET", "/v1/jobs"), ("POST", "/v1/jobs/job_00000000000000000000000000/cancel")):
+        answer = idle.request(method, path, headers=headers)
+        if status == 403:
+            problem(answer, 403, "foreign-request")
+        else:
+            assert answer.status_code in {200, 404}, answer.text
+
+
+def test_with_a_key_every_name_will_do(locked: Locked) -> None:
+    with locked.http("ann") as http:
+        headers = {"Host": "tamis.example", "Origin": "https://page.example"}
+        assert http.get("/v1/jobs", headers=headers).status_code == 200
+
+
+def test_the_name_in_host_is_the_services_own() -> None:
+    refuse_foreign({"host": "Box.lan:8321"}, {"box.lan"})
+    with pytest.raises(ForeignRequest, match="--host"):
+        refuse_foreign({"host": "box.lan:8321"}, set())
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/plan"])
+def test_going_before_others_takes_an_admin(clients: dict[str, httpx.Client], request_of: Request, path: str) -> None:
+    refused = problem(clients["ann"].post(path, json=request_of(priority=1)), 403, "insufficient-scope")
+    assert [error["pointer"] for error in refused["errors"]] == ["/priority"]
+    for name, priority in (("ann", 0), ("ann", -5), ("admin", 1)):
+        assert clients[name].post(path, json=request_of(priority=priority)).is_success

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
 from tamis.service.api.context import Service, ServiceDep
+from tamis.service.api.foreign import refuse_foreign
 from tamis.service.api.problems import InsufficientScope, InvalidKey, TooManyRequests, Unauthorized
 from tamis.service.store import Scope
 
@@ -52,6 +53,8 @@ async def _caller(request: Request, service: ServiceDep) -> Caller:
     except Unauthorized:
         _count(service, request.client.host if request.client else None)
         raise
+    if caller is EVERYBODY:
+        refuse_foreign(request.headers, service.names)
     _count(service, (caller.owner,))  # all keys of an owner together
     return caller
 

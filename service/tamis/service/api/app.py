@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -30,7 +30,9 @@ Every error is an RFC 9457 problem (`application/problem+json`) whose `code` and
 ROUTERS = (jobs.router, questions.router, results.router, catalogue.router, operations.router)
 
 
-def create_app(settings: Settings, limits: Limits | None = None, *, keys_required: bool = False) -> FastAPI:
+def create_app(
+    settings: Settings, limits: Limits | None = None, *, keys_required: bool = False, names: Collection[str] = ()
+) -> FastAPI:
     """Make the application.
 
     Parameters
@@ -42,9 +44,11 @@ def create_app(settings: Settings, limits: Limits | None = None, *, keys_require
     keys_required : bool
         Ask for an API key even when none was ever made; without it, nobody is asked until one is. Needed wherever
         others than this machine's users can connect.
+    names : collection of str
+        Host names, besides ``localhost``, that requests without a key may be sent to.
     """
     store = Store(settings.database_url, running_per_owner=settings.running_per_owner)
-    service = Service(settings, limits or Limits(), store, keys_required)
+    service = Service(settings, limits or Limits(), store, keys_required, frozenset(name.casefold() for name in names))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -72,6 +72,7 @@ class Service:
     limits: Limits
     store: Store
     keys_required: bool = False  # also when none was ever made: whoever listens beyond this machine says so
+    names: frozenset[str] = frozenset()  # host names that it may be called by without a key; see `refuse_foreign`
     rates: TokenBuckets = field(init=False)
     resolvers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "tamis-resolve"))
     draining: threading.Event = field(default_factory=threading.Event)  # set: take no jobs, end what waits

@@ -12,9 +12,10 @@ from tamis.selectors.outcome import Plan
 from tamis.selectors.spec import JobSpec, Manifest, TargetDataset, TargetRef
 from tamis.service.api.access import Caller
 from tamis.service.api.context import Service
+from tamis.service.api.problems import InsufficientScope
 from tamis.service.api.shapes import JobPlan, JobRequest
 from tamis.service.inputs import check_inputs
-from tamis.service.store import Job, JobState
+from tamis.service.store import Job, JobState, Scope
 
 SELECTION = "selection.parquet"
 MODEL = "model.arrow"
@@ -49,7 +50,16 @@ def resolve(service: Service, caller: Caller, request: JobRequest) -> Resolved:
         The job has not succeeded (yet).
     Invalid, Forbidden
         The callback's url is none, or goes where callbacks may not.
+    InsufficientScope
+        Its priority is above 0, and the key has not the scope `admin`.
     """
+    if request.priority > 0 and Scope.ADMIN not in caller.scopes:
+        raise InsufficientScope(
+            "A priority above 0 goes before everybody else's jobs, and needs an API key with the scope 'admin'. Leave "
+            "it out, or take one below 0 for what can wait.",
+            scope=str(Scope.ADMIN),
+            pointer="/priority",
+        )
     if request.callback is not None:
         with _at("/callback/url"):
             service.check_callback(request.callback.url)

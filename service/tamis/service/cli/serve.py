@@ -74,7 +74,7 @@ def run_service(host: str, port: int, *, jobs: int, drain: float = 0.0) -> None:
     # For the kernels' cache and the thread pools: the worker inherits the environment that this sets.
     prepare_process(settings)
     configure_logs()
-    app = create_app(settings, limits, keys_required=exposed)
+    app = create_app(settings, limits, keys_required=exposed, names=(host,))
     app.state.service.store.migrate()  # here, where a database that can't be used is told in one line
     worker = _Worker(jobs) if jobs else None
     config = uvicorn.Config(
