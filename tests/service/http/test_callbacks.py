@@ -18,6 +18,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tamis.selectors.errors import Forbidden, Invalid
+from tamis.service.api.resources import job_resource
+from tamis.service.api.shapes import CallbackStatus
 from tamis.service.callbacks import signing
 from tamis.service.callbacks.addresses import checked_addresses, parse_url
 from tamis.service.callbacks.delivery import Deliverer, Pace
@@ -263,15 +265,18 @@ def test_every_end_is_announced_with_the_end_itself(store: Store, submit: Submit
     store.jobs.resume(first.job_id)
     store.jobs.request_cancel(first.job_id)
     (again,) = store.callbacks.claim(10, 30)
+    store.callbacks.unheard(taken[first.job_id], "the one before", 30.0)
+    shown = store.jobs.get(first.job_id).callback
+    assert shown is not None and (shown["id"], shown["attempts"]) == (again.id, 0), "the job shows its newest"
     assert again.id not in {callback.id for callback in taken.values()}
     # Deleting a job does not unsay what it was to say.
     store.jobs.delete(first.job_id)
-    store.callbacks.settle(again, 0.0)
+    store.callbacks.unheard(again, "x", 0.0)
     (late,) = store.callbacks.claim(10, 30)
     assert (late.id, late.payload, late.attempts) == (again.id, again.payload, 2)
-    store.callbacks.settle(again, None)
+    store.callbacks.heard(again, "x")
     assert pending(store) == 4, "an attempt that another one followed settles nothing"
-    store.callbacks.settle(late, None)
+    store.callbacks.heard(late, "x")
     assert pending(store) == 3
 
 
@@ -279,6 +284,13 @@ def ended(store: Store, submit: Submit, url: str) -> str:
     job_id: str = submit(callback_url=url).job_id
     store.jobs.request_cancel(job_id)
     return job_id
+
+
+def told(store: Store, job_id: str) -> CallbackStatus:
+    """What the job's resource says of its callback."""
+    shown = job_resource(store.jobs.get(job_id)).callback
+    assert shown is not None
+    return shown
 
 
 def test_a_callback_comes_signed(store: Store, submit: Submit, receiver: Receiver) -> None:
@@ -293,9 +305,14 @@ def test_a_callback_comes_signed(store: Store, submit: Submit, receiver: Receive
 
 def test_it_is_sent_again_until_it_is_heard(store: Store, submit: Submit, receiver: Receiver) -> None:
     receiver.statuses = [500, 302, 404, 429, 204]
-    ended(store, submit, receiver.url())
+    job_id = ended(store, submit, receiver.url())
+    before = told(store, job_id)
     deliver(store, lambda: pending(store) == 0)
     assert len(receiver.got) == 5, "a redirect is not followed"
+    after = told(store, job_id)
+    assert (before.state, before.attempts, before.detail, before.at) == ("pending", 0, None, None)
+    assert (after.state, after.attempts, after.detail, after.next_at) == ("delivered", 5, "answered with 204", None)
+    assert after.id == receiver.got[0][1]["webhook-id"]
     assert len({headers["webhook-id"] for _, headers, _ in receiver.got}) == 1
     assert len({body for _, _, body in receiver.got}) == 1
     for _, headers, body in receiver.got:
@@ -305,9 +322,12 @@ def test_it_is_sent_again_until_it_is_heard(store: Store, submit: Submit, receiv
 @pytest.mark.parametrize(("status", "attempts"), [(410, 1), (500, 4)])
 def test_it_is_given_up(store: Store, submit: Submit, receiver: Receiver, status: int, attempts: int) -> None:
     receiver.statuses = [status]
-    ended(store, submit, receiver.url())
+    job_id = ended(store, submit, receiver.url())
     deliver(store, lambda: pending(store) == 0, pace=Pace(poll=0.02, timeout=2.0, retries=(0.02,) * 3))
     assert len(receiver.got) == attempts
+    shown = told(store, job_id)
+    assert (shown.state, shown.attempts, shown.next_at) == ("given_up", attempts, None)
+    assert shown.detail
 
 
 def test_a_process_that_dies_loses_none(store: Store, submit: Submit, receiver: Receiver) -> None:
@@ -389,6 +409,9 @@ def test_over_http_and_through_a_kill(
         assert http.post(job["links"]["cancel"]).json()["state"] == "cancelled"
         while not receiver.got:
             time.sleep(0.05)
+        while not (shown := http.get(job["links"]["self"]).json()["callback"])["attempts"]:
+            time.sleep(0.05)
+        assert shown["state"] == "pending" and "503" in shown["detail"] and shown["next_at"] > shown["at"]
     served.kill()
     receiver.statuses = [200]
     before = len(receiver.got)

@@ -65,6 +65,7 @@ def job_resource(job: Job) -> JobResource:
             "fingerprint": job.fingerprint,
             "request": dict(job.request),
             "labels": dict(job.labels),
+            "callback": None if job.callback is None else dict(job.callback),
             "links": job_links(job),
         }
     )

@@ -99,6 +99,17 @@ class JobError(BaseModel):
     status: int | None = None
 
 
+class CallbackStatus(Resource):
+    """What became of a job's callback."""
+
+    id: str = Field(description="Of the message: its `webhook-id`.")
+    state: Literal["pending", "delivered", "given_up"]
+    attempts: int = Field(description="That were made.")
+    detail: str | None = Field(description="How the last attempt ended.")
+    at: datetime | None = Field(description="When the last attempt ended.")
+    next_at: datetime | None = Field(description="When the next attempt is due.")
+
+
 class JobLinks(Resource):
     """Where the parts of a job are; null what is not there (yet)."""
 
@@ -137,6 +148,7 @@ class JobResource(Resource):
     )
     request: dict[str, Any] = Field(description="As it was sent.")
     labels: dict[str, str]
+    callback: CallbackStatus | None = Field(description="Null until the job is over, or where none was asked for.")
     links: JobLinks
 
 

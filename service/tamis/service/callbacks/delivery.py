@@ -10,11 +10,11 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import structlog
@@ -110,19 +110,19 @@ class Deliverer:
             reason = error.detail if isinstance(error, TamisError) else str(error) or type(error).__name__
             wait = self._wait(callback.attempts, error)
             log.warning("callback not delivered", reason=reason, retry_seconds=wait, **told)
-            await self._settle(callback, wait)
+            await self._settle(self._store.callbacks.unheard, callback, reason, wait)
         else:
             log.info("callback delivered", status=status, **told)
-            await self._settle(callback, None)
+            await self._settle(self._store.callbacks.heard, callback, f"answered with {status}")
 
     def _wait(self, attempts: int, error: Exception) -> float | None:
         if isinstance(error, Gone) or attempts > len(self._pace.retries):
             return None
         return self._pace.retries[attempts - 1] * random.uniform(1 - JITTER, 1 + JITTER)
 
-    async def _settle(self, callback: Callback, wait: float | None) -> None:
+    async def _settle(self, settle: Callable[..., None], callback: Callback, *told: Any) -> None:
         try:
-            await run_in_threadpool(self._store.callbacks.settle, callback, wait)
+            await run_in_threadpool(settle, callback, *told)
         except StorageError as error:  # it is sent again once the lease is over
             log.warning("the store does not answer", detail=error.detail)
 

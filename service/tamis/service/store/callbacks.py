@@ -19,7 +19,7 @@ from tamis.service.store.records import Callback, JobState
 
 
 class Callbacks:
-    """Claim, settle; and the owners' secrets."""
+    """Claim, and say what became of it; and the owners' secrets."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -46,16 +46,27 @@ class Callbacks:
         except IntegrityError:  # on PostgreSQL, another process made the owner's first secret just now
             return []
 
-    def settle(self, callback: Callback, wait: float | None) -> None:
-        """End an attempt: the callback is due again after `wait` seconds, or over (heard, or given up) when None."""
+    def heard(self, callback: Callback, detail: str) -> None:
+        """End an attempt and the callback: it was taken. `detail` says how, on the job."""
+        self._settle(callback, "delivered", detail, None)
+
+    def unheard(self, callback: Callback, detail: str, wait: float | None) -> None:
+        """End an attempt that failed, as `detail` says; the next is due after `wait` seconds, or never when None."""
+        self._settle(callback, "given_up" if wait is None else "pending", detail, wait)
+
+    def _settle(self, callback: Callback, state: str, detail: str, wait: float | None) -> None:
         # Only while it is this attempt's: another process may have taken it since.
         mine = sa.and_(callbacks.c.id == callback.id, callbacks.c.attempts == callback.attempts)
         with self._database.write() as connection:
-            if wait is None:
-                connection.execute(sa.delete(callbacks).where(mine))
+            now = self._database.now(connection)
+            due_at = None if wait is None else now + wait
+            if due_at is None:
+                settled = connection.execute(sa.delete(callbacks).where(mine))
             else:
-                due_at = self._database.now(connection) + wait
-                connection.execute(sa.update(callbacks).where(mine).values(due_at=due_at))
+                settled = connection.execute(sa.update(callbacks).where(mine).values(due_at=due_at))
+            if settled.rowcount:
+                told = {"attempts": callback.attempts, "detail": detail, "at": _moment(now)}
+                _tell(connection, callback, {"state": state, **told, "next_at": _moment(due_at)})
 
     def secret(self, owner: str, *, renew: bool = False) -> str:
         """Give the secret that an owner's callbacks are signed with; made when there is none yet, or to `renew` it."""
@@ -83,9 +94,12 @@ def announce(connection: Connection, job_id: str, now: float) -> None:
         "links": {"self": f"/v1/jobs/{job_id}"},
     }
     message = {"type": f"job.{job.state}", "timestamp": _moment(now), "data": data}
+    message_id = new_id("msg_")
+    status = {"id": message_id, "state": "pending", "attempts": 0, "detail": None, "at": None, "next_at": _moment(now)}
+    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(callback=status))
     connection.execute(
         sa.insert(callbacks).values(
-            id=new_id("msg_"),
+            id=message_id,
             job_id=job_id,
             owner=job.owner,
             url=job.callback_url,
@@ -94,6 +108,15 @@ def announce(connection: Connection, job_id: str, now: float) -> None:
             due_at=now,
         )
     )
+
+
+def _tell(connection: Connection, callback: Callback, status: dict[str, Any]) -> None:
+    """Write on the job what became of its callback, unless a later one is written there: a resumed job ends again."""
+    job = jobs.c.id == callback.job_id
+    shown = connection.execute(sa.select(jobs.c.callback).where(job).with_for_update()).scalar_one_or_none()
+    if shown is not None and shown["id"] == callback.id:
+        changed = {"id": callback.id, **status}
+        connection.execute(sa.update(jobs).where(job).values(callback=changed, version=jobs.c.version + 1))
 
 
 def _secret(connection: Connection, owner: str, now: float) -> str:

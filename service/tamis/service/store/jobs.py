@@ -353,7 +353,8 @@ def refuse_used(connection: Connection, used_id: str) -> None:
 def _refuse_full_queue(connection: Connection, owner: str, max_queued: int | None) -> None:
     if max_queued is None:
         return
-    waiting = sa.select(jobs.c.id).where(jobs.c.owner == owner, jobs.c.state == JobState.QUEUED).limit(max_queued)
+    idle = (JobState.QUEUED, JobState.WAITING)
+    waiting = sa.select(jobs.c.id).where(jobs.c.owner == owner, jobs.c.state.in_(idle)).limit(max_queued)
     if connection.execute(sa.select(sa.func.count()).select_from(waiting.subquery())).scalar_one() >= max_queued:
         raise QueueFull(
             f"{max_queued} jobs of {owner} wait already, and more may not (TAMIS_MAX_QUEUED_JOBS): send it again when "

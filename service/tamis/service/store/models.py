@@ -62,6 +62,7 @@ jobs = Table(
     Column("log_lines", Integer, nullable=False),
     Column("traceparent", String(64)),  # W3C trace context of the request that submitted it
     Column("callback_url", String(2048)),  # is told when the job is over
+    Column("callback", _JSON),  # what became of that: a `CallbackStatus`, under the id of its message
     Column("worker", _NAME),  # holds the lease
     Column("lease_token", BigInteger, nullable=False),  # +1 with every claim, never back: the fence
     Column("lease_until", Float(53)),

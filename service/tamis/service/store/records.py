@@ -97,6 +97,7 @@ class Job:
     waiting_reason: str | None  # for a queued or waiting job: why it waits
     version: int  # grows with every change of the row; makes the ETag
     traceparent: str | None  # W3C trace context of the request that submitted it
+    callback: Json | None  # what became of its callback, once it is over
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ JOB_COLUMNS: Final = (
     jobs.c.expired_at,
     jobs.c.version,
     jobs.c.traceparent,
+    jobs.c.callback,
 )
 
 
