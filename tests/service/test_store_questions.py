@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from tamis.selectors.errors import Conflict, Invalid, NotFound
 from tamis.service.store import EventKind, JobState, Store, Taken
+from tamis.service.store.errors import QueueFull
 from tamis.service.store.jobs import MAX_ATTEMPTS
 from tamis.service.store.models import questions
 
@@ -178,3 +179,13 @@ def test_questions_go_with_their_job(store: Store, submit: Submit) -> None:
     store.jobs.delete(job_id)
     with store.database.read() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(questions)).scalar_one() == 0
+
+
+def test_jobs_that_wait_for_answers_fill_the_queue_too(store: Store, submit: Submit) -> None:
+    job_id = submit(max_queued=1).job_id
+    ask(store)
+    with pytest.raises(QueueFull):
+        submit(max_queued=1)
+    submit(max_queued=1, owner="another")
+    answer(store, job_id, dict.fromkeys(ROWS, 0.0))
+    assert store.jobs.get(job_id).state is QUEUED, "what is answered goes on, however many wait"

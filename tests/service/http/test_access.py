@@ -309,3 +309,18 @@ def test_going_before_others_takes_an_admin(clients: dict[str, httpx.Client], re
     assert [error["pointer"] for error in refused["errors"]] == ["/priority"]
     for name, priority in (("ann", 0), ("ann", -5), ("admin", 1)):
         assert clients[name].post(path, json=request_of(priority=priority)).is_success
+
+
+def test_with_keys_nothing_may_be_read_until_the_operator_says_what(
+    serve: Any, tmp_path: Path, request_of: Request
+) -> None:
+    token = make(tmp_path, "ann")
+    served = serve("--no-worker", "--host", "0.0.0.0", home=tmp_path)
+    with served.http() as http:
+        http.headers["Authorization"] = f"Bearer {token}"
+        for path, body in (
+            ("/v1/jobs", request_of()),
+            ("/v1/jobs/plan", request_of()),
+            ("/v1/datasets", request_of()["dataset"]),
+        ):
+            assert "TAMIS_DATA_ROOTS" in problem(http.post(path, json=body), 403, "forbidden")["detail"]
