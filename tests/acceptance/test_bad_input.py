@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,6 +84,25 @@ def budget_of_more_than_there_is(job: Job, folder: Path) -> None:
     job["budget"] = {"rows": 201}
 
 
+def truncated_arrow(job: Job, folder: Path) -> None:
+    table = pa.table({"text": TEXTS})
+    with pa.ipc.new_file(folder / "pool.arrow", table.schema) as writer:
+        writer.write_table(table)
+    (folder / "pool.arrow").write_bytes((folder / "pool.arrow").read_bytes()[:-20])
+    job["dataset"]["shards"] = [str(folder / "pool.arrow")]
+
+
+def same_shard_by_a_link(job: Job, folder: Path) -> None:
+    (folder / "link.parquet").symlink_to(folder / "pool.parquet")
+    job["dataset"]["shards"].append(str(folder / "link.parquet"))
+
+
+def vectors_of_text(job: Job, folder: Path) -> None:
+    del job["target"]
+    job["selector"] = {"name": "kcenter"}
+    job["dataset"]["columns"] = {"embedding": "text"}
+
+
 def two_budgets(job: Job, folder: Path) -> None:
     job["budget"] = {"rows": 2, "fraction": 0.5}
 
@@ -114,7 +135,9 @@ REFUSED: list[tuple[Callable[[Job, Path], None], str, str]] = [
     (wrong_column, "/dataset/columns/text", r"no column 'content'.*text, n"),
     (text_of_integers, "/dataset/columns/text", "'n' holds int64"),
     (shard_without_the_column, "/dataset/columns/text", r"other\.parquet has no column 'text'"),
-    (same_shard_twice, "/dataset/shards/1", "twice|again|already"),
+    (vectors_of_text, "/dataset/columns/embedding", "'text' holds string"),
+    (same_shard_twice, "/dataset/shards/1", "named twice"),
+    (same_shard_by_a_link, "/dataset/shards/1", "named twice"),
     (no_rows_at_all, "/dataset/shards", "no rows"),
     (empty_target, "/target/datasets/0/shards", "no rows"),
     (no_target, "/target", "needs a target"),
@@ -122,6 +145,7 @@ REFUSED: list[tuple[Callable[[Job, Path], None], str, str]] = [
     (budget_of_more_than_there_is, "/budget/rows", "201 rows, but the dataset has 200"),
     (two_budgets, "/budget", "exactly one"),
     (truncated_parquet, "/dataset/shards/0", "truncated|damaged"),
+    (truncated_arrow, "/dataset/shards/0", "truncated|damaged"),
     (not_a_parquet, "/dataset/shards/0", "not a Parquet file"),
     (unknown_selector, "/selector/name", "dsir"),
     (unknown_field, "/budgets", "Extra inputs"),
@@ -189,13 +213,70 @@ def target_without_a_token(job: Job, folder: Path) -> None:
     pq.write_table(pa.table({"text": ["", " "]}), folder / "target.parquet")
 
 
+def truncated_gzip(job: Job, folder: Path) -> None:
+    packed = gzip.compress(b"".join(b'{"text": "ship %d"}\n' % row for row in range(10_000)))
+    (folder / "pool.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    job["dataset"]["shards"] = [str(folder / "pool.jsonl.gz")]
+
+
+def nothing_but_empty_texts(job: Job, folder: Path) -> None:
+    pq.write_table(pa.table({"text": ["", None, " "] * 20}), folder / "pool.parquet")
+
+
+def no_rows_in_json_lines(job: Job, folder: Path) -> None:
+    (folder / "pool.jsonl").write_text("\n\n")
+    job["dataset"]["shards"] = [str(folder / "pool.jsonl")]
+
+
+def no_rows_in_a_target_of_json_lines(job: Job, folder: Path) -> None:
+    (folder / "target.jsonl").write_text("\n\n")
+    job["target"]["datasets"][0]["shards"] = [str(folder / "target.jsonl")]
+
+
+def numbers(job: Job, folder: Path, selector: Job, **columns: Any) -> None:
+    """Have the job select by columns of numbers."""
+    del job["target"]
+    job["selector"] = selector
+    pq.write_table(pa.table(columns), folder / "pool.parquet", row_group_size=50)
+
+
+def vector_of(value: float | None) -> Spoil:
+    def spoil(job: Job, folder: Path) -> None:
+        vectors = [[float(row), 1.0] for row in range(200)]
+        vectors[77] = [0.0, value]  # type: ignore[list-item]  # a null is none, and that is the case
+        numbers(job, folder, {"name": "kcenter"}, embedding=vectors)
+
+    spoil.__name__ = {"nan": "vector_with_nan", "inf": "vector_with_inf"}.get(str(value), "vector_with_null")
+    return spoil
+
+
+def no_score_at_all(job: Job, folder: Path) -> None:
+    scores = [math.nan, math.inf, -math.inf, None] * 50
+    numbers(job, folder, {"name": "topk", "params": {"order": "lowest"}}, score=scores)
+
+
+def null_class_label(job: Job, folder: Path) -> None:
+    labels = [row % 2 if row != 77 else None for row in range(200)]
+    params = {"source": "snapshot", "order": "lowest"}
+    numbers(job, folder, {"name": "topk", "params": params}, label=labels, logits=[[-1.0, -0.5]] * 200)
+
+
 FAILED: list[tuple[Callable[[Job, Path], None], str, str]] = [
     (broken_page, "bad-data", r"pool\.parquet"),
     (more_rows_than_are_eligible, "infeasible", "150 rows, but only 120 rows are eligible.*80 too-few-tokens"),
+    (nothing_but_empty_texts, "invalid-request", "no n-grams: 60 rows, none with a token"),
+    (no_rows_in_json_lines, "infeasible", "no rows"),
+    (no_rows_in_a_target_of_json_lines, "invalid-request", "target has no rows"),
+    (no_score_at_all, "infeasible", "only 0 rows are eligible.*200 no-score"),
+    (vector_of(math.nan), "bad-data", "77.*nan|nan.*77"),
+    (vector_of(math.inf), "bad-data", "77.*inf|inf.*77"),
+    (vector_of(None), "bad-data", "null"),
+    (null_class_label, "bad-data", "label is null"),
+    (truncated_gzip, "bad-data", "decompressed"),
     (invalid_utf8, "bad-data", "UTF-8"),
     (text_of_integers_later_on, "bad-data", "text"),
     (invalid_utf8_in_parquet, "bad-data", "UTF-8"),
-    (wrong_sha256, "inputs-changed|bad-data|invalid-request", "sha256"),
+    (wrong_sha256, "bad-data", "sha256"),
     (target_without_a_token, "invalid-request", "no n-grams"),
 ]
 
