@@ -15,7 +15,7 @@ import pytest
 
 from tamis.selectors import select
 from tamis.selectors.selector import catalogue
-from tamis.service.client import Client
+from tamis.service.client import Client, JobFailed
 
 from .conftest import Service
 
@@ -160,6 +160,25 @@ def test_the_same_bytes_everywhere(folder: Path, client: Client, tmp_path: Path,
     report = job.report()
     assert {"evidence", "warnings", "scores"} <= set(report)
     assert job.explain(row=int(chosen.column("row")[0].as_py())).selected
+
+
+TOO_FEW = {"gais": "needs two classes", "quad": "nothing can be taken"}
+"""What those say that one row is too few for: a class to tell from, and an influence above the first ones' mean."""
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_one_row(folder: Path, client: Client, tmp_path: Path, name: str) -> None:
+    """Of one row that row is selected, or it is said why one row is too few."""
+    pq.write_table(pq.read_table(folder / "pool-0.parquet").slice(0, 1), tmp_path / "pool.parquet")
+    request = request_for(folder, name, 0)
+    request["dataset"] = {"shards": [str(tmp_path / "pool.parquet")]}
+    request["budget"] = {"rows": 1}
+    if name in TOO_FEW:
+        with pytest.raises(JobFailed, match=TOO_FEW[name]):
+            client.submit(request).wait(progress=False)
+        return
+    client.submit(request).wait(progress=False).download(tmp_path / "one.parquet")
+    assert pq.read_table(tmp_path / "one.parquet").column("row").to_pylist() == [0]
 
 
 def test_quad_that_asks_selects_as_with_the_column(folder: Path, client: Client, tmp_path: Path) -> None:

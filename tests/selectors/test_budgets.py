@@ -109,7 +109,8 @@ def test_shares_are_exact(low: int, high: int, value: int) -> None:
     ("strata", "names", "pointer", "words"),
     [
         ({"quotas": {"a": {"min": 6}, "b": {"min_share": 0.5}}}, ["a", "b"], "/strata/quotas", ["11", "a 6", "b 5"]),
-        ({"default": {"min": 4}}, ["a", "b", "c"], "/strata/quotas", ["12", "10 rows"]),
+        ({"default": {"min": 4}}, ["a", "b", "c"], "/strata/default", ["12", "10 rows"]),
+        ({"default": {"max": 3}}, ["a", "b", "c"], "/strata/default", ["9", "a 3", "b 3"]),
         ({"quotas": {"a": {"max": 4}}, "default": {"max": 5}}, ["a", "b"], "/strata/quotas", ["9", "a 4", "b 5"]),
         ({"quotas": {"a": {"min_share": 0.11, "max": 1}}}, ["a"], "/strata/quotas/a", ["'a'", "2", "1"]),
         ({"default": {"min": 2, "max_share": 0.19}}, ["a"], "/strata/default", ["default", "at most 1"]),

@@ -103,6 +103,14 @@ class TestExpand:
         touch(tmp_path / "c.x")
         assert names(LocalStorage(), f"{tmp_path}/*.x") == ["c.x"]
 
+    def test_globs_tell_of_what_can_not_be_looked_at(self, tmp_path: Path) -> None:
+        touch(tmp_path / "a.x")
+        (tmp_path / "b.x").symlink_to(tmp_path / "nothing")
+        (tmp_path / "c.x").symlink_to("y" * 300)
+        assert names(LocalStorage(), f"{tmp_path}/[ab].x") == ["a.x"]
+        with pytest.raises(Invalid, match=r"c\.x.* can't be read"):
+            LocalStorage().expand(f"{tmp_path}/*.x")
+
     def test_too_many_matches(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in "abc":
             touch(tmp_path / name)

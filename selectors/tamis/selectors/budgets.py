@@ -53,6 +53,7 @@ class Bounds:
     lower: npt.NDArray[np.int64]  # (strata,)
     upper: npt.NDArray[np.int64]  # (strata,), NO_MAX where there is none
     warnings: tuple[Notice, ...] = ()
+    pointer: str = "/strata"  # JSON Pointer to the field of the request that they come from
 
 
 @dataclass(frozen=True)
@@ -135,16 +136,17 @@ def resolve_bounds(strata: Strata | None, amount: Amount, names: Sequence[str]) 
     unknown = [name for name in sorted(resolved) if name not in known]
     warnings = (*unbound(strata), *(_unknown_stratum(name, resolved[name][0], strata, names) for name in unknown))
     pairs = [resolved.get(name, default) for name in names]
-    _refuse_minimums_over_budget(amount, {name: low for name, (low, _) in zip(names, pairs, strict=True)})
+    pointer = _pointer(strata)
+    _refuse_minimums_over_budget(amount, {name: low for name, (low, _) in zip(names, pairs, strict=True)}, pointer)
     reach = sum(min(high, amount.value) for _, high in pairs)
     if reach < amount.value:
         highs = {name: high for name, (_, high) in zip(names, pairs, strict=True)}
         raise Infeasible(
             f"The budget asks {amount}, but the maximums of the strata allow {reach} in all: {_listed(highs)}.",
-            pointer="/strata/quotas",
+            pointer=pointer,
         )
     low, high = np.array(pairs, np.int64).reshape(-1, 2).T
-    return Bounds(tuple(names), low.copy(), high.copy(), warnings)
+    return Bounds(tuple(names), low.copy(), high.copy(), warnings, pointer)
 
 
 def unbound(strata: Strata | None) -> list[Notice]:
@@ -172,7 +174,7 @@ def check_request(strata: Strata | None, amount: Amount) -> None:
         _resolve_quota(strata.default, amount, None)
     lows = {name: _resolve_quota(quota, amount, name)[0] for name, quota in strata.quotas.items()}
     if strata.on_shortfall == "error":  # else a minimum of a stratum that may not even occur binds nothing yet
-        _refuse_minimums_over_budget(amount, lows)
+        _refuse_minimums_over_budget(amount, lows, _pointer(strata))
 
 
 def check_supply(bounds: Bounds, amount: Amount, strata: Strata | None, supply: Supply) -> Bounds:
@@ -216,7 +218,7 @@ def check_supply(bounds: Bounds, amount: Amount, strata: Strata | None, supply: 
         raise Infeasible(
             f"The minimums that the preselected rows leave open ({_listed(parts)}) need {int(outstanding.sum())}, but "
             f"of the budget of {amount} only {amount.value - kept} are left.",
-            pointer="/strata/quotas",
+            pointer=bounds.pointer,
         )
     return bounds
 
@@ -269,13 +271,17 @@ def _resolve_quota(quota: Quota, amount: Amount, name: str | None) -> tuple[int,
     return low, high
 
 
-def _refuse_minimums_over_budget(amount: Amount, lows: Mapping[str, int]) -> None:
+def _pointer(strata: Strata) -> str:
+    return "/strata/quotas" if strata.quotas or strata.default is None else "/strata/default"
+
+
+def _refuse_minimums_over_budget(amount: Amount, lows: Mapping[str, int], pointer: str) -> None:
     total = sum(lows.values())
     if total > amount.value:
         parts = {name: low for name, low in lows.items() if low}
         raise Infeasible(
             f"The minimums of the strata sum to {total}, but the budget is {amount}: {_listed(parts)}.",
-            pointer="/strata/quotas",
+            pointer=pointer,
         )
 
 

@@ -225,7 +225,7 @@ def _check_minimums(amounts: Rows, upper: Rows, bounds: Bounds, amount: Amount, 
         raise Infeasible(
             f"No whole rows of stratum '{bounds.names[stratum]}' fit its bounds: its first rows that reach the minimum "
             f"of {bounds.lower[stratum]} add {amounts[stratum]}, but only {upper[stratum]} may be added.",
-            pointer="/strata/quotas",
+            pointer=bounds.pointer,
         )
     if int(amounts.sum()) > left:
         parts = ", ".join(f"{bounds.names[s]} {amounts[s]}" for s in np.flatnonzero(amounts)[:STRATA_NAMED_IN_ERRORS])

@@ -204,8 +204,6 @@ def open_job(spec: JobSpec, environment: Environment) -> Opened:
             raise Invalid("A registered dataset must be looked up before the job is opened.", pointer=pointer)
         wanted = set(needs.roles if needs.target_roles is None else needs.target_roles)
         dataset = Dataset.open(target, environment.storage, needs=wanted, pointer=pointer)
-        if dataset.rows == 0:
-            raise Invalid("The target has no rows.", pointer=f"{pointer}/shards")
         targets.append(dataset)
         described.append(target.model_copy(update=dict(dataset.resolved())))
     update: dict[str, Any] = {"dataset": candidates.resolved()}
@@ -215,17 +213,14 @@ def open_job(spec: JobSpec, environment: Environment) -> Opened:
     if spec.dynamics is not None:
         manifest = _manifest(spec.dynamics, "/dynamics")
         dynamics = Dataset.open(manifest, environment.storage, needs=set(needs.dynamics), pointer="/dynamics")
-        if dynamics.rows == 0:
-            raise Invalid("The log of training dynamics has no rows.", pointer="/dynamics/shards")
         update["dynamics"] = dynamics.resolved()
+    _refuse_empty(targets, dynamics)
     resolved = spec.model_copy(update=update)
     counting = _counting(candidates, *targets, *([dynamics] if dynamics is not None else []))
     phases = [*counting, *chosen.plan(Job(resolved, candidates, targets, dynamics))]
     opened = Opened(resolved, chosen, candidates, targets, dynamics, phases)
     if candidates.rows is not None:
-        amount = resolve_budget(spec.budget, candidates.rows)
-        check_request(spec.strata, amount)
-        _check_earlier(opened, amount, candidates.rows)
+        _check_counted(opened, candidates.rows)
     return opened
 
 
@@ -242,6 +237,24 @@ def _counting(*datasets: Dataset) -> list[PhaseCost]:
     size = sum(dataset.bytes for dataset in unknown)
     units = sum(len(dataset.units) for dataset in unknown)
     return [PhaseCost("index", units, size, size / INDEX_BYTES_PER_SECOND)]
+
+
+def _refuse_empty(targets: Sequence[Dataset], dynamics: Dataset | None) -> None:
+    """Refuse what is known to hold no rows and must hold some."""
+    named = [
+        *(("target", target) for target in targets),
+        *([] if dynamics is None else [("log of training dynamics", dynamics)]),
+    ]
+    for name, dataset in named:
+        if dataset.rows == 0:
+            raise Invalid(f"The {name} has no rows.", pointer=f"{dataset.pointer}/shards")
+
+
+def _check_counted(opened: Opened, rows: int) -> None:
+    """Refuse a budget, quotas and earlier selections that can't be met, as far as the number of rows tells."""
+    amount = resolve_budget(opened.spec.budget, rows)
+    check_request(opened.spec.strata, amount)
+    _check_earlier(opened, amount, rows)
 
 
 def _check_earlier(opened: Opened, amount: Amount, rows: int) -> None:
@@ -395,7 +408,10 @@ def execute(
         )
         run.count_rows()
         counted = replace(opened, candidates=run.candidates, targets=run.targets, dynamics=run.dynamics)
-        _peak_memory(counted, environment)  # the limit once more, now that the rows are known
+        _refuse_empty(counted.targets, counted.dynamics)  # once more, now that the rows are known
+        if opened.candidates.rows is None:
+            _check_counted(counted, counted.candidates.rows or 0)
+        _peak_memory(counted, environment)
         with telling(lambda: watcher.log("info", COMPILING)):
             decision = opened.selector.select(run)
         run.begin("report")

@@ -36,6 +36,7 @@ class Terms:
     names: Sequence[str]  # strata; one, named '', without strata
     lower: Rows  # (strata,) minimums in the unit of the budget, the preselected rows' part included
     upper: Rows  # (strata,) maximums, likewise; NO_MAX where there is none
+    pointer: str  # JSON Pointer to the field of the request that gives these bounds
     codes: Codes | None  # (n,) stratum of every row; None: all rows are of the only one
     sizes: Rows | None  # (n,) what a row counts; None: 1, the budget is in rows
     preselected: Rows  # kept from an earlier selection, in their own order; they count against all of the above
@@ -74,6 +75,7 @@ def terms(run: Run, reasons: Reasons | None = None, reason_names: Sequence[str] 
         names=found.bounds.names,
         lower=found.bounds.lower,
         upper=found.bounds.upper,
+        pointer=found.bounds.pointer,
         codes=_flat(found.layout.codes),
         sizes=_flat(layout.sizes) if by_size else None,
         preselected=found.kept,
@@ -105,7 +107,7 @@ def check_taken(asked: Terms, rows: Rows) -> None:
             f"No whole rows of stratum '{asked.names[stratum]}' fit: {int(have[stratum])} of its minimum of "
             f"{int(asked.lower[stratum])} were taken when the next row exceeded a bound. Leave some room above the "
             "minimums.",
-            pointer="/strata/quotas",
+            pointer=asked.pointer,
         )
     if len(rows) == 0:
         raise Infeasible(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tamis.selectors.errors import InputsChanged
+from tamis.selectors.errors import DataError, Forbidden, InputsChanged, Invalid, NotFound
 
 if TYPE_CHECKING:
     from tamis.selectors.jobs import Environment
@@ -17,13 +17,19 @@ def check_inputs(spec: JobSpec, fingerprint: str, environment: Environment) -> N
     Raises
     ------
     InputsChanged
-        It names another result than the job was accepted for.
+        It names another result than the job was accepted for, or the datasets, which could be opened then, can't be any
+        more: a shard is gone or damaged, or may not be read.
     TamisError
-        The datasets can't be opened any more; see `tamis.selectors.jobs.open_job`.
+        What says nothing about the inputs, such as storage that does not answer.
     """
     from tamis.selectors import jobs
 
-    if jobs.open_job(spec, environment).fingerprint != fingerprint:
+    try:
+        found = jobs.open_job(spec, environment).fingerprint
+    except (Invalid, NotFound, Forbidden, DataError) as error:
+        detail = f"The job's inputs can't be used any more: {error.detail}"
+        raise InputsChanged(detail, pointer=error.pointer, **error.where) from error
+    if found != fingerprint:
         raise InputsChanged(
             "The job's inputs changed since it was accepted, or Tamis's selector did (a new revision): "
             "submit it as a new job."

@@ -6,6 +6,7 @@ methods of :class:`Storage`: nothing else in the package knows what a path is.
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import glob
 import io
@@ -142,7 +143,7 @@ class LocalStorage:
         if not MAGIC.search(pattern) or os.path.lexists(literal):
             return [self._literal(uri, literal)]
         self._check_base(uri, pattern)
-        matches = (path for path in _Glob(uri).matches(pattern) if Path(path).is_file())
+        matches = (path for path in _Glob(uri).matches(pattern) if _counts(path))
         paths = list(itertools.islice(dict.fromkeys(matches), self.max_files + 1))
         if len(paths) > self.max_files:
             raise Invalid(f"{uri} matches more than {self.max_files} files: a manifest holds no more here.")
@@ -292,6 +293,14 @@ class _Glob:
         if self._looked > MAX_LOOKED:
             raise Invalid(f"{self._uri} looks at more than {MAX_LOOKED:,} files: name the folder more closely.")
         return found
+
+
+def _counts(path: str) -> bool:
+    """Return whether a match is one: a file, or what can't be looked at, which must be told and not be left out."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 -- the path is opaque text here
+    except OSError as error:
+        return error.errno not in {errno.ENOENT, errno.ELOOP}  # links that lead nowhere
 
 
 def _open_without_links(path: str) -> int:

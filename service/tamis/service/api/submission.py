@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tamis.selectors.errors import Conflict, DataError, Forbidden, InputsChanged, Invalid, NotFound, TamisError
+from tamis.selectors.errors import Conflict, InputsChanged, NotFound, TamisError
 from tamis.selectors.outcome import Plan
 from tamis.selectors.spec import JobSpec, Manifest, TargetDataset, TargetRef
 from tamis.service.api.access import Caller
@@ -147,12 +147,7 @@ def check_resumable(service: Service, job: Job) -> None:
     InputsChanged
         They are not what they were when it was accepted.
     """
-    try:
-        check_inputs(JobSpec.model_validate(dict(job.spec)), job.fingerprint or "", service.environment())
-    except InputsChanged:
-        raise
-    except (Invalid, NotFound, Forbidden, DataError) as error:
-        raise InputsChanged(f"The job's inputs can't be used any more: {error.detail}", **error.where) from error
+    check_inputs(JobSpec.model_validate(dict(job.spec)), job.fingerprint or "", service.environment())
 
 
 @contextmanager
