@@ -76,6 +76,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
+        telemetry={"tracing": False},  # `Observed` opens the request's span, which log lines and jobs name
     )
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     app.state.service = service
