@@ -74,7 +74,7 @@ def traceparent() -> str | None:
 
 
 class AttemptSpan:
-    """The span of an attempt at a job, with one span inside for each phase."""
+    """The span of an attempt at a job, with one span inside for each phase that its reports of progress tell."""
 
     def __init__(self, parent: str | None, attributes: Mapping[str, Any]) -> None:
         """Open it, in the trace that `parent` (W3C Trace Context) names or in one of its own."""
