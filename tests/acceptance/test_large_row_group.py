@@ -1,6 +1,6 @@
 """A row group whose text decodes to more than 2 GiB: read within the memory that the plan names.
 
-It takes half a minute, and less than half a gigabyte: the file is small, as its text repeats itself, and the service
+It takes a minute or two, and less than half a gigabyte: the file is small, as its text repeats itself, and the service
 decodes it piece by piece. Arrow's plain strings have 32-bit offsets, which do not reach over such a column. Files like
 it also make jobs that run long enough for their data to be changed under them.
 """
