@@ -19,7 +19,7 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.installed ## Select from real text with a running service and show what it chose
-	@$(BIN)/python -m tamis.service.demo $(ARGS)
+	@$(BIN)/python -m tamis.service.cli.demo $(ARGS)
 
 serve: $(VENV)/.installed ## Run the service on http://127.0.0.1:8321
 	@$(BIN)/tamis serve $(ARGS)

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors import select
-from tamis.service.demo import DATA, Domain, job_request
+from tamis.service.cli.demo import DATA, Domain, job_request
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DEMO = [sys.executable, "-m", "tamis.service.demo"]
+DEMO = [sys.executable, "-m", "tamis.service.cli.demo"]
 SHARE_IN_POOL = {"speeches": 500 / 12_000, "python": 450 / 12_000, "wikipedia": 600 / 12_000}
 
 if not Path("/proc/self/environ").exists():

@@ -12,13 +12,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from tamis.native import rng
-from tamis.selectors.decide import RankedUnit
-from tamis.selectors.difficulty import read_exact_scores
-from tamis.selectors.random_rows import RandomRows
-from tamis.selectors.run import Run
-from tamis.selectors.selector import Decision, Job, Needs, PhaseCost
-from tamis.selectors.spec import Shape
+from tamis.native.math import rng
+from tamis.selectors.decision.by_key import RankedUnit
+from tamis.selectors.features.difficulty import read_exact_scores
+from tamis.selectors.methods.random import RandomRows
+from tamis.selectors.run.run import Run
+from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.schema.request import Shape
 
 REASONS = ("eligible", "not-asked", "no-score")
 

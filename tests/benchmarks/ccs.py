@@ -72,7 +72,8 @@ def reference(scores: Scores, keep: float, beta: float, strata: int, seed: int =
 
 def tamis(scores: Scores, keep: float, beta: float, count: int, seed: int = 0) -> NDArray[np.int64]:
     """Select by the kernels that the selector calls."""
-    from tamis.native import cutoffs, draws, rng, strata
+    from tamis.native.math import rng
+    from tamis.native.sampling import cutoffs, draws, strata
 
     def chunks() -> Iterator[strata.Chunk]:
         yield 0, scores, None
@@ -118,9 +119,9 @@ def stream(folder: Path, shards: list[str], threads: int) -> dict[str, Any]:
     """Run a whole job on the shards: read, select, report, write."""
     from tamis.native import warmup
     from tamis.selectors.datasets import LocalStorage
-    from tamis.selectors.jobs import Environment, execute
-    from tamis.selectors.observer import Unobserved
-    from tamis.selectors.spec import JobSpec
+    from tamis.selectors.jobs.execute import Environment, execute
+    from tamis.selectors.run.observer import Unobserved
+    from tamis.selectors.schema.request import JobSpec
 
     warmup()
     spec = {

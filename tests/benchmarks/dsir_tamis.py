@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tamis.service.entry import prepare_process
+from tamis.service.process_setup import prepare_process
 from tamis.service.settings import Settings
 
 
@@ -57,8 +57,8 @@ def main(job: str, work: str, threads: int) -> None:
     start, wall = time.process_time(), time.perf_counter()
     from tamis.native import warmup
     from tamis.selectors.datasets import LocalStorage
-    from tamis.selectors.jobs import Environment, execute
-    from tamis.selectors.spec import JobSpec
+    from tamis.selectors.jobs.execute import Environment, execute
+    from tamis.selectors.schema.request import JobSpec
 
     imported = time.perf_counter()
     warmup()

@@ -136,7 +136,7 @@ def by_kernels(
     n: int, epochs: npt.NDArray[Any], rows: npt.NDArray[Any], labels: npt.NDArray[Any], outputs: npt.NDArray[Any]
 ) -> tuple[Any, Any, Any]:
     """Measure and fold blocks of visits."""
-    from tamis.native import dynamics
+    from tamis.native.learning import dynamics
 
     aum, el2n = np.zeros((2, n))
     latest, counts, learned, forgotten = np.zeros((4, n), np.int32)
@@ -160,13 +160,13 @@ def by_job(path: Path, n: int) -> tuple[Any, Any, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tamis.selectors import difficulty
     from tamis.selectors.datasets import Dataset, LocalStorage
-    from tamis.selectors.engines.local import LocalEngine
-    from tamis.selectors.observer import Unobserved
-    from tamis.selectors.run import Run
-    from tamis.selectors.signals import SignalStore
-    from tamis.selectors.spec import JobSpec
+    from tamis.selectors.features import difficulty
+    from tamis.selectors.run.observer import Unobserved
+    from tamis.selectors.run.run import Run
+    from tamis.selectors.schema.request import JobSpec
+    from tamis.selectors.signals.store import SignalStore
+    from tamis.selectors.signals.threads import LocalEngine
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -28,8 +28,8 @@ import pyarrow.parquet as pq
 from peers import peer_python  # type: ignore[import-not-found]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from tamis.service.cli.demo import running_service
 from tamis.service.client import Client
-from tamis.service.demo import running_service
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

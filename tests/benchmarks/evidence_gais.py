@@ -32,11 +32,11 @@ from peers import peer_python  # type: ignore[import-not-found]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tamis.selectors.datasets import LocalStorage
-from tamis.selectors.gais_quotas import class_quotas
-from tamis.selectors.jobs import Environment, execute
-from tamis.selectors.spec import JobSpec
+from tamis.selectors.jobs.execute import Environment, execute
+from tamis.selectors.methods.gais.quotas import class_quotas
+from tamis.selectors.schema.request import JobSpec
+from tamis.service.cli.demo import running_service
 from tamis.service.client import Client
-from tamis.service.demo import running_service
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from evidence_tarot import CLASSES, INPUTS, PROJECTED, Network  # type: ignore[import-not-found]
 from sklearn.cluster import KMeans
 
+from tamis.service.cli.demo import running_service
 from tamis.service.client import Client
-from tamis.service.demo import running_service
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

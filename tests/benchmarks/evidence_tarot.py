@@ -20,8 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tamis.service.cli.demo import running_service
 from tamis.service.client import Client
-from tamis.service.demo import running_service
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -75,8 +75,10 @@ def submodlib(data: np.ndarray[Any, Any], budget: int) -> tuple[float, Any]:
 
 def tamis(data: np.ndarray[Any, Any], budget: int) -> tuple[float, Any]:
     """Select with the kernels that a job of Tamis calls, in one thread."""
-    from tamis.native import knn, limits, rng, similarities, submodular
-    from tamis.selectors.neighbours import PROBES, cells_of
+    from tamis.native.greedy import limits, submodular
+    from tamis.native.math import rng
+    from tamis.native.neighbours import knn, similarities
+    from tamis.selectors.features.neighbours import PROBES, cells_of
 
     def fit(rows: np.ndarray[Any, Any]) -> Any:
         cells = max(1, cells_of(len(rows)))
@@ -92,7 +94,8 @@ def tamis(data: np.ndarray[Any, Any], budget: int) -> tuple[float, Any]:
 
 def tamis_exact(data: np.ndarray[Any, Any], budget: int) -> tuple[float, Any]:
     """Select on all pairs: small datasets only."""
-    from tamis.native import limits, similarities, submodular
+    from tamis.native.greedy import limits, submodular
+    from tamis.native.neighbours import similarities
 
     def fit() -> Any:
         state = submodular.begin(similarities.of_all_pairs(data), limits.begin_limits(budget))
@@ -111,8 +114,9 @@ def random(data: np.ndarray[Any, Any], budget: int) -> tuple[float, Any]:
 
 def tamis_graph(data: np.ndarray[Any, Any], probes: int) -> tuple[float, Any]:
     """Make the neighbour graph."""
-    from tamis.native import knn, rng
-    from tamis.selectors.neighbours import cells_of
+    from tamis.native.math import rng
+    from tamis.native.neighbours import knn
+    from tamis.selectors.features.neighbours import cells_of
 
     key = rng.stream_key(0, "neighbours")
     knn.cell_graph(data[:5000], NEIGHBOURS, 20, 2, key)
@@ -175,7 +179,7 @@ def leg(python: Path | str, name: str, data: Path, argument: int, out: Path) -> 
 
 def peers(arguments: argparse.Namespace) -> None:
     """Compare selections."""
-    from tamis.native import distances
+    from tamis.native.neighbours import panels
 
     python = peer_python("coverage-peers", *PEERS)
     print("| data, b | | CPU s | times slower | mean min d² | objective, of apricot's | peak RSS MB |")
@@ -199,7 +203,7 @@ def peers(arguments: argparse.Namespace) -> None:
                 )
                 if figures is not None:
                     chosen = np.load(folder / f"{name}.npy")
-                    figures["mean"] = float(distances.assign(data, data[chosen])[1].mean(dtype=np.float64))
+                    figures["mean"] = float(panels.assign(data, data[chosen])[1].mean(dtype=np.float64))
                     found[name] = figures
             largest = max(float(((data - row) ** 2).sum(axis=1).max()) for row in data[:: max(1, rows // 2000)])
             exact = largest - found.get("apricot lazy", {"mean": float("nan")})["mean"]
@@ -219,7 +223,7 @@ def peers(arguments: argparse.Namespace) -> None:
 
 def graph(arguments: argparse.Namespace) -> None:
     """Compare neighbour graphs."""
-    from tamis.native import distances
+    from tamis.native.neighbours import panels
 
     python = peer_python("coverage-peers", *PEERS)
     print("| rows × 64 | | probes | CPU s | recall of 32 | peak RSS MB |\n|---|---|---|---|---|---|")
@@ -229,7 +233,7 @@ def graph(arguments: argparse.Namespace) -> None:
             data = vectors(rows, 64)
             np.save(folder / "data.npy", data)
             queries = np.random.default_rng(2).permutation(rows)[:1000]
-            nearest = distances.best_rows(data[queries], distances.pack(data), NEIGHBOURS + 1).rows
+            nearest = panels.best_rows(data[queries], panels.pack(data), NEIGHBOURS + 1).rows
             for name in ("Tamis graph", "faiss IVFFlat"):
                 for probes in (8, 12, 24):
                     figures = leg(
@@ -255,8 +259,8 @@ def run_job(folder: Path, budget: int, name: str) -> None:
     """Be a leg of `scale`: a whole job in an empty cache."""
     from tamis.native import warmup
     from tamis.selectors.datasets import LocalStorage
-    from tamis.selectors.jobs import Environment, execute
-    from tamis.selectors.spec import JobSpec
+    from tamis.selectors.jobs.execute import Environment, execute
+    from tamis.selectors.schema.request import JobSpec
 
     warmup()
     job = {"dataset": {"shards": [str(folder / "*.parquet")]}, "selector": {"name": name}, "budget": {"rows": budget}}

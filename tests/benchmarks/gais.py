@@ -102,7 +102,8 @@ def speed(arguments: argparse.Namespace) -> None:
 
 def recall(arguments: argparse.Namespace) -> None:
     """Measure the share of the true neighbours that each graph finds in a block, and what a row costs."""
-    from tamis.native import lsh, nearest, rng
+    from tamis.native.math import rng
+    from tamis.native.neighbours import lsh, small_sets
 
     random = np.random.default_rng(0)
     columns = ("dimension", "graph", "views", "recall of 10", "in a batch of 1,024", "µs a row")
@@ -113,7 +114,7 @@ def recall(arguments: argparse.Namespace) -> None:
         points = np.ascontiguousarray(points - points.mean(axis=0), dtype=np.float32)
         views = lsh.directions(rng.stream_key(0, "recall"), 16, dimension)
         exact = np.empty((len(points), 10), np.int64)
-        nearest.nearest_members(points, np.arange(len(points), dtype=np.int32), exact)
+        small_sets.nearest_members(points, np.arange(len(points), dtype=np.int32), exact)
         cases: list[tuple[lsh.Kind, int]] = [("lsh", 1), ("lsh_multilevel", 1)]
         cases += [("lsh_multiview", count) for count in (1, 2, 4, 8, 16)]
         for kind, count in cases:
@@ -128,7 +129,7 @@ def recall(arguments: argparse.Namespace) -> None:
         part = np.ascontiguousarray(points[:1024])
         start = time.thread_time()
         for _ in range(10):
-            nearest.nearest_members(part, np.arange(1024, dtype=np.int32), keys)
+            small_sets.nearest_members(part, np.arange(1024, dtype=np.int32), keys)
         cost = (time.thread_time() - start) / 10_240 * 1e6
         print(f"| {dimension} | minibatch | | {share:.3f} | 1 | {cost:.2f} |", flush=True)
 

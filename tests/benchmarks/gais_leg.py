@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tamis.service.entry import prepare_process
+from tamis.service.process_setup import prepare_process
 from tamis.service.settings import Settings
 
 prepare_process(Settings.from_environment())  # before anything loads a numeric library
@@ -22,9 +22,9 @@ import pyarrow as pa  # noqa: E402
 
 from tamis.native import warmup_common  # noqa: E402
 from tamis.selectors.datasets import LocalStorage  # noqa: E402
-from tamis.selectors.jobs import Environment, execute  # noqa: E402
-from tamis.selectors.observer import Unobserved  # noqa: E402
-from tamis.selectors.spec import JobSpec  # noqa: E402
+from tamis.selectors.jobs.execute import Environment, execute  # noqa: E402
+from tamis.selectors.run.observer import Unobserved  # noqa: E402
+from tamis.selectors.schema.request import JobSpec  # noqa: E402
 
 
 class Clock(Unobserved):

@@ -108,13 +108,13 @@ def tamis(data: Any, budget: int) -> list[int]:
     """Select by the kernels that the selector calls."""
     import numpy as np
 
-    from tamis.native import farthest
-    from tamis.native.limits import begin_limits
+    from tamis.native.greedy import farthest_first
+    from tamis.native.greedy.limits import begin_limits
 
-    state = farthest.begin(data, np.ones(len(data), np.bool_), np.zeros(1, np.int64), begin_limits(budget))
-    while farthest.advance(state, 2 * 10**9) == farthest.WORKING:
+    state = farthest_first.begin(data, np.ones(len(data), np.bool_), np.zeros(1, np.int64), begin_limits(budget))
+    while farthest_first.advance(state, 2 * 10**9) == farthest_first.WORKING:
         pass
-    rows: list[int] = farthest.taken(state)[0].tolist()
+    rows: list[int] = farthest_first.taken(state)[0].tolist()
     return rows
 
 
@@ -146,9 +146,11 @@ def d2_tamis(data: Any, budget: int) -> list[int]:
     """Select by D2 pruning on the graph that the selector builds."""
     import numpy as np
 
-    from tamis.native import d2, knn, rng, similarities
-    from tamis.native.limits import begin_limits
-    from tamis.selectors.neighbours import PROBES, cells_of, stored_neighbours
+    from tamis.native.greedy import d2
+    from tamis.native.greedy.limits import begin_limits
+    from tamis.native.math import rng
+    from tamis.native.neighbours import knn, similarities
+    from tamis.selectors.features.neighbours import PROBES, cells_of, stored_neighbours
 
     cells, key = cells_of(len(data)), rng.stream_key(0, "neighbours")
     stored = stored_neighbours(10)
@@ -208,12 +210,12 @@ def measure(way: str, path: str, budget: int) -> dict[str, Any]:
 
 def whole_job(path: str) -> dict[str, Any]:
     """Run a whole job on Parquet: read, choose, report, write."""
-    from tamis.native import farthest  # noqa: F401
+    from tamis.native.greedy import farthest_first  # noqa: F401
     from tamis.native.warm import compile_all
     from tamis.selectors.datasets import LocalStorage
-    from tamis.selectors.jobs import Environment, execute
-    from tamis.selectors.observer import Unobserved
-    from tamis.selectors.spec import JobSpec
+    from tamis.selectors.jobs.execute import Environment, execute
+    from tamis.selectors.run.observer import Unobserved
+    from tamis.selectors.schema.request import JobSpec
 
     compile_all()
     marks: list[tuple[str, float]] = []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tamis import native
-from tamis.native import unicode_tables
+from tamis.native.text import unicode_tables
 
 
 def test_naming_the_cache_loads_neither_numba_nor_numpy() -> None:

@@ -12,15 +12,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tamis.selectors import difficulty
 from tamis.selectors.datasets import Dataset
-from tamis.selectors.difficulty import Difficulty, SourceParams
-from tamis.selectors.engines.local import LocalEngine
-from tamis.selectors.jobs import Environment
-from tamis.selectors.observer import Observer, Unobserved
-from tamis.selectors.run import Run
-from tamis.selectors.signals import SignalStore
-from tamis.selectors.spec import JobSpec, Manifest
+from tamis.selectors.features import difficulty
+from tamis.selectors.features.difficulty import Difficulty, SourceParams
+from tamis.selectors.jobs.execute import Environment
+from tamis.selectors.run.observer import Observer, Unobserved
+from tamis.selectors.run.run import Run
+from tamis.selectors.schema.request import JobSpec, Manifest
+from tamis.selectors.signals.store import SignalStore
+from tamis.selectors.signals.threads import LocalEngine
 
 
 def lists(values: npt.NDArray[Any]) -> pa.Array:

@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tamis.selectors.engines.local import LocalEngine
-from tamis.selectors.jobs import Environment, open_job
-from tamis.selectors.observer import Observer, Unobserved
-from tamis.selectors.questions import Answer
-from tamis.selectors.run import Run
-from tamis.selectors.signals import SignalStore
-from tamis.selectors.spec import JobSpec
+from tamis.selectors.jobs.execute import Environment, open_job
+from tamis.selectors.run.observer import Observer, Unobserved
+from tamis.selectors.run.questions import Answer
+from tamis.selectors.run.run import Run
+from tamis.selectors.schema.request import JobSpec
+from tamis.selectors.signals.store import SignalStore
+from tamis.selectors.signals.threads import LocalEngine
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tamis.selectors.jobs import Environment, execute
-from tamis.selectors.result import SELECTION, read_selection
-from tamis.selectors.spec import JobSpec
+from tamis.selectors.jobs.execute import Environment, execute
+from tamis.selectors.results.result import SELECTION, read_selection
+from tamis.selectors.schema.request import JobSpec
 
 
 def blobs(n: int, d: int = 6, seed: int = 11) -> npt.NDArray[np.float32]:

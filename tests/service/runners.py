@@ -15,9 +15,9 @@ import numpy as np
 from numba import njit
 
 from tamis.selectors.errors import Cancelled, DataError, StorageError
-from tamis.selectors.observer import Observer
-from tamis.selectors.outcome import Progress
-from tamis.selectors.spec import JobSpec
+from tamis.selectors.run.observer import Observer
+from tamis.selectors.schema.request import JobSpec
+from tamis.selectors.schema.response import Progress
 
 HOARD: list[bytearray] = []
 """What a job leaves in its process."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tamis.selectors.signals import SignalStore
+from tamis.selectors.signals.store import SignalStore
 from tamis.service import retention
 from tamis.service.retention import Retention
 from tamis.service.settings import Settings

@@ -22,7 +22,7 @@ from tamis.service.store import (
     idempotency,
     ids,
 )
-from tamis.service.store.rows import MAX_LOG_LINES
+from tamis.service.store.job_rows import MAX_LOG_LINES
 
 pytestmark = pytest.mark.both_databases
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tamis.service.measures import Key
+from tamis.service.metrics_model import Key
 from tamis.service.store import EventKind, Job, JobState, Store
 
 Submit = Callable[..., Any]

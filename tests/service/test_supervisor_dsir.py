@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tamis.selectors.jobs import Environment, execute, open_job
-from tamis.selectors.spec import JobSpec
+from tamis.selectors.jobs.execute import Environment, execute, open_job
+from tamis.selectors.schema.request import JobSpec
 from tamis.service.store import Job, JobState, Store
 from tamis.service.worker.job_process import EXECUTE
 

@@ -14,9 +14,9 @@ import pytest
 
 from tamis.native import source_digest
 from tamis.selectors.errors import DataError, Infeasible, Invalid, TamisError
-from tamis.service.problem import problem_of
+from tamis.service.problem_details import problem_of
 from tamis.service.settings import BadSettings, Keep, Settings
-from tamis.service.worker.messages import Lines, encode
+from tamis.service.worker.protocol import Lines, encode
 
 # Settings
 

@@ -4,38 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tamis.native import (
-    bandit,
-    costs,
-    cutoffs,
-    d2,
-    distances,
-    draws,
-    duplicates,
-    dynamics,
-    elementary,
-    entropic,
-    farthest,
-    gais_coverage,
-    gat,
-    gat_training,
-    influence,
-    knn,
-    lengths,
-    limits,
-    list_merge,
-    lsh,
-    moments,
-    rng,
-    screened,
-    second_moments,
-    similarities,
-    strata,
-    submodular,
-    text,
-    topk,
-    whitening,
-)
+from tamis.native.greedy import bandit, class_coverage, d2, farthest_first, limits, submodular
+from tamis.native.learning import dynamics, gat, gat_training, influence
+from tamis.native.math import elementary, moments, norms, rng, second_moments, whitening
+from tamis.native.neighbours import duplicates, knn, lsh, merge, panels, screened, similarities
+from tamis.native.sampling import cutoffs, draws, strata, topk
+from tamis.native.text import columns as text
+from tamis.native.transport import costs, sinkhorn
 
 
 def compile_common() -> None:
@@ -81,8 +56,8 @@ def _text() -> None:
 
 def _vectors() -> None:
     point = np.ones((1, 1), np.float32)
-    lengths.squared_lengths(point)
-    distances.assign(point, point)
+    norms.squared_lengths(point)
+    panels.assign(point, point)
 
 
 def _dynamics() -> None:
@@ -106,7 +81,7 @@ def _graph() -> None:
     similarities.of_all_pairs(point)
     submodular.advance(submodular.begin(pairs, limits.begin_limits(1)), 1)
     similarities.nearest_chosen(pairs, point, np.zeros(1, np.int64))
-    duplicates.nearest_earlier(distances.read_only(point), distances.pack(point), 0, 0, 1, np.empty(1, np.float32))
+    duplicates.nearest_earlier(panels.read_only(point), panels.pack(point), 0, 0, 1, np.empty(1, np.float32))
     bounds = limits.begin_limits(1)
     limits.take_all(bounds, np.empty(0, np.int64))
     limits.take_fitting(bounds, np.zeros(1, np.int64))
@@ -128,8 +103,8 @@ def _strata() -> None:
 
 def _farthest() -> None:
     points, free = np.array([[0.0], [1.0]], np.float32), np.ones(2, np.bool_)
-    start = np.array([farthest.central_row(points, free)])
-    farthest.advance(farthest.begin(points, free, start, limits.begin_limits(2)), 1)
+    start = np.array([farthest_first.central_row(points, free)])
+    farthest_first.advance(farthest_first.begin(points, free, start, limits.begin_limits(2)), 1)
 
 
 def _d2() -> None:
@@ -158,11 +133,11 @@ def _attention() -> None:
     gat.class_signals(activations.u, gat.split(flat, 1, 2), labels, out[0], out[1])
     gat.attention_received(graph, activations.alpha1, activations.alpha2, labels, out[2], out[3], out[4])
     ties = np.ones((3, 1), np.int32)
-    gais_coverage.attention_strengths(activations.alpha1, activations.alpha2, ties)
-    gais_coverage.own_share(found.keys, labels, out[0])
-    relation = gais_coverage.relation_of(found.keys, ties, labels, 1)
+    class_coverage.attention_strengths(activations.alpha1, activations.alpha2, ties)
+    class_coverage.own_share(found.keys, labels, out[0])
+    relation = class_coverage.relation_of(found.keys, ties, labels, 1)
     mass, state = np.ones(3, np.int32), np.zeros(3, np.int8)
-    gais_coverage.cover_batch(relation, labels, np.ones(2, np.int64), mass, state, 0)
+    class_coverage.cover_batch(relation, labels, np.ones(2, np.int64), mass, state, 0)
 
 
 def _transport() -> None:
@@ -174,17 +149,17 @@ def _transport() -> None:
     whitening.symmetric_root(lower, whitening.inverse_lower(lower))
     one = np.zeros(1, np.int32)
     screened.offer(screened.ask(point), screened.pack(point, one), np.zeros(1, np.float32), np.zeros((1, 1), np.int64))
-    block = costs.sphere_costs(point, distances.pack(point, inner=True))
+    block = costs.sphere_costs(point, panels.pack(point, inner=True))
     sums, columns = np.empty(len(block)), np.zeros(block.shape[1])
-    for kind, kernel in ((np.float32, entropic.sweep_narrow), (np.float64, entropic.sweep_wide)):
-        steps = np.zeros((len(block) // entropic.ROWS, 2, entropic.ROWS), kind)
+    for kind, kernel in ((np.float32, sinkhorn.sweep_narrow), (np.float64, sinkhorn.sweep_wide)):
+        steps = np.zeros((len(block) // sinkhorn.ROWS, 2, sinkhorn.ROWS), kind)
         kernel(block, steps, np.zeros((2, block.shape[1]), kind), -1.0, sums, columns)
-    entropic.row_potential(block[0], columns, 1.0)
-    scores, numbers = list_merge.list_arrays(1, 1)
+    sinkhorn.row_potential(block[0], columns, 1.0)
+    scores, numbers = merge.list_arrays(1, 1)
     more = np.zeros((1, 1), np.float32), np.zeros((1, 1), np.int32)
     for array in more:
         array.setflags(write=False)  # as those of a mapped file
-    list_merge.merge_lists(scores, numbers, *more, 0)
+    merge.merge_lists(scores, numbers, *more, 0)
 
 
 def _bandit() -> None:

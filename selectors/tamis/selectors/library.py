@@ -14,15 +14,15 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
-from tamis.selectors import result as results
 from tamis.selectors.datasets import LocalStorage
 from tamis.selectors.errors import Invalid
-from tamis.selectors.field_errors import field_errors
-from tamis.selectors.jobs import Environment, execute
-from tamis.selectors.observer import Observer
-from tamis.selectors.outcome import ResultManifest
-from tamis.selectors.questions import Answer
-from tamis.selectors.spec import Budget, JobSpec, Manifest, SelectorSpec, Target
+from tamis.selectors.jobs.execute import Environment, execute
+from tamis.selectors.results import result as results
+from tamis.selectors.run.observer import Observer
+from tamis.selectors.run.questions import Answer
+from tamis.selectors.schema.request import Budget, JobSpec, Manifest, SelectorSpec, Target
+from tamis.selectors.schema.response import ResultManifest
+from tamis.selectors.schema.validation import field_errors
 
 DatasetLike: TypeAlias = Manifest | Mapping[str, Any] | str | Path | Sequence[str] | pa.Table
 """A manifest; one path or glob, or several; or a table in memory."""
@@ -94,9 +94,10 @@ def select(
     observer : Observer, optional
         Is told of progress, and asked whether to stop.
     answer : callable, optional
-        For a selector that asks for scores of rows while it runs: gets a :class:`~tamis.selectors.questions.Question`
-        (``round``; ``rows``, int64; ``shards``, ``shard_rows``, ``ids``) and returns a score for each of its rows, in
-        their order, larger is better; NaN or None where a row has none. Called once for each round.
+        For a selector that asks for scores of rows while it runs: gets a
+        :class:`~tamis.selectors.run.questions.Question` (``round``; ``rows``, int64; ``shards``, ``shard_rows``,
+        ``ids``) and returns a score for each of its rows, in their order, larger is better; NaN or None where a row has
+        none. Called once for each round.
     **more
         Other fields of :class:`JobSpec`: ``strata``, ``exclude``, ``output``, …
 

@@ -98,7 +98,7 @@ class Settings:
 
     @property
     def signals_dir(self) -> Path:
-        """Signals, shared by all jobs: the cache of `tamis.selectors.jobs.Environment`."""
+        """Signals, shared by all jobs: the cache of `tamis.selectors.jobs.execute.Environment`."""
         return self.home / "signals"
 
     @property

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from tamis.selectors.errors import NotFound
 from tamis.service.api.context import KEYS_LOOK_SECONDS
-from tamis.service.api.foreign import ForeignRequest, refuse_foreign
+from tamis.service.api.origin_check import ForeignRequest, refuse_foreign
 from tamis.service.cli.commands import app
 from tamis.service.cli.output import show_error
 from tamis.service.client import Client, ProblemError

@@ -14,8 +14,8 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from tamis.service.api.shapes import UnitEntry
 from tamis.service.retention import Retention
+from tamis.service.schema import UnitEntry
 from tamis.service.settings import Settings
 from tamis.service.store import Store
 

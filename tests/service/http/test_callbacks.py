@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 
 from tamis.selectors.errors import Forbidden, Invalid
 from tamis.service.api.resources import job_resource
-from tamis.service.api.shapes import CallbackStatus
 from tamis.service.callbacks import signing
 from tamis.service.callbacks.addresses import checked_addresses, parse_url
 from tamis.service.callbacks.delivery import Deliverer, Pace
 from tamis.service.cli.commands import app
+from tamis.service.schema import CallbackStatus
 from tamis.service.settings import AllowedHosts, BadSettings, Settings
 from tamis.service.store import JobState, Store
 

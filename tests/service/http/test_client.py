@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors.errors import Invalid
-from tamis.selectors.spec import Budget, JobSpec, Manifest, SelectorSpec
+from tamis.selectors.schema.request import Budget, JobSpec, Manifest, SelectorSpec
 from tamis.service.client import Client, Job, JobCancelled, JobFailed, ProblemError, ServiceUnreachable, WaitTimeout
 from tamis.service.client.download import download
 from tamis.service.client.errors import DownloadDamaged

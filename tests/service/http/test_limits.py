@@ -13,7 +13,7 @@ import pytest
 
 from tamis.service.api.context import Limits
 from tamis.service.api.documents import MAX_DEPTH
-from tamis.service.api.rates import BURST_SECONDS, MAX_CALLERS, TokenBuckets
+from tamis.service.api.rate_limit import BURST_SECONDS, MAX_CALLERS, TokenBuckets
 from tamis.service.client import Client
 from tamis.service.settings import BadSettings
 

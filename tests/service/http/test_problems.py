@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from tamis.selectors.spec import Manifest
+from tamis.selectors.schema.request import Manifest
 from tamis.service.api import bodies
 from tamis.service.api.context import Limits
 from tamis.service.api.documents import validate

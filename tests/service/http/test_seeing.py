@@ -20,7 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tamis.service.logs import configure_logs
-from tamis.service.measures import ATTEMPTS, PEAK_MEMORY, QUEUE_WAIT, UNIT, Key, Tally
+from tamis.service.metrics_model import ATTEMPTS, PEAK_MEMORY, QUEUE_WAIT, UNIT, Key, Tally
 from tamis.service.settings import BadSettings
 from tamis.service.store import Store
 

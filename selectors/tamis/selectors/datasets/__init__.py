@@ -3,9 +3,9 @@
 from tamis.selectors.datasets.batch import RoleBatch
 from tamis.selectors.datasets.columns import RoleColumn, RoleColumns
 from tamis.selectors.datasets.dataset import Dataset
-from tamis.selectors.datasets.places import open_storage
 from tamis.selectors.datasets.shard import Shard, Unit
-from tamis.selectors.datasets.storage import LocalStorage, Storage, StoredFile
+from tamis.selectors.datasets.storage.local import LocalStorage, Storage, StoredFile
+from tamis.selectors.datasets.storage.roots import open_storage
 
 __all__ = [
     "Dataset",

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tamis.selectors.datasets.columns import CATEGORY_ROLES, COUNT_ROLES, VECTOR_ROLES, RoleColumn, is_text
-from tamis.selectors.datasets.mixture import Mixture
-from tamis.selectors.datasets.template import Template
-from tamis.selectors.spec import Role
+from tamis.selectors.datasets.text_template import Template
+from tamis.selectors.datasets.vector_mixture import Mixture
+from tamis.selectors.schema.request import Role
 
 MAX_BATCH_ROWS = 16_384
 MAX_BATCH_BYTES = 2 * 2**20

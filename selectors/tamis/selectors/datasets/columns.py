@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, get_args
 
 import pyarrow as pa
 
-from tamis.selectors.datasets.mixture import Mixture
-from tamis.selectors.datasets.template import Template
+from tamis.selectors.datasets.text_template import Template
+from tamis.selectors.datasets.vector_mixture import Mixture
 from tamis.selectors.errors import Invalid
-from tamis.selectors.spec import Checkpoints, Columns, Format, Role, TextTemplate
+from tamis.selectors.schema.request import Checkpoints, Columns, Format, Role, TextTemplate
 
 ROLES: tuple[Role, ...] = get_args(Role)
 VECTOR_ROLES = frozenset({"embedding", "gradient", "activation", "output_gradient", "logits"})

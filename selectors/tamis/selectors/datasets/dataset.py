@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tamis.selectors.datasets import arrow, jsonl, parquet
 from tamis.selectors.datasets.batch import BadRow, RoleBatch, conform, slices
 from tamis.selectors.datasets.columns import (
     VECTOR_ROLES,
@@ -22,11 +21,12 @@ from tamis.selectors.datasets.columns import (
     first_there,
     resolve,
 )
+from tamis.selectors.datasets.formats import arrow, jsonl, parquet
 from tamis.selectors.datasets.manifest import check_rows, open_shards
 from tamis.selectors.datasets.shard import Shard, Unit, canonical_digest, cut, reason_of
-from tamis.selectors.datasets.storage import Storage, StoredFile
+from tamis.selectors.datasets.storage.local import Storage, StoredFile
 from tamis.selectors.errors import DataError, InputsChanged, Invalid, StorageError
-from tamis.selectors.spec import Manifest, Role, ShardRef
+from tamis.selectors.schema.request import Manifest, Role, ShardRef
 
 _HASH_BYTES = 8 * 2**20
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from tamis.selectors.datasets import arrow, jsonl, parquet
+from tamis.selectors.datasets.formats import arrow, jsonl, parquet
 from tamis.selectors.datasets.shard import Inspected, Shard, reason_of
-from tamis.selectors.datasets.storage import Storage, StoredFile
+from tamis.selectors.datasets.storage.local import Storage, StoredFile
 from tamis.selectors.errors import DataError, Invalid, StorageError, TamisError
-from tamis.selectors.spec import Format, Manifest, ShardRef
+from tamis.selectors.schema.request import Format, Manifest, ShardRef
 
 OPENING_THREADS = 8
 """Shards looked at together at open: they wait for storage, not for a core."""

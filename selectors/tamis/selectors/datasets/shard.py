@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tamis.selectors.datasets.storage import StoredFile
+from tamis.selectors.datasets.storage.local import StoredFile
 from tamis.selectors.errors import DataError
-from tamis.selectors.spec import Format
+from tamis.selectors.schema.request import Format
 
 Compression = Literal["none", "gzip", "zstd"]
 

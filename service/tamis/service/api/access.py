@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
 from tamis.service.api.context import Service, ServiceDep
-from tamis.service.api.foreign import refuse_foreign
+from tamis.service.api.origin_check import refuse_foreign
 from tamis.service.api.problems import InsufficientScope, InvalidKey, TooManyRequests, Unauthorized
 from tamis.service.store import Scope
 

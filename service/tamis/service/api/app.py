@@ -12,10 +12,10 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from tamis.service.api import catalogue, jobs, operations, problems, questions, results
+from tamis.service.api import catalogue, health, jobs, problems, questions, results
 from tamis.service.api.context import Limits, Service
 from tamis.service.api.metrics import Metrics
-from tamis.service.api.observed import Observed
+from tamis.service.api.middleware import Observed
 from tamis.service.api.openapi import describe
 from tamis.service.callbacks.delivery import Deliverer
 from tamis.service.settings import Settings
@@ -27,7 +27,7 @@ download the selected rows with the evidence that they are good. The data never 
 
 Every error is an RFC 9457 problem (`application/problem+json`) whose `code` and `type` are stable."""
 
-ROUTERS = (jobs.router, questions.router, results.router, catalogue.router, operations.router)
+ROUTERS = (jobs.router, questions.router, results.router, catalogue.router, health.router)
 
 
 def create_app(
@@ -90,6 +90,6 @@ def create_app(
 
 
 def _load_selectors() -> None:
-    from tamis.selectors.selector import catalogue
+    from tamis.selectors.run.selector import catalogue
 
     catalogue()

@@ -7,13 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 
 from tamis.selectors.errors import InputsChanged, Invalid, NotFound, UnknownSelector
-from tamis.selectors.spec import Manifest
+from tamis.selectors.schema.request import Manifest
 from tamis.service.api.access import CallerDep, with_key
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import ServiceDep
 from tamis.service.api.problems import problems
 from tamis.service.api.resources import dataset_resource
-from tamis.service.api.shapes import MAX_PAGE, DatasetList, DatasetResource, SelectorList, SelectorResource
+from tamis.service.schema import MAX_PAGE, DatasetList, DatasetResource, SelectorList, SelectorResource
 
 router = APIRouter(prefix="/v1", dependencies=with_key)
 
@@ -25,7 +25,7 @@ ManifestBody = Annotated[Body[Manifest], Depends(json_body(Manifest))]
 @router.get("/selectors", tags=["selectors"], summary="List the selectors", responses=problems())
 def list_selectors() -> SelectorList:
     """Give the catalogue: what each selector does, needs and costs, and the JSON Schema of its parameters."""
-    from tamis.selectors.selector import catalogue
+    from tamis.selectors.run.selector import catalogue
 
     return SelectorList(items=[SelectorResource.model_validate(info.model_dump()) for info in catalogue()])
 
@@ -33,7 +33,7 @@ def list_selectors() -> SelectorList:
 @router.get("/selectors/{name}", tags=["selectors"], summary="Look at a selector", responses=problems(404))
 def get_selector(name: str) -> SelectorResource:
     """Give one entry of the catalogue."""
-    from tamis.selectors.selector import info
+    from tamis.selectors.run.selector import info
 
     try:
         return SelectorResource.model_validate(info(name).model_dump())

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Final, Self
 
 from fastapi import Depends, Request
 
-from tamis.selectors.spec import MAX_SHARDS
-from tamis.service.api.rates import TokenBuckets
+from tamis.selectors.schema.request import MAX_SHARDS
+from tamis.service.api.rate_limit import TokenBuckets
 from tamis.service.callbacks.addresses import checked_addresses, parse_url, resolve
 from tamis.service.settings import DATA_ROOTS, BadSettings, Settings
 from tamis.service.store import Store
 
 if TYPE_CHECKING:
-    from tamis.selectors.jobs import Environment
+    from tamis.selectors.jobs.execute import Environment
 
 
 RESOLVE_SECONDS: Final = 2.0
@@ -118,7 +118,7 @@ class Service:
         operator may read is not for everyone who holds a key.
         """
         from tamis.selectors.datasets import open_storage
-        from tamis.selectors.jobs import Environment
+        from tamis.selectors.jobs.execute import Environment
 
         roots = self.settings.data_roots
         if roots is None and self.keys_asked():

@@ -9,7 +9,7 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 
 from tamis.selectors.errors import Invalid, TamisError
-from tamis.selectors.field_errors import escape, field_errors
+from tamis.selectors.schema.validation import escape, field_errors
 
 Shape = TypeVar("Shape", bound=BaseModel)
 

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 from starlette.datastructures import MutableHeaders
 
 from tamis.selectors.errors import StorageError
-from tamis.selectors.outcome import ResultFile
+from tamis.selectors.schema.response import ResultFile
 from tamis.service.api.problems import PreconditionFailed, RangeNotSatisfiable, problem_response
 
 MAX_RANGES: Final = 16

@@ -17,17 +17,17 @@ from fastapi.responses import JSONResponse
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from tamis.selectors.errors import Conflict, StorageError
-from tamis.selectors.outcome import Plan
-from tamis.selectors.spec import JobSpec
+from tamis.selectors.schema.request import JobSpec
+from tamis.selectors.schema.response import Plan
 from tamis.service.api.access import Caller, CallerDep, with_key
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import matches_etag
 from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, problems
 from tamis.service.api.resources import etag, job_resource
-from tamis.service.api.shapes import MAX_PAGE, JobList, JobPlan, JobRequest, JobResource, State
 from tamis.service.api.submission import RESULT, check, check_resumable, plan_of, resolve
 from tamis.service.retention import Retention
+from tamis.service.schema import MAX_PAGE, JobList, JobPlan, JobRequest, JobResource, State
 from tamis.service.store import Job, JobState, Submission
 from tamis.service.tracing import traceparent
 

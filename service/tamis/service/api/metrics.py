@@ -25,7 +25,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from tamis.selectors.errors import StorageError
-from tamis.service.measures import COUNTS, DISTRIBUTIONS, INFINITE, SUM, Count, Distribution, Key
+from tamis.service.metrics_model import COUNTS, DISTRIBUTIONS, INFINITE, SUM, Count, Distribution, Key
 from tamis.service.store import Store, Worker
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

@@ -14,10 +14,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from tamis.selectors.spec import Manifest
+from tamis.selectors.schema.request import Manifest
 from tamis.service.api.access import scope_of
 from tamis.service.api.problems import Problem, Unauthorized
-from tamis.service.api.shapes import JobRequest, RoundAnswers
+from tamis.service.schema import JobRequest, RoundAnswers
 
 FILE: Final = Path("openapi.yaml")
 BODIES: Final = (JobRequest, Manifest, RoundAnswers)

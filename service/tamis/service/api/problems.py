@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from tamis.selectors.errors import Invalid, TamisError
-from tamis.service.problem import TYPE_PREFIX, problem_of
+from tamis.service.problem_details import TYPE_PREFIX, problem_of
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1

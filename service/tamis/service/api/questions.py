@@ -15,8 +15,8 @@ from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.jobs import LOOK_SECONDS, JobDep, wait_seconds
 from tamis.service.api.problems import problems
-from tamis.service.api.shapes import MAX_ANSWERS, AnswersTaken, JobQuestion, RoundAnswers
-from tamis.service.asked import read_question
+from tamis.service.question_files import read_question
+from tamis.service.schema import MAX_ANSWERS, AnswersTaken, JobQuestion, RoundAnswers
 from tamis.service.store import BadCursor, Job, JobState
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def answers(service: ServiceDep, job: JobDep, body: AnswersBody) -> AnswersTaken
     """
     import numpy as np
 
-    from tamis.selectors.told_scores import checked_scores
+    from tamis.selectors.schema.answers import checked_scores
 
     given = body.shape
     scores = checked_scores(given.scores, given.rows, "/scores")

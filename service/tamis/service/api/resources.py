@@ -7,16 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from tamis.selectors.outcome import ResultManifest
-from tamis.service.api.shapes import (
-    DatasetLinks,
-    DatasetResource,
-    FileLink,
-    JobLinks,
-    JobResource,
-    JobResult,
-    LogEntry,
-)
+from tamis.selectors.schema.response import ResultManifest
+from tamis.service.schema import DatasetLinks, DatasetResource, FileLink, JobLinks, JobResource, JobResult, LogEntry
 from tamis.service.store import Dataset, Event, Job, JobState
 
 MIN_FRACTION = 0.02

@@ -14,17 +14,17 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from tamis.selectors.errors import Conflict, Invalid, NotFound, StorageError
-from tamis.selectors.outcome import Explanation, ResultFile, ResultManifest
+from tamis.selectors.schema.response import Explanation, ResultFile, ResultManifest
 from tamis.service.api.access import with_key
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import FILE_HEADERS, file_response
 from tamis.service.api.jobs import JobDep
 from tamis.service.api.problems import BadRequest, Expired, NotAcceptable, problems
 from tamis.service.api.resources import job_result, log_entry, timestamp
-from tamis.service.api.shapes import JobResult
 from tamis.service.api.submission import RESULT
-from tamis.service.journal import read_units
+from tamis.service.schema import JobResult
 from tamis.service.store import Job, JobState
+from tamis.service.unit_journal import read_units
 
 router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"], dependencies=with_key)
 
@@ -265,11 +265,11 @@ def explain(
     id: Annotated[str | None, Query(min_length=1, max_length=4096, description="Id of a selected row.")] = None,
 ) -> Explanation:
     """Say why a row was taken, or not: its score, its rank, and the threshold of its stratum."""
-    from tamis.selectors import jobs
+    from tamis.selectors.jobs import execute
 
     if (row is None) == (id is None):
         raise BadRequest("Give either row or id: '?row=17'.", pointer="/query/row")
     try:
-        return jobs.explain(service.settings.job_dir(job.id), row=row, id=id)
+        return execute.explain(service.settings.job_dir(job.id), row=row, id=id)
     except Invalid as error:
         raise BadRequest(error.detail, pointer="/query/row") from error

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tamis.selectors.errors import Conflict, InputsChanged, NotFound, TamisError
-from tamis.selectors.outcome import Plan
-from tamis.selectors.spec import JobSpec, Manifest, TargetDataset, TargetRef
+from tamis.selectors.schema.request import JobSpec, Manifest, TargetDataset, TargetRef
+from tamis.selectors.schema.response import Plan
 from tamis.service.api.access import Caller
 from tamis.service.api.context import Service
 from tamis.service.api.problems import InsufficientScope
-from tamis.service.api.shapes import JobPlan, JobRequest
-from tamis.service.inputs import check_inputs
+from tamis.service.input_check import check_inputs
+from tamis.service.schema import JobPlan, JobRequest
 from tamis.service.store import Job, JobState, Scope
 
 SELECTION = "selection.parquet"
@@ -129,12 +129,12 @@ def check(service: Service, resolved: Resolved) -> Checked:
     TamisError
         What is wrong, with a pointer.
     """
-    from tamis.selectors import jobs
+    from tamis.selectors.jobs import execute
 
     environment = service.environment()
     try:
-        opened = jobs.open_job(resolved.spec, environment)
-        return Checked(opened.spec, jobs.plan_opened(opened, environment))
+        opened = execute.open_job(resolved.spec, environment)
+        return Checked(opened.spec, execute.plan_opened(opened, environment))
     except InputsChanged as error:
         raise Conflict(f"{error.detail} Send the request again.", pointer=error.pointer, **error.where) from error
 

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tamis.service.api.shapes import State
 from tamis.service.cli import output
-from tamis.service.cli.documents import read_job_file, with_absolute_paths
+from tamis.service.cli.job_files import read_job_file, with_absolute_paths
 from tamis.service.cli.keys import keys
 from tamis.service.client import DEFAULT_URL, Client, Job
 from tamis.service.client.job import SELECTION
+from tamis.service.schema import State
 
 app = typer.Typer(
     name="tamis",

@@ -17,8 +17,8 @@ from rich.text import Text
 from tamis.selectors.errors import TamisError
 
 if TYPE_CHECKING:
-    from tamis.selectors.outcome import Plan
-    from tamis.service.api.shapes import JobResource, SelectorResource
+    from tamis.selectors.schema.response import Plan
+    from tamis.service.schema import JobResource, SelectorResource
     from tamis.service.store import ApiKey
 
 console: Final = Console(stderr=True, highlight=False)

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from tamis.selectors.errors import Cancelled
-from tamis.selectors.outcome import Progress, ResultManifest
-from tamis.selectors.spec import JobSpec
+from tamis.selectors.schema.request import JobSpec
+from tamis.selectors.schema.response import Progress, ResultManifest
 from tamis.service.api.documents import validate
-from tamis.service.api.shapes import JobProgress
 from tamis.service.cli.output import console
 from tamis.service.client.job import SELECTION
 from tamis.service.client.progress import PhaseBar, phase_bar
-from tamis.service.entry import prepare_process
+from tamis.service.process_setup import prepare_process
+from tamis.service.schema import JobProgress
 from tamis.service.settings import DATA_ROOTS, Settings
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from tamis.selectors.observer import UnitDone
+    from tamis.selectors.run.observer import UnitDone
 
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -78,7 +78,7 @@ def run_here(document: dict[str, Any], out: Path, threads: int | None) -> Result
     spec = validate(JobSpec, document)
     prepare_process(settings)
     from tamis.selectors.datasets import open_storage
-    from tamis.selectors.jobs import Environment, execute
+    from tamis.selectors.jobs.execute import Environment, execute
 
     environment = Environment(
         open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS),

@@ -20,8 +20,8 @@ import uvicorn
 from tamis.selectors.errors import TamisError
 from tamis.service.api.app import create_app
 from tamis.service.api.context import Limits, Service
-from tamis.service.entry import prepare_process
 from tamis.service.logs import configure_logs
+from tamis.service.process_setup import prepare_process
 from tamis.service.settings import Settings
 from tamis.service.store import Store
 

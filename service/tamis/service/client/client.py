@@ -10,18 +10,10 @@ from urllib.parse import quote
 
 import httpx
 
-from tamis.selectors.spec import JobSpec, Manifest
-from tamis.service.api.shapes import (
-    DatasetResource,
-    JobPlan,
-    JobResource,
-    SelectorList,
-    SelectorResource,
-    State,
-    Version,
-)
+from tamis.selectors.schema.request import JobSpec, Manifest
 from tamis.service.client.job import Job
 from tamis.service.client.transport import Transport
+from tamis.service.schema import DatasetResource, JobPlan, JobResource, SelectorList, SelectorResource, State, Version
 
 DEFAULT_URL: Final = "http://127.0.0.1:8321"
 """Where `tamis serve` listens."""

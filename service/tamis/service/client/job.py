@@ -10,20 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from tamis.selectors.outcome import Explanation
-from tamis.service.api.shapes import (
-    AnswersTaken,
-    JobError,
-    JobProgress,
-    JobQuestion,
-    JobResource,
-    JobResult,
-    LogEntry,
-)
+from tamis.selectors.schema.response import Explanation
 from tamis.service.client.download import download
 from tamis.service.client.errors import JobCancelled, JobFailed, ProblemError, ServiceUnreachable, WaitTimeout
 from tamis.service.client.events import Event, parse_events
 from tamis.service.client.transport import ATTEMPTS, Transport, pause
+from tamis.service.schema import AnswersTaken, JobError, JobProgress, JobQuestion, JobResource, JobResult, LogEntry
 
 if TYPE_CHECKING:
     import pyarrow as pa

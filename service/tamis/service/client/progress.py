@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from tamis.service.api.shapes import JobProgress, JobResource
+from tamis.service.schema import JobProgress, JobResource
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tamis.selectors.told_scores import checked_scores
-from tamis.service.api.shapes import JobQuestion
+from tamis.selectors.schema.answers import checked_scores
+from tamis.service.schema import JobQuestion
 
 ANSWERS_AT_ONCE: Final = 50_000
 """Rows answered by one request: two megabytes or so, well within what a service accepts."""

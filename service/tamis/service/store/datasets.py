@@ -14,10 +14,10 @@ from tamis.selectors.errors import NotFound
 from tamis.service.store import cursors
 from tamis.service.store.database import Database
 from tamis.service.store.ids import is_id, new_id
+from tamis.service.store.job_rows import AnyRow
 from tamis.service.store.jobs import refuse_used
 from tamis.service.store.models import datasets
 from tamis.service.store.records import Dataset, DatasetPage, Json, Registration
-from tamis.service.store.rows import AnyRow
 
 DEFAULT_PAGE: Final = 50
 """Datasets on a page."""

@@ -8,9 +8,9 @@ from typing import Final
 import sqlalchemy as sa
 
 from tamis.service.store.database import Database
+from tamis.service.store.job_rows import select_job, to_event
 from tamis.service.store.models import job_events, jobs
 from tamis.service.store.records import Event, EventKind
-from tamis.service.store.rows import select_job, to_event
 
 EVENT_PAGE: Final = 1000
 """Events given at once."""

@@ -13,10 +13,12 @@ from tamis.selectors.errors import Conflict, NotFound
 from tamis.service.store import cursors
 from tamis.service.store.database import Database
 from tamis.service.store.errors import QueueFull
+from tamis.service.store.fair_share import next_turn
+from tamis.service.store.file_removals import promise_removal
 from tamis.service.store.idempotency import store_answer, stored_answer
 from tamis.service.store.ids import is_id, new_id
+from tamis.service.store.job_rows import JOB_COLUMNS, change_state, select_job, select_whole_job, to_jobs, write_event
 from tamis.service.store.models import datasets, job_labels, job_uses, jobs, removals
-from tamis.service.store.reasons import waiting_reasons
 from tamis.service.store.records import (
     ACTIVE_STATES,
     RESUMABLE_STATES,
@@ -29,9 +31,7 @@ from tamis.service.store.records import (
     Json,
     Submission,
 )
-from tamis.service.store.removals import promise_removal
-from tamis.service.store.rows import JOB_COLUMNS, change_state, select_job, select_whole_job, to_jobs, write_event
-from tamis.service.store.turns import next_turn
+from tamis.service.store.waiting_reasons import waiting_reasons
 
 DEFAULT_PAGE: Final = 50
 """Jobs on a page."""

@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from tamis.selectors.errors import NotFound
 from tamis.service.store.database import Database
 from tamis.service.store.ids import ALPHABET, LENGTH, new_id
+from tamis.service.store.job_rows import AnyRow
 from tamis.service.store.models import api_keys
 from tamis.service.store.records import ApiKey, NewKey, Scope
-from tamis.service.store.rows import AnyRow
 
 SECRET_LENGTH: Final = 52
 """Characters of base 32."""

@@ -17,9 +17,9 @@ from sqlalchemy.engine import Connection
 
 from tamis.selectors.errors import Conflict, Invalid
 from tamis.service.store.database import Database
+from tamis.service.store.job_rows import AnyRow, change_state, select_job
 from tamis.service.store.models import jobs, questions
 from tamis.service.store.records import Answer, JobState, OpenQuestion, Taken
-from tamis.service.store.rows import AnyRow, change_state, select_job
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from tamis.service.store.callbacks import Callbacks
+from tamis.service.store.counters import Totals
 from tamis.service.store.database import Database
 from tamis.service.store.datasets import Datasets
 from tamis.service.store.events import Events
+from tamis.service.store.file_removals import Removals
 from tamis.service.store.jobs import Jobs
 from tamis.service.store.keys import Keys
 from tamis.service.store.questions import Questions
 from tamis.service.store.queue import Queue
-from tamis.service.store.removals import Removals
-from tamis.service.store.totals import Totals
 from tamis.service.store.workers import Workers
 
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import structlog
 
 from tamis.selectors.errors import TamisError
-from tamis.service.entry import die_with_parent
 from tamis.service.logs import configure_logs
+from tamis.service.process_setup import die_with_parent
 from tamis.service.settings import Settings
 from tamis.service.worker.supervisor import is_reporting, run_worker
 

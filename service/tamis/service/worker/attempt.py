@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 
 from tamis.selectors.errors import OutOfLimits, StorageError, TamisError
-from tamis.service.measures import (
+from tamis.service.metrics_model import (
     ATTEMPT,
     ATTEMPTS,
     BYTES_READ,
@@ -23,11 +23,11 @@ from tamis.service.measures import (
     UNIT,
     Tally,
 )
-from tamis.service.problem import problem_of
+from tamis.service.problem_details import problem_of
 from tamis.service.store import Claim, Control, JobState, LogLine, Store
 from tamis.service.tracing import AttemptSpan
-from tamis.service.worker.handle import JobProcessHandle
-from tamis.service.worker.messages import Message, unpacked
+from tamis.service.worker.process_handle import JobProcessHandle
+from tamis.service.worker.protocol import Message, unpacked
 
 MAX_HELD_LINES: Final = 2_000
 """Log lines kept while the store does not take them; the newest win."""

@@ -31,14 +31,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from pydantic import ValidationError
 
 from tamis.selectors.errors import Cancelled, StorageError, TamisError
-from tamis.service.asked import write_question
-from tamis.service.entry import die_with_parent, prepare_process
-from tamis.service.inputs import check_inputs
-from tamis.service.journal import Journal
-from tamis.service.problem import problem_of
+from tamis.service.input_check import check_inputs
+from tamis.service.problem_details import problem_of
+from tamis.service.process_setup import die_with_parent, prepare_process
+from tamis.service.question_files import write_question
 from tamis.service.settings import DATA_ROOTS, Settings
+from tamis.service.unit_journal import Journal
 from tamis.service.worker.memory import memory_of
-from tamis.service.worker.messages import (
+from tamis.service.worker.protocol import (
     Asked,
     Lines,
     Message,
@@ -52,15 +52,15 @@ from tamis.service.worker.messages import (
 )
 
 if TYPE_CHECKING:
-    from tamis.selectors.jobs import Environment, Observer
-    from tamis.selectors.observer import UnitDone
-    from tamis.selectors.outcome import Progress
-    from tamis.selectors.questions import Answer
-    from tamis.selectors.spec import JobSpec
+    from tamis.selectors.jobs.execute import Environment, Observer
+    from tamis.selectors.run.observer import UnitDone
+    from tamis.selectors.run.questions import Answer
+    from tamis.selectors.schema.request import JobSpec
+    from tamis.selectors.schema.response import Progress
 
     Runner = Callable[[JobSpec, Path, Environment, Observer, Answer], object]
 
-EXECUTE: Final = "tamis.selectors.jobs:execute"
+EXECUTE: Final = "tamis.selectors.jobs.execute:execute"
 """What runs a job."""
 
 PROGRESS_SECONDS: Final = 0.2
@@ -240,9 +240,9 @@ def _run(
     import numpy as np
 
     from tamis.selectors.datasets import open_storage
-    from tamis.selectors.jobs import Environment
-    from tamis.selectors.questions import Answered, Answers, Waiting
-    from tamis.selectors.spec import JobSpec
+    from tamis.selectors.jobs.execute import Environment
+    from tamis.selectors.run.questions import Answered, Answers, Waiting
+    from tamis.selectors.schema.request import JobSpec
 
     observer = PipeObserver(channel)
     outcome = Outcome(

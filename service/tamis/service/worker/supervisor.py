@@ -15,14 +15,14 @@ from typing import Final
 import structlog
 
 from tamis.selectors.errors import StorageError
-from tamis.service.measures import Tally
+from tamis.service.metrics_model import Tally
 from tamis.service.retention import Retention, Sweeper
 from tamis.service.settings import Settings
 from tamis.service.store import Claim, Store
 from tamis.service.worker.attempt import Attempt, Timing
-from tamis.service.worker.handle import JobProcessHandle
 from tamis.service.worker.job_process import EXECUTE
-from tamis.service.worker.messages import Order, RoundAnswers, packed
+from tamis.service.worker.process_handle import JobProcessHandle
+from tamis.service.worker.protocol import Order, RoundAnswers, packed
 
 TICK_SECONDS: Final = 0.1
 """Longest sleep of the loop; a message from a process ends it earlier."""
@@ -51,7 +51,7 @@ class Supervisor:
         timing : Timing, optional
             How often and how long.
         runner : str
-            ``module:function`` that runs a job, with the signature of `tamis.selectors.jobs.execute`.
+            ``module:function`` that runs a job, with the signature of `tamis.selectors.jobs.execute.execute`.
         """
         self._store = store
         self._settings = settings

@@ -1,0 +1,1 @@
+"""Training dynamics, influence functions and the graph attention network."""

@@ -1,0 +1,1 @@
+"""Arithmetic whose bits never change: random numbers, elementary functions, moments, linear algebra."""

@@ -1,0 +1,1 @@
+"""Distances, nearest neighbours, k-means and hashing of vectors."""

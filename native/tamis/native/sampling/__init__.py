@@ -1,0 +1,1 @@
+"""Top-k, strata, cut-offs and draws without replacement."""

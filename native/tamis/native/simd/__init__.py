@@ -1,0 +1,1 @@
+"""Vector instructions that Numba does not offer: tiles of products, comparisons of words, fused sums."""

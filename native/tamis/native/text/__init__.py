@@ -1,0 +1,1 @@
+"""Text columns: tokens, n-grams and their hashes, straight from Arrow buffers."""

@@ -1,0 +1,1 @@
+"""Optimal transport: cost blocks and Sinkhorn sweeps."""

@@ -1,0 +1,1 @@
+"""Phase 2, decide: budgets, bounds, rankings and the exact choice of rows."""

@@ -1,0 +1,305 @@
+"""A choice of rows: what every decision starts from, what it gives back, and the checks that it is one.
+
+Two ways lead here: the best rows by key (:mod:`tamis.selectors.decision.by_key`), and rows that a selector has put in
+an order of its own, one after the other (:func:`choose_given`): a greedy order, whose every step depends on those
+before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tamis.selectors.decision.budget import NO_MAX, Amount, Bounds, check_supply, resolve_bounds, resolve_budget
+from tamis.selectors.decision.ranking import (
+    PRESELECTED,
+    Candidates,
+    Census,
+    Codes,
+    Floats,
+    Layout,
+    Ranked,
+    Rows,
+    Taking,
+)
+from tamis.selectors.errors import Invalid, TamisError
+from tamis.selectors.schema.request import Budget, Strata
+from tamis.selectors.schema.response import Notice, StratumOutcome, Totals
+
+KEYS_IN_MEMORY = 2**28
+"""Bytes of keys (8 a row) kept from one pass to the next; with more rows than that, every pass asks for them again."""
+
+SIZE_SHORTFALL = 0.01
+"""A size budget that is missed by more than this share of it is worth a warning."""
+
+NO_ROWS: Rows = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Of every stratum, the last row in order that was taken."""
+
+    keys: Floats  # (strata,)
+    rows: Rows  # (strata,) -1 where none was taken
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The selected rows, ascending, and how they came to be selected."""
+
+    rows: Rows  # (k,)
+    scores: Floats  # (k,)
+    keys: Floats  # (k,)
+    weights: Floats  # (k,)
+    turns: Codes  # (k,) which ranking took the row; -1: preselected
+    ranks: Rows | None  # (k,) 0 is the first; preselected rows come first, in their own order
+    codes: Codes | None  # (k,) strata, indices into `bounds.names`; None without strata
+    sizes: Rows | None  # (k,)
+    amount: Amount
+    bounds: Bounds
+    excluded: Rows  # (m,) ascending
+    thresholds: Thresholds  # of the last ranking
+    common: tuple[float, int] | None  # (key, row) that a row of a stratum within its maximum had to reach
+    outcomes: list[StratumOutcome]
+    totals: Totals
+    warnings: list[Notice] = field(default_factory=list)
+
+    @property
+    def preselected(self) -> npt.NDArray[np.bool_]:
+        """Which rows were kept from an earlier selection, (k,)."""
+        return np.equal(self.turns, PRESELECTED)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the request asks and the data can give, checked against each other before anything is chosen."""
+
+    layout: Layout
+    budget: Budget
+    amount: Amount
+    bounds: Bounds
+    kept: Rows  # preselected, in their own order
+    excluded: Rows  # ascending
+    census: Census
+    candidates: Candidates  # of the ranking it was made with
+
+    @property
+    def gone(self) -> Rows:
+        """Rows that can't be taken any more: kept or excluded, ascending."""
+        return np.union1d(self.kept, self.excluded)
+
+
+def survey(
+    ranked: Ranked,
+    layout: Layout,
+    budget: Budget,
+    strata: Strata | None,
+    *,
+    preselected: Rows = NO_ROWS,
+    excluded: Rows = NO_ROWS,
+    reason_names: Sequence[str] = ("eligible",),
+    keys_in_memory: int = KEYS_IN_MEMORY,
+) -> Survey:
+    """Resolve budget and bounds, count what is eligible by `ranked`, and refuse what can't be met.
+
+    Parameters and errors are those of :func:`tamis.selectors.decision.by_key.choose`.
+    """
+    kept = _checked_rows(preselected, layout.rows, "/preselected")
+    banned = np.sort(_checked_rows(excluded, layout.rows, "/exclude"))
+    both = np.intersect1d(kept, banned)
+    if both.size:
+        raise Invalid(
+            f"{both.size} rows (row {both[0]} first) are to be kept by 'preselected' and kept away by 'exclude'.",
+            pointer="/exclude",
+        )
+    if strata is None:
+        layout = replace(layout, names=(), codes=None)
+    amount = resolve_budget(budget, layout.rows)
+    if amount.unit == "size" and layout.sizes is None:
+        raise Invalid("A budget in size needs a size column.", pointer="/dataset/columns/size")
+    bounds = resolve_bounds(strata, amount, layout.names)
+    candidates = Candidates(ranked, layout, amount.unit, np.union1d(kept, banned), keys_in_memory)
+    census = candidates.census(np.sort(kept), banned, reason_names)
+    bounds = check_supply(bounds, amount, strata, census.supply)
+    return Survey(layout, budget, amount, bounds, kept, banned, census, candidates)
+
+
+def choose_given(found: Survey, rows: Rows, *, stopped: Notice | None = None, weights: Floats | None = None) -> Choice:
+    """Choose exactly `rows`, in the order given: what a selector chose one after the other, under these very bounds.
+
+    Parameters
+    ----------
+    found : Survey
+        Made with the ranking that scores the rows.
+    rows : ndarray, shape (k,), int64
+        Eligible rows in the order they were taken, without the preselected ones.
+    stopped : Notice, optional
+        Why the selector ended before its budget, where it did by a rule of its own; minimums may then be open.
+    weights : ndarray, shape (preselected + k,), float64, optional
+        Weights of the preselected rows in their order, then of `rows`; those of the ranking when left out.
+
+    Raises
+    ------
+    TamisError
+        When the rows break budget or bounds: a defect of the selector.
+    """
+    order = np.argsort(rows, kind="stable")
+    first = preselection(found)
+    second = replace(found.candidates.gather(rows[order], 0), ranks=order.astype(np.int64))
+    if weights is not None:
+        kept = len(found.kept)
+        first = replace(first, weights=weights[:kept][np.argsort(found.kept)])
+        second = replace(second, weights=weights[kept:][order])
+    unit, strata = found.amount.unit, found.layout.strata
+    have = first.tally(unit, strata) + second.tally(unit, strata)
+    short = have < found.bounds.lower
+    if int(have.sum()) > found.amount.value or (have > found.bounds.upper).any() or (stopped is None and short.any()):
+        raise TamisError(f"The selector broke its bounds: {have.tolist()} for {found.amount}.")
+    return assemble(found, [first, second], common=None, stopped=stopped)
+
+
+def assemble(
+    found: Survey, takings: Sequence[Taking], *, common: tuple[float, int] | None, stopped: Notice | None = None
+) -> Choice:
+    """Make a choice of what was taken: the preselection first, then the turns.
+
+    Raises
+    ------
+    TamisError
+        When it is none: a defect of the decision.
+    """
+    thresholds = _last_taken(takings[-1], found.layout.strata)
+    merged = _interleaved(takings)
+    reached = int(merged.tally(found.amount.unit, found.layout.strata).sum())
+    choice = Choice(
+        rows=merged.rows,
+        scores=merged.scores,
+        keys=merged.keys,
+        weights=merged.weights,
+        turns=merged.turns,
+        ranks=merged.ranks,
+        codes=merged.codes,
+        sizes=merged.sizes,
+        amount=found.amount,
+        bounds=found.bounds,
+        excluded=found.excluded,
+        thresholds=thresholds,
+        common=common,
+        outcomes=_outcomes(merged, found.bounds, found.census, thresholds),
+        totals=Totals(
+            candidates=found.layout.rows,
+            eligible=int(found.census.eligible.sum()),
+            asked_rows=found.amount.value if found.amount.unit == "rows" else None,
+            asked_size=found.budget.size,
+            rows=len(merged.rows),
+            size=None if merged.sizes is None else int(merged.sizes.sum()),
+            preselected=len(found.kept),
+            excluded=len(found.excluded),
+        ),
+        warnings=[
+            *found.bounds.warnings,
+            *([stopped] if stopped is not None else _size_shortfall(reached, found.amount)),
+        ],
+    )
+    _check_choice(choice, found.layout, found.kept, whole=stopped is None)
+    return choice
+
+
+def preselection(found: Survey) -> Taking:
+    """Return the rows kept from an earlier selection, ranked in their own order."""
+    order = np.argsort(found.kept)
+    taking = found.candidates.gather(found.kept[order], PRESELECTED)
+    return replace(taking, ranks=order.astype(np.int64))
+
+
+def _checked_rows(rows: Rows, total: int, pointer: str) -> Rows:
+    rows = np.asarray(rows, np.int64)
+    if rows.size and not 0 <= rows.min() <= rows.max() < total:
+        wrong = rows[(rows < 0) | (rows >= total)][0]
+        raise Invalid(f"An earlier selection holds row {wrong}, but the dataset has {total} rows.", pointer=pointer)
+    if len(np.unique(rows)) != len(rows):
+        raise Invalid("An earlier selection holds a row twice.", pointer=pointer)
+    return rows
+
+
+def _size_shortfall(reached: int, amount: Amount) -> list[Notice]:
+    if amount.unit == "rows" or amount.value - reached <= SIZE_SHORTFALL * amount.value:
+        return []
+    detail = (
+        f"The selection has a size of {reached}, {amount.value - reached} below the budget of {amount.value}: the next "
+        "row in order, or of every stratum that is still open, would exceed a bound."
+    )
+    return [Notice(code="budget-not-reached", detail=detail)]
+
+
+def _last_taken(taking: Taking, strata: int) -> Thresholds:
+    """Return, for every stratum, the key and the row of the last one taken."""
+    thresholds = Thresholds(np.full(strata, np.inf), np.full(strata, -1, np.int64))
+    order = np.argsort(taking.ranks)
+    codes = np.zeros(len(order), np.int64) if taking.codes is None else taking.codes[order]
+    thresholds.keys[codes] = taking.keys[order]  # the last assignment to an index stays
+    thresholds.rows[codes] = taking.rows[order]
+    return thresholds
+
+
+def _interleaved(takings: Sequence[Taking]) -> Taking:
+    """Return the preselection (which comes first) and the turns as one; a prefix holds the same share of every turn."""
+    turns = np.concatenate([taking.turns for taking in takings])
+    ranks = np.concatenate([taking.ranks for taking in takings])
+    shares = np.concatenate([(taking.ranks + 1) / max(1, len(taking.ranks)) for taking in takings])
+    shares[turns == PRESELECTED] = 0.0
+    merged = np.empty(len(turns), np.int64)
+    merged[np.lexsort((ranks, turns, shares))] = np.arange(len(turns))
+    rows = np.concatenate([taking.rows for taking in takings])
+    order = np.argsort(rows)
+    codes = [taking.codes for taking in takings if taking.codes is not None]
+    sizes = [taking.sizes for taking in takings if taking.sizes is not None]
+    return Taking(
+        rows=rows[order],
+        scores=np.concatenate([taking.scores for taking in takings])[order],
+        keys=np.concatenate([taking.keys for taking in takings])[order],
+        weights=np.concatenate([taking.weights for taking in takings])[order],
+        turns=turns[order],
+        ranks=merged[order],
+        codes=np.concatenate(codes)[order] if codes else None,
+        sizes=np.concatenate(sizes)[order] if sizes else None,
+    )
+
+
+def _outcomes(taking: Taking, bounds: Bounds, census: Census, thresholds: Thresholds) -> list[StratumOutcome]:
+    strata = len(bounds.names)
+    rows = taking.tally("rows", strata)
+    sizes = taking.tally("size", strata) if taking.sizes is not None else None
+    return [
+        StratumOutcome(
+            stratum=name,
+            candidates=int(census.candidates[s]),
+            eligible=int(census.eligible[s]),
+            asked_min=int(bounds.lower[s]),
+            asked_max=None if bounds.upper[s] == NO_MAX else int(bounds.upper[s]),
+            rows=int(rows[s]),
+            size=None if sizes is None else int(sizes[s]),
+            threshold=float(thresholds.keys[s]) if thresholds.rows[s] >= 0 and rows[s] < census.eligible[s] else None,
+        )
+        for s, name in enumerate(bounds.names)
+    ]
+
+
+def _check_choice(choice: Choice, layout: Layout, kept: Rows, *, whole: bool) -> None:
+    """Raise `TamisError` when the choice is not one: a defect of this module, never of a request."""
+    rows, ranks = choice.rows, choice.ranks
+    wrong = [
+        ("rows are not ascending and unique", bool((np.diff(rows) <= 0).any())),
+        ("rows are out of range", bool(rows.size and (rows[0] < 0 or rows[-1] >= layout.rows))),
+        ("excluded rows are among them", bool(np.isin(choice.excluded, rows, assume_unique=True).any())),
+        ("preselected rows are missing", not bool(np.isin(kept, rows, assume_unique=True).all())),
+        ("ranks are not 0 to k - 1", ranks is not None and not np.array_equal(np.sort(ranks), np.arange(len(rows)))),
+        ("a row is not eligible", bool((choice.keys[~choice.preselected] == -np.inf).any())),
+        ("not as many rows as asked", whole and choice.amount.unit == "rows" and len(rows) != choice.amount.value),
+    ]
+    found = [what for what, is_so in wrong if is_so]
+    if found:
+        raise TamisError(f"The decision is not sound: {'; '.join(found)}.")

@@ -1,1 +1,0 @@
-"""Engines run a selector's tasks over units; they differ in where, never in what."""

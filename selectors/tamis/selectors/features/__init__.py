@@ -1,0 +1,1 @@
+"""Signals that several methods share: embeddings, gradients, difficulty, n-grams, transport."""

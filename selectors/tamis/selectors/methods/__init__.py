@@ -1,0 +1,1 @@
+"""Selection methods: one module or package a paper; none imports another."""

@@ -1,0 +1,1 @@
+"""CCS: coverage-centric coreset selection (Zheng et al., 2023)."""

@@ -1,0 +1,1 @@
+"""DSIR: importance resampling on hashed n-grams (Xie et al., 2023)."""

@@ -1,0 +1,1 @@
+"""GAIS: graph attention and hashing for instance selection."""

@@ -1,0 +1,1 @@
+"""Quad: influence and diversity by a bandit over clusters."""

@@ -1,0 +1,82 @@
+"""A uniform random draw: the baseline that every selection has to beat, with everybody's budgets and strata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import JsonValue
+
+from tamis.native.math import rng
+from tamis.selectors.decision.by_key import Choice, RankedUnit
+from tamis.selectors.run.run import Run
+from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.schema.request import Shape
+from tamis.selectors.schema.response import Notice
+
+
+class RandomParams(Shape):
+    """A random draw has none; its seed is the job's."""
+
+
+@dataclass(frozen=True)
+class UniformKeys:
+    """Every row ranks by a uniform number of its own."""
+
+    starts: npt.NDArray[np.int64]
+    key: Any
+
+    def __call__(self, unit: int) -> RankedUnit:
+        """Draw a unit's keys."""
+        first, last = int(self.starts[unit]), int(self.starts[unit + 1])
+        draw = rng.uniform(self.key, first, last - first)
+        return RankedUnit(keys=draw, scores=draw)
+
+
+class RandomRows:
+    """Uniform sampling without replacement."""
+
+    name: ClassVar[str] = "random"
+    revision: ClassVar[int] = 1
+    summary: ClassVar[str] = "Draws rows uniformly at random: the baseline."
+    citation: ClassVar[str] = "None needed."
+    cost: ClassVar[str] = "Reads no data but the columns of strata and sizes; 8 bytes a row."
+    Params: ClassVar[type[RandomParams]] = RandomParams
+    scores_are_log_weights: ClassVar[bool] = False
+
+    def __init__(self, params: RandomParams) -> None:
+        self.params = params
+
+    def needs(self) -> Needs:
+        """Read nothing."""
+        return Needs(roles=(), target=False)
+
+    def basis(self) -> str:
+        """Stand on nothing."""
+        return ""
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """One decision over the row numbers."""
+        return [PhaseCost("draw", 0, 0, 1e-7 * (job.candidates.rows or 0)), PhaseCost("report", 0, 0, 1e-3)]
+
+    def notices(self, job: Job) -> Iterable[Notice]:
+        """Say nothing."""
+        return ()
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Hold the keys."""
+        return 20 * (job.candidates.rows or 0)
+
+    def select(self, run: Run) -> Decision:
+        """Take the rows with the largest of uniform keys."""
+        run.begin("draw")
+        ranked = UniformKeys(run.layout().starts, run.stream("random"))
+        choice = run.choose(ranked, ("eligible",))
+        return Decision(choice, [ranked], ("eligible",), {})
+
+    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
+        """Measure nothing: it is the baseline."""
+        return {}

@@ -1,0 +1,156 @@
+"""A random draw from groups of rows: in proportion to their sizes, or the same number of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, JsonValue
+
+from tamis.native.math import rng
+from tamis.native.sampling import strata
+from tamis.selectors.decision.budget import resolve_budget
+from tamis.selectors.decision.by_key import Choice, RankedUnit
+from tamis.selectors.decision.choice import KEYS_IN_MEMORY
+from tamis.selectors.errors import Invalid
+from tamis.selectors.methods.ccs.strata import proportional_positions, shared
+from tamis.selectors.run.run import Run
+from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.schema.request import Shape
+from tamis.selectors.schema.response import Notice
+
+Ints = npt.NDArray[np.int64]
+
+REASONS = ("eligible",)
+STREAM = "stratified"
+
+GROUPS_SHOWN = 200
+
+HELD_ROW_BYTES = 48
+"""Bytes a row takes at the peak: its word, key, group and places in two orders."""
+
+
+class StratifiedParams(Shape):
+    """Parameters of the draw from groups."""
+
+    by: Literal["group", "label"] = Field("group", description="The column whose values are the groups.")
+    allocation: Literal["proportional", "equal"] = Field(
+        "proportional",
+        description="'proportional': every group its part of the rows, exact by largest remainder. 'equal': every "
+        "group the same number; one that has fewer gives all it has, and the others share the rest.",
+    )
+
+
+@dataclass(frozen=True)
+class GroupKeys:
+    """Every row ranks by its place in the order, held in memory."""
+
+    starts: Ints
+    keys: npt.NDArray[np.float64]  # (n,)
+
+    def __call__(self, unit: int) -> RankedUnit:
+        """Rank one unit."""
+        keys = self.keys[self.starts[unit] : self.starts[unit + 1]]
+        return RankedUnit(keys, keys)
+
+
+class Stratified:
+    """Draw uniformly inside groups, whose numbers are fixed."""
+
+    name: ClassVar[str] = "stratified"
+    revision: ClassVar[int] = 1
+    summary: ClassVar[str] = "Draws rows at random from groups or labels: in proportion, or the same number of each."
+    citation: ClassVar[str] = "None needed."
+    cost: ClassVar[str] = "Reads the group or label column only; 48 bytes a row."
+    Params: ClassVar[type[StratifiedParams]] = StratifiedParams
+    scores_are_log_weights: ClassVar[bool] = False
+
+    def __init__(self, params: StratifiedParams) -> None:
+        self.params = params
+
+    def needs(self) -> Needs:
+        """The column of groups."""
+        return Needs(roles=(self.params.by,), target=False)
+
+    def basis(self) -> str:
+        """Stand on nothing."""
+        return ""
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Read the groups, draw."""
+        dataset, rows = job.candidates, job.candidates.rows or 0
+        if job.spec.budget.size is not None and self.params.allocation == "proportional":
+            raise Invalid(
+                "A proportional draw shares a number of rows out: give the budget in rows or as a fraction.",
+                pointer="/budget/size",
+            )
+        return [
+            PhaseCost("groups", len(dataset.units), dataset.bytes, dataset.bytes / 1e9 + 1e-7 * rows),
+            PhaseCost("draw", 0, 0, 1e-6 * rows),
+            PhaseCost("report", 0, 0, 6e-7 * rows + 1e-3),
+        ]
+
+    def notices(self, job: Job) -> Iterable[Notice]:
+        """Say nothing beforehand."""
+        return ()
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Words, keys and groups of all rows."""
+        rows = job.candidates.rows or 0
+        return HELD_ROW_BYTES * rows + min(8 * rows, KEYS_IN_MEMORY)
+
+    def select(self, run: Run) -> Decision:
+        """Share the budget out, take the first rows of every group's random order."""
+        run.begin("groups", run.candidates)
+        names, unit_codes = run.names(run.candidates, self.params.by)
+        run.begin("draw")
+        starts = run.layout().starts
+        codes = np.concatenate([np.empty(0, np.int32), *(unit_codes[unit] for unit in range(len(unit_codes)))])
+        words = rng.shuffled_at(run.stream(STREAM), np.arange(len(codes)))
+        words[run.preselected] = np.arange(len(run.preselected), dtype=np.uint64)  # they are the first of their groups
+        codes[run.excluded] = len(names)
+        keys = self._keys(run, names, codes, words)
+        ranked = GroupKeys(starts, keys)
+        self._names, self._codes = names, codes
+        return Decision(run.choose(ranked, REASONS), [ranked], REASONS, {})
+
+    def _keys(
+        self, run: Run, names: Sequence[str], codes: npt.NDArray[Any], words: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.float64]:
+        order = np.lexsort((words, codes))
+        counts = np.bincount(codes, minlength=len(names) + 1)
+        keys = np.full(len(codes), -np.inf)
+        populations = counts[:-1]
+        ends = np.cumsum(populations)
+        if self.params.allocation == "proportional":
+            amount = resolve_budget(run.spec.budget, len(codes))
+            shares = shared(populations, populations, amount.value)
+        turns = strata.turns(populations)
+        for group, (end, count) in enumerate(zip(ends.tolist(), populations.tolist(), strict=True)):
+            members, places = order[end - count : end], np.arange(count)
+            if self.params.allocation == "equal":
+                keys[members] = -(places * len(names) + turns[group])
+            else:
+                keys[members] = -proportional_positions(places, int(shares[group]))
+        return keys
+
+    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
+        """Count the groups: all rows, the random draw, the selection."""
+        groups = len(self._names)
+        rows = np.bincount(self._codes, minlength=groups)[:groups]
+        drawn, taken = (
+            np.bincount(self._codes[choice.rows], minlength=groups)[:groups] for choice in (random, decision.choice)
+        )
+        listed: list[JsonValue] = [
+            {
+                "group": self._names[group],
+                "rows": int(rows[group]),
+                "random": int(drawn[group]),
+                "selected": int(taken[group]),
+            }
+            for group in range(min(groups, GROUPS_SHOWN))
+        ]
+        return {"allocation": self.params.allocation, "groups": listed, "groups_in_all": groups}

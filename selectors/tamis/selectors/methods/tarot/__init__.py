@@ -1,0 +1,1 @@
+"""TAROT: targeted data selection by optimal transport."""

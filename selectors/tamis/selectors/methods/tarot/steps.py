@@ -1,0 +1,113 @@
+"""Steps that TAROT's modes share: what a budget covers, transport of some rows, and the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import JsonValue
+
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.in_order import Terms
+from tamis.selectors.features.gradients import Space
+from tamis.selectors.features.transport import Costs, Solver, Transport, solve
+from tamis.selectors.methods.tarot import otm
+from tamis.selectors.methods.tarot.layers import LayerOrder, Layers
+from tamis.selectors.run.run import Run
+from tamis.selectors.run.selector import Decision
+from tamis.selectors.schema.response import Notice
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Matrix = npt.NDArray[np.float32]
+
+REASONS = ("eligible",)
+
+GATHERED_BYTES = 2**29
+"""Whitened vectors held for all folds at once; beyond, each fold reads its own."""
+
+
+@dataclass
+class Found:
+    """What select leaves for the report."""
+
+    space: Space
+    details: dict[str, JsonValue] = field(default_factory=dict)
+    problems: dict[str, Transport] = field(default_factory=dict)
+    curve: otm.Curve | None = None
+    notices: list[Notice] = field(default_factory=list)
+
+
+def decision(choice: Choice, ranked: LayerOrder, layers: Layers) -> Decision:
+    rows = choice.rows
+    layer, target = layers.layer[rows], layers.target[rows]
+    columns = {
+        "layer": pa.array(layer, pa.int32(), mask=layer == layers.depth),
+        "nearest_target": pa.array(target, pa.int32(), mask=target < 0),
+        "similarity": pa.array(layers.similarity[rows], pa.float32(), mask=target < 0),
+    }
+    return Decision(choice, [ranked], REASONS, {}, columns=columns)
+
+
+def target_weights(run: Run) -> Floats:
+    """Weigh targets equally, or each dataset's by its proportion."""
+    counts = [target.rows or 0 for target in run.targets]
+    shares = run.target_proportions or [count / sum(counts) for count in counts]
+    return np.concatenate([np.full(count, share / count) for share, count in zip(shares, counts, strict=True) if count])
+
+
+def solved(space: Space, rows: Ints, solver: Solver, targets: Floats, pool: ThreadPoolExecutor) -> Transport:
+    """Solve the transport of rows, of equal weights, to all targets."""
+    costs = Costs(space.vectors(rows), space.targets, pool)
+    return solve(costs, np.full(len(rows), 1 / len(rows)), targets, solver, bounds=True)
+
+
+def gatherer(space: Space, union: Ints) -> Callable[[Ints], Matrix]:
+    """Return a reader of whitened vectors: of one table in memory while all of them fit, else read anew."""
+    if len(union) * space.targets.shape[1] * 4 > GATHERED_BYTES:
+        return space.vectors
+    rows = np.sort(union)
+    table = space.vectors(rows)
+    return lambda wanted: table[np.searchsorted(rows, wanted)]
+
+
+def counted(rows: Ints, wanted: Terms) -> Ints:
+    """Return what each row counts against the budget."""
+    return np.ones(len(rows), np.int64) if wanted.sizes is None else wanted.sizes[rows]
+
+
+def left_of(wanted: Terms) -> int:
+    kept = wanted.preselected
+    return wanted.amount.value - int(counted(kept, wanted).sum())
+
+
+def fitting(ordered: Ints, wanted: Terms) -> int:
+    """Return how many of the rows, in their order, stay within the budget; strata are left to the decision."""
+    return int(np.searchsorted(np.cumsum(counted(ordered, wanted)), left_of(wanted), side="right"))
+
+
+def covered(ordered: Ints, wanted: Terms) -> bool:
+    """Whether the rows fill the budget."""
+    return int(counted(ordered, wanted).sum()) >= left_of(wanted) or len(ordered) == int(np.count_nonzero(wanted.free))
+
+
+def within(ordered: Ints, wanted: Terms) -> Ints:
+    """Return the rows that may be taken one after the other: within the budget and the strata's maximums."""
+    if wanted.codes is None:
+        return ordered[: fitting(ordered, wanted)]
+    left, counts = left_of(wanted), counted(ordered, wanted)
+    have = np.zeros(len(wanted.names), np.int64)
+    np.add.at(have, wanted.codes[wanted.preselected], counted(wanted.preselected, wanted))
+    taken: list[int] = []
+    pairs: Iterable[tuple[int, int]] = zip(ordered.tolist(), counts.tolist(), strict=True)
+    for row, size in pairs:
+        code = int(wanted.codes[row])
+        if size <= left and have[code] + size <= wanted.upper[code]:
+            taken.append(row)
+            have[code] += size
+            left -= size
+    return np.array(taken, np.int64)

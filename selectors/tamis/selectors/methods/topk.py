@@ -1,0 +1,110 @@
+"""The rows with the highest or the lowest scores: what coverage is compared with, and a filter in its own right.
+
+At low pruning rates the hardest rows make a good coreset; at high ones they fail (Zheng et al., ICLR 2023, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field, JsonValue
+
+from tamis.selectors.decision.by_key import Choice, RankedUnit
+from tamis.selectors.decision.choice import KEYS_IN_MEMORY
+from tamis.selectors.features import difficulty
+from tamis.selectors.features.difficulty import Difficulty, SourceParams
+from tamis.selectors.run.run import Run
+from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.schema.response import Notice
+
+
+class TopkParams(SourceParams):
+    """Parameters of the selection by score."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"order": "highest"}]})
+
+    order: Literal["highest", "lowest"] = Field(
+        description="Which end is taken. Hard rows are the lowest of margins and AUM, the highest of losses, "
+        "forgetting and EL2N; there is no default, since either is taken for the other too easily."
+    )
+
+
+@dataclass(frozen=True)
+class ByScore:
+    """Every row ranks by its score."""
+
+    scored: Difficulty
+    sign: float  # 1: highest first
+
+    def __call__(self, unit: int) -> RankedUnit:
+        """Rank one unit."""
+        scores, reasons = self.scored.columns[unit].astype(np.float64), self.scored.reasons(unit)
+        return RankedUnit(np.where(reasons == 0, self.sign * scores, -np.inf), scores, None, reasons)
+
+
+class Topk:
+    """Take the rows with the highest or lowest scores; of equal ones the earlier."""
+
+    name: ClassVar[str] = "topk"
+    revision: ClassVar[int] = 2
+    summary: ClassVar[str] = "Takes the rows of highest or lowest score: of a column, of dynamics, of a snapshot."
+    citation: ClassVar[str] = "None needed; as a coreset see Toneva et al. 2019 and Paul et al. 2021."
+    cost: ClassVar[str] = "One read of the scores and a few passes over 4 or 8 bytes a row; 8 bytes a row."
+    Params: ClassVar[type[TopkParams]] = TopkParams
+    scores_are_log_weights: ClassVar[bool] = False
+
+    def __init__(self, params: TopkParams) -> None:
+        self.params = params
+
+    def needs(self) -> Needs:
+        """Scores, or what they are computed from."""
+        return difficulty.needs(self.params)
+
+    def basis(self) -> str:
+        """Stand on nothing."""
+        return ""
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Score, then one decision."""
+        difficulty.check(self.params, job)
+        rows = job.candidates.rows or 0
+        own = [PhaseCost("select", 0, 0, 2e-7 * rows), PhaseCost("report", 0, 0, 6e-7 * rows + 1e-3)]
+        return [*difficulty.costs(self.params, job), *own]
+
+    def notices(self, job: Job) -> Iterable[Notice]:
+        """Say nothing beforehand."""
+        return ()
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Keys of the decision."""
+        return difficulty.memory(self.params, job) + min(8 * (job.candidates.rows or 0), KEYS_IN_MEMORY)
+
+    def select(self, run: Run) -> Decision:
+        """Take the rows with the largest keys."""
+        run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
+        scored = difficulty.scores(run, self.params, exact=True)
+        run.begin("select")
+        ranked = ByScore(scored, 1.0 if self.params.order == "highest" else -1.0)
+        choice = run.choose(ranked, difficulty.REASONS)
+        return Decision(choice, [ranked], difficulty.REASONS, difficulty.REASON_DETAILS, notices=list(scored.notices))
+
+    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
+        """Compare the mean score with that of a random draw."""
+        scored = decision.rankings[0]
+        assert isinstance(scored, ByScore)
+        starts = run.layout().starts
+        means: dict[str, JsonValue] = {}
+        for name, choice in (("selected", decision.choice), ("random", random)):
+            total, count = 0.0, 0
+            cuts = np.searchsorted(choice.rows, starts)
+            for unit in np.flatnonzero(np.diff(cuts)).tolist():
+                rows = choice.rows[cuts[unit] : cuts[unit + 1]] - starts[unit]
+                scores = scored.scored.columns[unit][rows].astype(np.float64)
+                finite = np.isfinite(scores)  # rows kept from an earlier selection may have none
+                total += float(scores[finite].sum())
+                count += int(finite.sum())
+            means[name] = total / count if count else None
+        return {"order": self.params.order, "mean_score": means}

@@ -1,0 +1,48 @@
+"""Who watches a job, and what is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tamis.selectors.schema.response import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class UnitDone:
+    """One unit of work whose result is there."""
+
+    phase: str
+    shard: str  # uri
+    unit: int  # its number in its dataset
+    rows: int | None  # None where nothing has counted them yet
+    seconds: float | None  # that it took; None: an earlier run had left its result
+
+
+class Observer(Protocol):
+    """Who watches a job: the service's job process, the command line, or nobody."""
+
+    def progress(self, progress: Progress) -> None: ...
+    def log(self, level: str, message: str, **fields: Any) -> None: ...
+    def read(self, rows: int, size: int) -> None: ...  # so many rows, decoded bytes, since the last call; any thread
+    def unit(self, unit: UnitDone) -> None: ...  # from any thread
+    def cancelled(self) -> bool: ...
+
+
+class Unobserved:
+    """Nobody watches."""
+
+    def progress(self, progress: Progress) -> None:
+        """Do nothing."""
+
+    def log(self, level: str, message: str, **fields: Any) -> None:
+        """Do nothing."""
+
+    def read(self, rows: int, size: int) -> None:
+        """Do nothing."""
+
+    def unit(self, unit: UnitDone) -> None:
+        """Do nothing."""
+
+    def cancelled(self) -> bool:
+        return False

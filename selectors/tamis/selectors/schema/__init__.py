@@ -1,0 +1,1 @@
+"""Requests, responses and their validation: pydantic models and nothing that computes."""

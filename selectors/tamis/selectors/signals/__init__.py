@@ -1,0 +1,1 @@
+"""Phase 1, map: tasks over units, the content-addressed store of their results, and engines that run them."""

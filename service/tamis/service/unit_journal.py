@@ -1,0 +1,57 @@
+"""A job's units of work, as they came: one JSON object a line, in a file beside its result."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tamis.selectors.run.observer import UnitDone
+
+JOURNAL: Final = ".units.ndjson"
+"""Hidden, as all in a job's folder that is no part of its result."""
+
+
+class Journal:
+    """Writes the journal of one attempt; from any thread."""
+
+    def __init__(self, folder: Path, attempt: int) -> None:
+        self._attempt = attempt
+        self._lock = threading.Lock()
+        self._file = (folder / JOURNAL).open("ab", buffering=0)
+        # An attempt that was killed may have left half a line.
+        content = (folder / JOURNAL).read_bytes()
+        self._file.truncate(content.rfind(b"\n") + 1)
+
+    def write(self, unit: UnitDone) -> None:
+        """Note a unit."""
+        entry = {
+            "at": datetime.fromtimestamp(time.time(), UTC).isoformat(),
+            "attempt": self._attempt,
+            "phase": unit.phase,
+            "shard": unit.shard,
+            "unit": unit.unit,
+            "rows": unit.rows,
+            "seconds": unit.seconds,
+        }
+        with self._lock:
+            self._file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_units(folder: Path) -> Iterator[bytes]:
+    """Give the whole lines of a job's journal so far; nothing where there is none."""
+    try:
+        with (folder / JOURNAL).open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield line
+    except FileNotFoundError:
+        return
