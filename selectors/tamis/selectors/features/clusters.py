@@ -98,7 +98,7 @@ def _is_whole(name: str) -> bool:
     return len(name) <= INTEGER_DIGITS and name.removeprefix("-").isdecimal() and str(int(name)) == name
 
 
-@unit_task(revision=1, roles=("cluster",))
+@unit_task("clusters.read_clusters", revision=1, roles=("cluster",))
 def read_clusters(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Read the cluster column as a dictionary of text, nulls kept."""
     parts = [batch.strings("cluster") for batch in reader.batches()]
@@ -175,7 +175,7 @@ def _embeddings(reader: UnitReader, metric: Metric) -> Iterator[tuple[int, Matri
         yield batch.start, vectors
 
 
-@unit_task(revision=1, roles=("embedding",), numbered=True)
+@unit_task("clusters.gather_rows", revision=1, roles=("embedding",), numbered=True)
 def gather_rows(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Read the embeddings of the rows that are listed in the shared ``rows``: column ``vector``."""
     listed = shared["rows"].column("row").to_numpy() - reader.first_row
@@ -187,7 +187,7 @@ def gather_rows(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[s
     return pa.table({"vector": pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(parts)), dimension)})
 
 
-@unit_task(revision=1, roles=("embedding",))
+@unit_task("clusters.assign_rows", revision=1, roles=("embedding",))
 def assign_rows(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Find the nearest of the shared ``centres`` for every row: column ``cluster``; the inertia in the metadata."""
     centres = np.array(_matrix(shared["centres"]))

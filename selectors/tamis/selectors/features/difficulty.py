@@ -366,19 +366,19 @@ def _narrowed(reader: UnitReader, role: Role) -> pa.Table:
     return with_metadata(table, {**metadata_of(table), "beyond": beyond})
 
 
-@unit_task(revision=2, roles=("score",))
+@unit_task("difficulty.read_scores", revision=2, roles=("score",))
 def read_scores(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Read the score column as float32: column ``score``; how many rows have none, or one beyond, in the metadata."""
     return _narrowed(reader, "score")
 
 
-@unit_task(revision=2, roles=("cutoff",))
+@unit_task("difficulty.read_cutoffs", revision=2, roles=("cutoff",))
 def read_cutoffs(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Read the cut-off column, as :data:`read_scores` does the scores."""
     return _narrowed(reader, "cutoff")
 
 
-@unit_task(revision=1, roles=("score",))
+@unit_task("difficulty.read_exact_scores", revision=1, roles=("score",))
 def read_exact_scores(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Read the score column in its own precision: column ``score``; the number of rows without one in the metadata."""
 
@@ -410,7 +410,7 @@ def _measured(
     return _scored(parts())
 
 
-@unit_task(revision=1, roles=("logits",))
+@unit_task("difficulty.score_outputs", revision=1, roles=("logits",))
 def score_outputs(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Score rows by their outputs alone: entropy, least confidence."""
     if params["metric"] == "entropy":
@@ -418,14 +418,14 @@ def score_outputs(reader: UnitReader, params: Mapping[str, Any], shared: Mapping
     return _measured(reader, params, lambda batch, v: kernels.least_confidence(v.loss, v.margin, v.correct))
 
 
-@unit_task(revision=1, roles=("logits", "label"))
+@unit_task("difficulty.score_labelled", revision=1, roles=("logits", "label"))
 def score_labelled(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Score rows by their outputs and labels: loss, margin, EL2N of one visit."""
     column = {"loss": "loss", "margin": "margin", "el2n": "error"}[params["metric"]]
     return _measured(reader, params, lambda batch, visits: getattr(visits, column))
 
 
-@unit_task(revision=1, roles=("logits", "label", "embedding"))
+@unit_task("difficulty.score_gradients", revision=1, roles=("logits", "label", "embedding"))
 def score_gradients(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Score rows by the norm of the gradient of the last layer's weights and biases, which is an outer product."""
 

@@ -96,7 +96,7 @@ def _bounded(reader: UnitReader, batch: RoleBatch, role: Role, end: int, detail:
     return values
 
 
-@unit_task(revision=2, roles=ROLES)
+@unit_task("dynamics.measure_visits", revision=2, roles=ROLES)
 def measure_visits(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Measure a unit's visits, in order: the columns of :data:`_VISIT_COLUMNS`; the first epoch in the metadata.
 
@@ -120,7 +120,7 @@ def measure_visits(reader: UnitReader, params: Mapping[str, Any], shared: Mappin
     return with_metadata(pa.Table.from_batches(parts, pa.schema(_VISIT_COLUMNS)), {"first_epoch": first_epoch})
 
 
-@unit_task(revision=1, roles=("label",))
+@unit_task("dynamics.read_class_numbers", revision=1, roles=("label",))
 def read_class_numbers(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Read the candidates' labels as int64; :data:`NULL_LABEL` where one is null or no whole number."""
     parts = []

@@ -118,7 +118,10 @@ def _check_finite(reader: UnitReader, start: int, vectors: npt.NDArray[np.floati
 
 def _tasks(name: str, function: Any, *, numbered: bool = False) -> tuple[Task, ...]:
     """Make one task of a function for every source, since a task names the roles that it reads."""
-    return tuple(Task(f"{__name__}:{name}_{source}", 1, roles, numbered, function) for source, roles in ROLES.items())
+    return tuple(
+        Task(f"gradients.{name}_{source}", 1, roles, numbered, f"{__name__}:{name}_{source}", function)
+        for source, roles in ROLES.items()
+    )
 
 
 def _sum_unit(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:

@@ -88,7 +88,7 @@ def _sample(run: Run) -> tuple[Floats, list[str]]:
     return np.concatenate(vectors), labels
 
 
-@unit_task(revision=1, roles=("embedding", "label"), numbered=True)
+@unit_task("last_layer.labelled_rows", revision=1, roles=("embedding", "label"), numbered=True)
 def labelled_rows(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Return embedding (float64) and label of the rows of a unit that are listed."""
     listed = shared["rows"].column("row").to_numpy() - reader.first_row

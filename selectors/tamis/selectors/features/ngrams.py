@@ -168,13 +168,13 @@ def _count(batches: Iterable[RoleBatch], features: Mapping[str, Any]) -> pa.Tabl
     return with_metadata(pa.table({"count": counts}), {"rows": rows, "tokens": tokens, "lengths": lengths.tolist()})
 
 
-@unit_task(revision=1, roles=("text",))
+@unit_task("ngrams.count_ngrams", revision=1, roles=("text",))
 def count_ngrams(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Count a unit's n-grams by bucket: column ``count`` int64 (buckets,); rows, tokens and lengths in the metadata."""
     return _count(reader.batches(), params["features"])
 
 
-@unit_task(revision=1, roles=("text",), numbered=True)
+@unit_task("ngrams.count_part", revision=1, roles=("text",), numbered=True)
 def count_part(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Count one side of the holdout only: a row's side is drawn from its number and the seed."""
     key = rng.stream_key(params["seed"], "holdout")
@@ -187,7 +187,7 @@ def count_part(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[st
     return _count(side(), params["features"])
 
 
-@unit_task(revision=2, roles=("text",), numbered=True)
+@unit_task("ngrams.describe_rows", revision=2, roles=("text",), numbered=True)
 def describe_rows(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Look closely at the rows listed in each shared table (column ``row`` int64, sorted): one row of lists.
 
@@ -232,7 +232,7 @@ class _Described:
         yield "digest", pa.array(self._digests, pa.binary(DIGEST_BYTES))
 
 
-@unit_task(revision=1, roles=("text",), numbered=True)
+@unit_task("ngrams.list_features", revision=1, roles=("text",), numbered=True)
 def list_features(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """List the n-grams of the rows in ``shared["rows"]`` (``row`` int64, sorted): column ``bucket``, list<int32>."""
     config = config_of(params["features"])
@@ -246,7 +246,7 @@ def list_features(reader: UnitReader, params: Mapping[str, Any], shared: Mapping
     return pa.table({"bucket": pa.chunked_array(parts, pa.list_(pa.int32()))})
 
 
-@unit_task(revision=1, roles=("text",))
+@unit_task("ngrams.digest_rows", revision=1, roles=("text",))
 def digest_rows(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Digest a unit's texts, the first ``rows`` of them: column ``digest``."""
     digests: list[bytes] = []
@@ -261,7 +261,7 @@ def _one_list(values: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
 
 
-@unit_task(revision=1, roles=("text",))
+@unit_task("ngrams.sum_table", revision=1, roles=("text",))
 def sum_table(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Sum a per-bucket table over each row's n-grams: columns ``sum_0`` … float64 and ``tokens`` int64, a row each."""
     config, words = config_of(params["features"]), params.get("chunk_words")
@@ -278,7 +278,7 @@ def sum_table(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str
     return pa.table(columns)
 
 
-@unit_task(revision=1, roles=("text",))
+@unit_task("ngrams.measure_quality", revision=1, roles=("text",))
 def measure_quality(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Measure the paper's quality statistics (appendix; experimental code) of each row: float64 columns."""
     config = config_of(params["features"])

@@ -187,7 +187,7 @@ class Run:
         """
         store = self.scratch if scratch else self.store
         wanted = range(len(dataset.units)) if units is None else units
-        calls = [Call(task.name, dataset, unit, params or {}, shared or {}) for unit in wanted]
+        calls = [Call(task, dataset, unit, params or {}, shared or {}) for unit in wanted]
         keys = [call.key for call in calls]
         self._expect(len(calls), sum(dataset.units[unit].rows or 0 for unit in wanted))
         missing: dict[str, Call] = {}

@@ -53,7 +53,7 @@ class StratumCodes(Sequence[np.ndarray]):
         return own[groups.indices.to_numpy()] if len(groups) else np.empty(0, np.int32)
 
 
-@unit_task(revision=1, roles=())
+@unit_task("rows.count_unit_rows", revision=1, roles=())
 def count_unit_rows(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Count a JSON-lines unit's rows."""
     return with_metadata(pa.table({}), {"rows": reader.dataset.count_rows(reader.unit)})
@@ -66,19 +66,19 @@ def _read_names(reader: UnitReader, role: Role) -> pa.Table:
     return pa.table({"group": pc.dictionary_encode(whole)})
 
 
-@unit_task(revision=1, roles=("group",))
+@unit_task("rows.read_groups", revision=1, roles=("group",))
 def read_groups(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Read the group column."""
     return _read_names(reader, "group")
 
 
-@unit_task(revision=1, roles=("label",))
+@unit_task("rows.read_labels", revision=1, roles=("label",))
 def read_labels(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Read the label column as strata."""
     return _read_names(reader, "label")
 
 
-@unit_task(revision=1, roles=("size",))
+@unit_task("rows.read_sizes", revision=1, roles=("size",))
 def read_sizes(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Read the size column, checked to be whole and not negative."""
     parts = [np.asarray(batch.ints("size"), dtype=np.int64) for batch in reader.batches()]

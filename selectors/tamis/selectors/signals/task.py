@@ -72,47 +72,109 @@ TaskFunction = Callable[[UnitReader, Mapping[str, Any], Mapping[str, pa.Table]],
 
 @dataclass(frozen=True)
 class Task:
-    """A function over one unit, found by name so that another process can find it too."""
+    """A function over one unit, with a stable name for its results and a location for other processes.
 
-    name: str  # "module:function"
+    Results are kept under `name` and `revision`, so that a module may be renamed without losing them.
+    """
+
+    name: str  # unique among all tasks of all packages, e.g. "ngrams.count"
     revision: int  # part of the signal's name: raise it when the result changes
     roles: tuple[Role, ...]
     numbered: bool  # whether the result depends on the unit's row numbers too, not on its content alone
+    location: str  # "module:attribute", where another process finds the task
     function: TaskFunction
 
+    def __post_init__(self) -> None:
+        other = _LOCATIONS.setdefault(self.name, self.location)
+        if other != self.location:
+            raise ValueError(
+                f"Two tasks are named '{self.name}' ({other} and {self.location}): give one of them another name."
+            )
+
     @staticmethod
-    def find(name: str) -> Task:
-        """Import the task called `name` (``module:attribute``)."""
-        module, _, attribute = name.partition(":")
+    def find(location: str) -> Task:
+        """Import the task at `location` ("module:attribute").
+
+        Raises
+        ------
+        TypeError
+            Something else is there.
+        """
+        module, _, attribute = location.partition(":")
         task = getattr(importlib.import_module(module), attribute)
         if not isinstance(task, Task):
-            raise TypeError(f"{name} is not a task")
+            raise TypeError(f"{location} is not a task")
         return task
 
+    def __reduce__(self) -> tuple[Callable[[str], Task], tuple[str]]:
+        return Task.find, (self.location,)
 
-def unit_task(*, revision: int, roles: Sequence[Role], numbered: bool = False) -> Callable[[TaskFunction], Task]:
-    """Make a module-level function a :class:`Task` that reads `roles`."""
+
+_LOCATIONS: dict[str, str] = {}
+"""Where the task of each name is."""
+
+
+def unit_task(
+    name: str, *, revision: int, roles: Sequence[Role], numbered: bool = False
+) -> Callable[[TaskFunction], Task]:
+    """Make a module-level function a :class:`Task` that reads `roles`.
+
+    Parameters
+    ----------
+    name : str
+        The name of the task's results, unique among all tasks; by convention "package.verb_noun". It stays when the
+        function moves or is renamed.
+    revision : int
+        Raise it whenever the function's result changes.
+    roles : sequence of str
+        Roles of the columns that are read.
+    numbered : bool
+        Whether the result depends on the unit's row numbers as well as on its content.
+
+    Raises
+    ------
+    TypeError
+        When the function is a method or is made inside another function: no other process could find it.
+    ValueError
+        When another task has the same name.
+    """
 
     def decorate(function: TaskFunction) -> Task:
-        return Task(f"{function.__module__}:{function.__qualname__}", revision, tuple(roles), numbered, function)
+        if "." in function.__qualname__:
+            raise TypeError(
+                f"The task '{name}' ({function.__module__}.{function.__qualname__}) must be a function at the top "
+                "level of its module, so that other processes find it: move it out of the function or class around it."
+            )
+        location = f"{function.__module__}:{function.__qualname__}"
+        return Task(name, revision, tuple(roles), numbered, location, function)
 
     return decorate
 
 
 @dataclass(frozen=True)
 class Call:
-    """One task on one unit: names, JSON values and keys only; no arrays, no closures."""
+    """One task on one unit, with JSON values and keys only; no arrays, no closures.
 
-    task: str
+    Raises
+    ------
+    TypeError
+        When a parameter is not a JSON value.
+    """
+
+    task: Task
     dataset: Dataset
     unit: int
     params: Mapping[str, Any]
     shared: Mapping[str, str]  # name -> key of a table in the signal store
 
+    def __post_init__(self) -> None:
+        for name, value in self.params.items():
+            _check_json(value, name, self.task.name)
+
     @property
     def key(self) -> str:
         """The name of the result: everything that decides its content."""
-        task = Task.find(self.task)
+        task = self.task
         unit = self.dataset.units[self.unit]
         return content_key(
             task.name,
@@ -126,13 +188,30 @@ class Call:
         )
 
 
+def _check_json(value: Any, name: str, task: str) -> None:
+    """Refuse a parameter that is not a JSON value, NumPy scalars among them."""
+    if value is None or type(value) in (bool, int, float, str):
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_json(item, f"{name}.{key}", task)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_json(item, f"{name}[{index}]", task)
+    elif not isinstance(value, bool | int | float | str) or type(value).__module__ == "numpy":
+        kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+        raise TypeError(
+            f"The parameter '{name}' of the task '{task}' is of type {kind}: parameters are JSON values (str, int, "
+            "float, bool, None, lists and dictionaries of them), so convert it, e.g. with int(...) or .tolist()."
+        )
+
+
 def perform(call: Call, key: str, store: SignalStore, watch: Watch) -> None:
     """Compute the result of `call` and publish it under `key`."""
     started = time.perf_counter()
-    task = Task.find(call.task)
-    reader = UnitReader(call.dataset, call.dataset.units[call.unit], task.roles, watch)
+    reader = UnitReader(call.dataset, call.dataset.units[call.unit], call.task.roles, watch)
     shared = {name: store.read(shared_key) for name, shared_key in call.shared.items()}
-    store.publish(key, task.function(reader, call.params, shared))
+    store.publish(key, call.task.function(reader, call.params, shared))
     watch.unit(call, time.perf_counter() - started)
 
 

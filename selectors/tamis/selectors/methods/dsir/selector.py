@@ -219,7 +219,7 @@ class Dsir:
         fit_bytes = sum(dataset.bytes for dataset in fitted)
         passes = 2 if self.params.quality_filter else 1
         keys = [
-            Call(count_ngrams.name, dataset, unit, {"features": self.params.features()}, {}).key
+            Call(count_ngrams, dataset, unit, {"features": self.params.features()}, {}).key
             for dataset in fitted
             for unit in range(len(dataset.units))
             if self.params.holdout == 0 or dataset is job.candidates

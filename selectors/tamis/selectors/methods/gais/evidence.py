@@ -32,7 +32,7 @@ ATTENTION_SHOWN = 8.0
 """Attention received is shown up to so many rows; what lies above is counted in the last bin. Its mean is below 1."""
 
 
-@unit_task(revision=1, roles=("embedding",), numbered=True)
+@unit_task("gais_evidence.gather_vectors", revision=1, roles=("embedding",), numbered=True)
 def gather_vectors(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Gather the features of the rows in ``shared["rows"]`` (``row`` int64, sorted): column ``vector``."""
     listed = shared["rows"].column("row").to_numpy()

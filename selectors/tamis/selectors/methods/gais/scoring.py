@@ -226,7 +226,7 @@ def _cover(
     scored.gains[members] = gains
 
 
-@unit_task(revision=1, roles=("embedding", "label"), numbered=True)
+@unit_task("gais.score_units", revision=1, roles=("embedding", "label"), numbered=True)
 def score_units(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Score the block that starts with this unit: columns key, gain float64, own, margin, same, other float32.
 

@@ -88,7 +88,7 @@ class Gais:
         keys: list[str] = []
         if job.candidates.rows is not None:
             params = self._survey_params(job.spec.seed, job.candidates.rows)
-            keys = [Call(survey_unit.name, job.candidates, unit, params, {}).key for unit in range(units)]
+            keys = [Call(survey_unit, job.candidates, unit, params, {}).key for unit in range(units)]
         steps = self.params.steps if self.params.needs_network else 0
         return [
             PhaseCost("survey", units, pool, pool / 1e9, keys),

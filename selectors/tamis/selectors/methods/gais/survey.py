@@ -66,7 +66,7 @@ def vectors_of(reader: UnitReader, batch: RoleBatch) -> Matrix:
     return vectors
 
 
-@unit_task(revision=1, roles=("embedding", "label"), numbered=True)
+@unit_task("gais.survey_unit", revision=1, roles=("embedding", "label"), numbered=True)
 def survey_unit(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Read a unit once: one row of lists.
 

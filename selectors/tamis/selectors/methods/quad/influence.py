@@ -196,14 +196,14 @@ def _of_list(table: pa.Table, name: str, columns: int) -> Floats:
     return matrix
 
 
-@unit_task(revision=1, roles=("influence",))
+@unit_task("quad.read_influence", revision=1, roles=("influence",))
 def read_influence(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Read the influence column as float64, NaN where a row has none."""
     parts = ((batch.start, batch.floats("influence").astype(np.float64)) for batch in reader.batches())
     return _scored(reader, "influence", parts)
 
 
-@unit_task(revision=1, roles=("gradient",))
+@unit_task("quad.sum_gradients", revision=1, roles=("gradient",))
 def sum_gradients(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Sum a unit's gradients: column ``sum``."""
     total = np.zeros(reader.dataset.dimension("gradient"))
@@ -212,7 +212,7 @@ def sum_gradients(reader: UnitReader, params: Mapping[str, Any], shared: Mapping
     return pa.table({"sum": total})
 
 
-@unit_task(revision=1, roles=("gradient",))
+@unit_task("quad.score_gradients", revision=1, roles=("gradient",))
 def score_gradients(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Multiply a unit's gradients by the shared ``vector``."""
     vector = shared["vector"].column("vector").to_numpy()
@@ -220,7 +220,7 @@ def score_gradients(reader: UnitReader, params: Mapping[str, Any], shared: Mappi
     return _scored(reader, "gradient", parts)
 
 
-@unit_task(revision=1, roles=FACTORS)
+@unit_task("quad.sum_factors", revision=1, roles=FACTORS)
 def sum_factors(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Sum the outer products of (delta, x) over a unit: ``products``, a flat square matrix."""
     size = sum(reader.dataset.dimension(role) for role in FACTORS)
@@ -228,7 +228,7 @@ def sum_factors(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[s
     return _moments_table(second_moments.second_moments(rows, np.zeros(size)))
 
 
-@unit_task(revision=1, roles=FACTORS)
+@unit_task("quad.sum_squares", revision=1, roles=FACTORS)
 def sum_squares(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Sum the outer products of the squares of (delta, x) in the shared ``basis``, as :data:`sum_factors` does."""
     sizes = [reader.dataset.dimension(role) for role in FACTORS]
@@ -241,7 +241,7 @@ def _moments_table(total: Moments) -> pa.Table:
     return with_metadata(pa.table({"products": _one_list(total.products)}), {"rows": total.rows})
 
 
-@unit_task(revision=1, roles=FACTORS)
+@unit_task("quad.score_factors", revision=1, roles=FACTORS)
 def score_factors(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
     """Multiply a unit's gradients delta x' by the shared ``matrix``."""
     matrix = _of_list(shared["influence"], "matrix", reader.dataset.dimension("activation"))
