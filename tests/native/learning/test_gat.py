@@ -10,6 +10,7 @@ from tests.native.naive import gais as naive
 from tamis.native.learning import gat
 from tamis.native.learning import gat_training as training
 from tamis.native.math import rng
+from tamis.native.neighbours.graph import Graph
 
 D, CLASSES, SLOTS = 5, 3, 5
 
@@ -27,10 +28,10 @@ def problem(n: int, dtype: type[np.floating], seed: int = 0) -> tuple[Any, ...]:
     labels = random.integers(0, CLASSES - 1, n).astype(np.int32)
     class_weights = random.uniform(0.5, 2.0, CLASSES).astype(dtype)
     flat = random.uniform(-0.5, 0.5, gat.n_parameters(D, CLASSES)).astype(dtype)
-    return x, gat.Graph(neighbours, log_weights), labels, class_weights, flat
+    return x, Graph(neighbours, log_weights), labels, class_weights, flat
 
 
-def gradient_of(x: Any, graph: gat.Graph, labels: Any, class_weights: Any, flat: Any) -> tuple[float, NDArray[Any]]:
+def gradient_of(x: Any, graph: Graph, labels: Any, class_weights: Any, flat: Any) -> tuple[float, NDArray[Any]]:
     gradient = np.full_like(flat, np.nan)  # whatever is there before is overwritten
     activations = gat.empty_activations(len(x), SLOTS, flat.dtype.type)
     loss = training.loss_and_gradient(
@@ -137,7 +138,7 @@ def test_a_step_of_adam_is_the_published_one() -> None:
 def test_an_edge_is_left_out_from_both_sides_and_a_node_keeps_itself() -> None:
     n = 40
     neighbours = np.array([[i, *np.delete(np.arange(n), i)] for i in range(n)], np.int32)
-    graph = gat.Graph(neighbours, np.zeros((n, n), np.float32))
+    graph = Graph(neighbours, np.zeros((n, n), np.float32))
     drawn = rng.random_bits(rng.stream_key(1, "edges"), 0, np.empty(n, np.uint64))
     kept = np.empty((n, n), np.float32)
     training.drop_edges(graph, drawn, np.uint64(int(0.3 * 2**64)), kept)
@@ -154,7 +155,7 @@ def test_training_learns_to_tell_two_clouds_apart() -> None:
     labels = np.repeat(np.arange(2, dtype=np.int32), n // 2)
     x = (random.normal(size=(n, D)) + 2.0 * labels[:, None]).astype(np.float32)
     neighbours = np.argsort(naive.distances(x), axis=1)[:, :SLOTS].astype(np.int32)
-    graph = gat.Graph(neighbours, np.zeros((n, SLOTS), np.float32))
+    graph = Graph(neighbours, np.zeros((n, SLOTS), np.float32))
     flat = training.initial_parameters(rng.stream_key(0, "weights"), D, CLASSES)
     start = flat.copy()
     batches = [training.Batch(x, graph, labels)]

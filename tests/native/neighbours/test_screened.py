@@ -7,10 +7,11 @@ import pytest
 from numpy.typing import NDArray
 
 from tamis.native.neighbours import int8, panels, screened
+from tamis.native.simd import tile8
 
 Matrix = NDArray[np.float32]
 
-needs_screen = pytest.mark.skipif(not int8.available(), reason="the processor has no AVX-512 VNNI")
+needs_screen = pytest.mark.skipif(not tile8.available(), reason="the processor has no AVX-512 VNNI")
 
 
 def unit(rows: NDArray[Any]) -> Matrix:

@@ -28,7 +28,7 @@ def unit(n: int, d: int) -> NDArray[np.float32]:
 def test_costs_are_those_of_a_loop(n: int, m: int, d: int) -> None:
     rows, targets = unit(n, d), unit(m, d)
     found = sphere_costs(rows, pack(targets, inner=True))
-    assert found.shape[0] % sinkhorn.ROWS == 0 and found.shape[1] % sinkhorn.LANES == 0
+    assert found.shape[0] % sinkhorn.ROWS == 0 and found.shape[1] % sinkhorn.STEP_COLUMNS == 0
     expected = [[naive.cost(row, target) for target in targets.tolist()] for row in rows.tolist()]
     np.testing.assert_allclose(found[:n, :m] ** 2, np.array(expected) ** 2, atol=1e-6)
 
@@ -87,9 +87,9 @@ def test_exponents_beyond_the_range_are_told_by_their_sums() -> None:
         for shift, outside in ((-2000.0, True), (2000.0, True), (-10.0, False), (10.0, False)):
             steps = np.zeros((1, 2, sinkhorn.ROWS), kind)
             steps[0, 0], steps[0, 1] = shift, 1.0
-            sums, columns = np.empty(sinkhorn.ROWS), np.zeros(sinkhorn.LANES)
-            costs = np.ones((sinkhorn.ROWS, sinkhorn.LANES), np.float32)
-            kernel(costs, steps, np.zeros((2, sinkhorn.LANES), kind), -1.0, sums, columns)
+            sums, columns = np.empty(sinkhorn.ROWS), np.zeros(sinkhorn.STEP_COLUMNS)
+            costs = np.ones((sinkhorn.ROWS, sinkhorn.STEP_COLUMNS), np.float32)
+            kernel(costs, steps, np.zeros((2, sinkhorn.STEP_COLUMNS), kind), -1.0, sums, columns)
             for total in (*sums, *columns):
                 assert (low < total < high) is not outside
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel, piece
-from tamis.native.math.rng import natural_log
+from tamis.native.math.elementary import natural_log
 
 EXHAUSTED = -9999999.0
 """What the authors' code gives a cluster that is too small for another pull, as its sum and its score."""

@@ -21,7 +21,6 @@ from tamis.native.compiled import inlined, kernel, piece
 from tamis.native.greedy.limits import Limits, fits, is_closed, stratum_of
 from tamis.native.greedy.traversal import (
     CURSOR,
-    FLOAT_BYTES,
     FLOOR,
     GONE,
     IN_HEAP,
@@ -34,8 +33,8 @@ from tamis.native.greedy.traversal import (
     add_centre,
     bring_up_to_date,
 )
-from tamis.native.neighbours.panels import QUERY_BYTES, common_origin, read_only
-from tamis.native.simd.tile import LANES, QUERIES, pair_distance
+from tamis.native.neighbours.panels import common_origin, read_only
+from tamis.native.simd.tile import FLOAT_BYTES, LANES, QUERIES, QUERY_BYTES, pair_distance
 
 WORKING, FINISHED, NEAR = 0, 1, 2
 """What `advance` returns: call again; nothing more can be taken; all that is left is nearer than the least distance."""

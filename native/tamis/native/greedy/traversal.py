@@ -9,12 +9,9 @@ from numpy.typing import NDArray
 
 from tamis.native.compiled import piece
 from tamis.native.greedy.limits import Limits, take
-from tamis.native.simd.tile import LANES, QUERIES, pair_distance, tile_products
+from tamis.native.simd.tile import FLOAT_BYTES, LANES, QUERIES, WORD_QUERIES, pair_distance, tile_products
 from tamis.native.simd.words import trailing_zeros
 
-_WORD_QUERIES = 4
-"""Queries whose bits share a word of `tile_products`."""
-FLOAT_BYTES = 4
 _ROUNDOFF = 2.0**-24
 """Of float32."""
 _ROUNDINGS = 16
@@ -134,7 +131,7 @@ def bring_up_to_date(state, rows, block):
                 while word != 0:
                     bit = trailing_zeros(word)
                     word &= word - np.uint64(1)
-                    query = group + part * _WORD_QUERIES + bit // LANES
+                    query = group + part * WORD_QUERIES + bit // LANES
                     if query >= n:
                         continue
                     row = np.int64(rows[query])

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel, piece
-from tamis.native.math.elementary import exponentials
-from tamis.native.math.rng import LN2_HIGH, LN2_LOW, natural_log
+from tamis.native.math.elementary import LN2_HIGH, LN2_LOW, exponentials, natural_log
 
 Outputs = Literal["log_probs", "logits", "probabilities"]
 

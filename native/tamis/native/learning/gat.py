@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel, piece
 from tamis.native.math.dense import add_product, add_scaled, dot, multiply
+from tamis.native.neighbours.graph import SELF, Graph
 from tamis.native.simd.fma import exponential, multiply_add
 
 HEADS = 4
@@ -26,8 +27,6 @@ WIDTH = 8
 HIDDEN = HEADS * WIDTH
 SLOPE = np.float32(0.2)
 """Of the LeakyReLU on attention logits where they are negative; rounded to float32 in both precisions."""
-SELF = 0
-"""The slot of a node's list of neighbours that holds the node itself."""
 
 _HALF = np.float32(0.5)
 _A_HEAD = np.float32(0.5 / HEADS)
@@ -46,13 +45,6 @@ class Weights(NamedTuple):
     source2: Floats  # [classes]
     target2: Floats  # [classes]
     b2: Floats  # [classes]
-
-
-class Graph(NamedTuple):
-    """A batch's lists of neighbours, the node itself in slot `SELF`."""
-
-    neighbours: NDArray[np.int32]  # [n, slots], rows of the batch; any row where there is none
-    log_weights: Floats  # [n, slots], added to the attention logits; -inf: no edge
 
 
 class Activations(NamedTuple):

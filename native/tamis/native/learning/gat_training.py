@@ -12,12 +12,10 @@ from tamis.native.compiled import kernel, piece
 from tamis.native.learning.gat import (
     HEADS,
     HIDDEN,
-    SELF,
     SLOPE,
     WIDTH,
     Activations,
     Floats,
-    Graph,
     Weights,
     class_probabilities,
     empty_activations,
@@ -27,7 +25,8 @@ from tamis.native.learning.gat import (
 )
 from tamis.native.math import rng
 from tamis.native.math.dense import add_scaled, dot
-from tamis.native.math.rng import natural_log
+from tamis.native.math.elementary import natural_log
+from tamis.native.neighbours.graph import SELF, Graph
 from tamis.native.simd.fma import multiply_add
 
 BETA1 = 0.9

@@ -7,17 +7,17 @@ from tamis.native.compiled import kernel
 
 # mypy: disable-error-code="no-untyped-def"
 
-LANES = 4
+PARTIAL_SUMS = 4
 """Partial sums of a row; added up in their order at its end."""
 
 
 @kernel
 def _squared_lengths(matrix, out):
     n, dimension = matrix.shape
-    whole = dimension - dimension % LANES
+    whole = dimension - dimension % PARTIAL_SUMS
     for row in range(n):
         a = b = c = d = 0.0
-        for k in range(0, whole, LANES):
+        for k in range(0, whole, PARTIAL_SUMS):
             a += np.float64(matrix[row, k]) * np.float64(matrix[row, k])
             b += np.float64(matrix[row, k + 1]) * np.float64(matrix[row, k + 1])
             c += np.float64(matrix[row, k + 2]) * np.float64(matrix[row, k + 2])

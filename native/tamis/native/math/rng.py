@@ -2,8 +2,8 @@
 
 The noise of a row is the same whatever the shards, the order they are read in, the number of workers and the machine.
 Philox4x64-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3; SC 2011, section 4.3): row r is
-word r % 4 of the block with counter r // 4. Logarithms are computed here from the four IEEE operations, as the C
-library's differ in the last bit from one machine to the next.
+word r % 4 of the block with counter r // 4. Logarithms are those of :mod:`tamis.native.math.elementary`, the same bits
+on every machine.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel, piece
+from tamis.native.math.elementary import natural_log
 from tamis.native.simd.words import multiply_high
 
 MAX_SEED = 2**64 - 1
@@ -34,12 +35,6 @@ _FRACTION_BITS = 52
 _DROPPED_BITS = np.uint64(64 - _FRACTION_BITS)
 _HALF_STEP = 0.5
 _STEP = 2.0**-_FRACTION_BITS
-
-_BITS_OF_SQRT_HALF = np.float64(0.5**0.5).view(np.uint64)
-# ln 2 in two parts: the first has 21 trailing zero bits, so that its product with an exponent is exact.
-LN2_HIGH = float.fromhex("0x1.62e42feep-1")
-LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
-_MANTISSA = np.uint64((1 << 52) - 1)
 
 
 def stream_key(seed: int, stream: str) -> NDArray[np.uint64]:
@@ -107,35 +102,6 @@ def shuffled(key_0, key_1, row):
 def _fill_shuffled_at(key, rows, out):
     for k in range(len(rows)):
         out[k] = shuffled(key[0], key[1], rows[k])
-
-
-@kernel
-def natural_log(x):
-    """Natural logarithm of a normal, positive, finite float64, within 2 units in the last place.
-
-    x = m 2**e with m in [sqrt 1/2, sqrt 2); ln m = 2 artanh(s) with s = (m - 1) / (m + 1), by its Taylor series: the
-    first term left out is below 2**-58 of the first.
-    """
-    above = np.float64(x).view(np.uint64) - _BITS_OF_SQRT_HALF
-    exponent = np.float64(np.int64(above) >> 52)
-    mantissa = np.uint64((above & _MANTISSA) + _BITS_OF_SQRT_HALF).view(np.float64)
-    f = mantissa - 1.0
-    s = f / (2.0 + f)
-    z = s * s
-    series = 1.0 / 23.0
-    series = series * z + 1.0 / 21.0
-    series = series * z + 1.0 / 19.0
-    series = series * z + 1.0 / 17.0
-    series = series * z + 1.0 / 15.0
-    series = series * z + 1.0 / 13.0
-    series = series * z + 1.0 / 11.0
-    series = series * z + 1.0 / 9.0
-    series = series * z + 1.0 / 7.0
-    series = series * z + 1.0 / 5.0
-    series = series * z + 1.0 / 3.0
-    # ln(1 + f) = f - s (f - 2 z series): the large term is exact, so that rounding touches small ones only.
-    tail = s * (f - 2.0 * z * series)
-    return exponent * LN2_HIGH - ((tail - exponent * LN2_LOW) - f)
 
 
 @kernel

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel
-from tamis.native.simd.tile64 import DOUBLE_BYTES, LANES, LINES, add_tile
+from tamis.native.simd.tile64 import DOUBLE_BYTES, LINES, PANEL_COLUMNS, add_tile
 
 BLOCK = 64
 """Rows summed at a time: twice their coordinates in float64 stay in the second-level cache up to 512 dimensions."""
@@ -47,20 +47,20 @@ def _add_rows(rows, shift, sums, products, scratch):
                 value = np.float64(rows[start + row, column]) - shift[column]
                 sums[column] += value
                 lines[column, row] = value
-                panels[column // LANES, row, column % LANES] = value
+                panels[column // PANEL_COLUMNS, row, column % PANEL_COLUMNS] = value
         for first in range(0, wide, LINES):
-            for panel in range(first // LANES, panels.shape[0]):
+            for panel in range(first // PANEL_COLUMNS, panels.shape[0]):
                 tile[:] = 0.0
                 add_tile(
                     lines_at + first * BLOCK * DOUBLE_BYTES,
                     BLOCK,
-                    panels_at + panel * BLOCK * LANES * DOUBLE_BYTES,
+                    panels_at + panel * BLOCK * PANEL_COLUMNS * DOUBLE_BYTES,
                     size,
                     tile_at,
                 )
                 for line in range(LINES):
-                    for lane in range(LANES):
-                        products[first + line, panel * LANES + lane] += tile[line, lane]
+                    for lane in range(PANEL_COLUMNS):
+                        products[first + line, panel * PANEL_COLUMNS + lane] += tile[line, lane]
 
 
 def second_moments(parts: Iterable[NDArray[np.floating]], shift: Floats) -> Moments:
@@ -76,9 +76,13 @@ def second_moments(parts: Iterable[NDArray[np.floating]], shift: Floats) -> Mome
     d = len(shift)
     if d == 0:
         raise ValueError("one column or more is needed")
-    wide = -(-d // (LINES * LANES)) * LINES * LANES
+    wide = -(-d // (LINES * PANEL_COLUMNS)) * LINES * PANEL_COLUMNS
     sums, products = np.zeros(d), np.zeros((wide, wide))
-    scratch = (np.zeros((wide, BLOCK)), np.zeros((wide // LANES, BLOCK, LANES)), np.zeros((LINES, LANES)))
+    scratch = (
+        np.zeros((wide, BLOCK)),
+        np.zeros((wide // PANEL_COLUMNS, BLOCK, PANEL_COLUMNS)),
+        np.zeros((LINES, PANEL_COLUMNS)),
+    )
     origin = np.ascontiguousarray(shift, np.float64)
     count = 0
     for rows in parts:
@@ -124,7 +128,7 @@ def _transform(rows, centre, columns, reach, out):
     """Write (row - centre) times a matrix in panels of its columns; ``reach`` coordinates of each panel count."""
     n, d = rows.shape
     lines = np.zeros((LINES, d))
-    tile = np.zeros((LINES, LANES))
+    tile = np.zeros((LINES, PANEL_COLUMNS))
     lines_at = np.int64(lines.ctypes.data)
     tile_at = np.int64(tile.ctypes.data)
     columns_at = np.int64(columns.ctypes.data)
@@ -136,10 +140,10 @@ def _transform(rows, centre, columns, reach, out):
                 lines[line, column] = np.float64(rows[start + line, column]) - centre[column]
         for panel in range(columns.shape[0]):
             tile[:] = 0.0
-            add_tile(lines_at, d, columns_at + panel * d * LANES * DOUBLE_BYTES, reach[panel], tile_at)
+            add_tile(lines_at, d, columns_at + panel * d * PANEL_COLUMNS * DOUBLE_BYTES, reach[panel], tile_at)
             for line in range(size):
-                for lane in range(min(LANES, width - panel * LANES)):
-                    out[start + line, panel * LANES + lane] = tile[line, lane]
+                for lane in range(min(PANEL_COLUMNS, width - panel * PANEL_COLUMNS)):
+                    out[start + line, panel * PANEL_COLUMNS + lane] = tile[line, lane]
 
 
 def transform(rows: NDArray[np.floating], centre: Floats, matrix: Floats) -> Floats:
@@ -158,11 +162,11 @@ def transform(rows: NDArray[np.floating], centre: Floats, matrix: Floats) -> Flo
     if rows.ndim != 2 or rows.shape[1] != d or len(centre) != d or d == 0:
         raise ValueError("rows and centre must have as many columns as the matrix has rows, one or more")
     data = as_floats(rows)
-    panels = -(-k // LANES)
-    columns = np.zeros((panels, d, LANES))
+    panels = -(-k // PANEL_COLUMNS)
+    columns = np.zeros((panels, d, PANEL_COLUMNS))
     reach = np.ones(panels, np.int64)
     for panel in range(panels):
-        part = matrix[:, panel * LANES : (panel + 1) * LANES]
+        part = matrix[:, panel * PANEL_COLUMNS : (panel + 1) * PANEL_COLUMNS]
         columns[panel, :, : part.shape[1]] = part
         filled = np.flatnonzero(part.any(axis=1))
         reach[panel] = filled[-1] + 1 if len(filled) else 1

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel
 from tamis.native.neighbours.panels import EMPTY, Panels, read_keys, update_lists
-from tamis.native.simd.tile import LANES, pair_distance
-
-_FLOAT_BYTES = 4
+from tamis.native.simd.tile import FLOAT_BYTES, LANES, pair_distance
 
 
 @kernel
@@ -21,7 +19,7 @@ def _nearest_earlier(data, queries, panels, cell, first, last, out):
     """Serve panels ``first`` to ``last`` of the cell whose first panel is ``cell``."""
     dimension = data.shape[1]
     data_at = np.int64(data.ctypes.data)
-    stride = dimension * _FLOAT_BYTES
+    stride = dimension * FLOAT_BYTES
     keys = np.empty((LANES, 1), np.int64)
     scores, rows = np.empty((LANES, 1), np.float32), np.empty((LANES, 1), np.int32)
     members, own = np.arange(LANES).astype(np.int32), np.full(LANES, -1, np.int32)

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel
-from tamis.native.learning.gat import SELF, Graph
 from tamis.native.math import rng
 from tamis.native.math.dense import multiply
-from tamis.native.math.elementary import logarithms
-from tamis.native.math.rng import natural_log
+from tamis.native.math.elementary import logarithms, natural_log
+from tamis.native.neighbours.graph import SELF, Graph
 from tamis.native.neighbours.small_sets import (
     NO_NEIGHBOUR,
     add_members,

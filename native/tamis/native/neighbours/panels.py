@@ -13,11 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel, piece
-from tamis.native.simd.tile import LANES, QUERIES, pair_distance, tile_products
+from tamis.native.simd.tile import (
+    FLOAT_BYTES,
+    LANES,
+    QUERIES,
+    QUERY_BYTES,
+    WORD_QUERIES,
+    pair_distance,
+    tile_products,
+)
 from tamis.native.simd.words import trailing_zeros
 
-QUERY_BYTES = 1 << 17
-"""Queries that take their turns at one panel: they stay in the processor's second-level cache."""
 MAX_ROWS = (1 << 31) - 2
 """Row numbers are int32."""
 
@@ -28,9 +34,6 @@ _LOW = (1 << 32) - 1
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 EMPTY = np.int64(np.array(-np.inf, np.float32).view(np.int32) ^ _MAGNITUDE) << _ROW_BITS
 """Key of a place in a list that nothing has taken: below that of any row."""
-_FLOAT_BYTES = 4
-_WORD_QUERIES = 4
-"""Queries whose bits share a word of `tile_products`."""
 
 
 class Panels(NamedTuple):
@@ -222,7 +225,7 @@ def update_lists(queries, own, members, panels, first, last, keys):
     """
     dimension = queries.shape[1]
     k = keys.shape[1]
-    size = max(1, QUERY_BYTES // (_FLOAT_BYTES * dimension * QUERIES)) * QUERIES
+    size = max(1, QUERY_BYTES // (FLOAT_BYTES * dimension * QUERIES)) * QUERIES
     size = min(size, len(members) // QUERIES * QUERIES + QUERIES)
     gathered = np.zeros((size, dimension), np.float32)
     worst = np.empty(size, np.float32)
@@ -241,15 +244,15 @@ def update_lists(queries, own, members, panels, first, last, keys):
             worst[k_query] = score_of(keys[member, k - 1])
         worst[n:] = np.inf
         for panel in range(first, last):
-            rows_at = panel_address + panel * dimension * LANES * _FLOAT_BYTES
-            bias_at = bias_address + panel * LANES * _FLOAT_BYTES
+            rows_at = panel_address + panel * dimension * LANES * FLOAT_BYTES
+            bias_at = bias_address + panel * LANES * FLOAT_BYTES
             for group in range(0, n, QUERIES):
                 words = tile_products(
-                    query_address + group * dimension * _FLOAT_BYTES,
+                    query_address + group * dimension * FLOAT_BYTES,
                     rows_at,
                     bias_at,
                     dimension,
-                    worst_address + group * _FLOAT_BYTES,
+                    worst_address + group * FLOAT_BYTES,
                     sum_address,
                 )
                 for part in range(2):
@@ -258,7 +261,7 @@ def update_lists(queries, own, members, panels, first, last, keys):
                         bit = trailing_zeros(word)
                         word &= word - np.uint64(1)
                         lane = bit % LANES
-                        query = part * _WORD_QUERIES + bit // LANES
+                        query = part * WORD_QUERIES + bit // LANES
                         row = panels.ids[panel, lane]
                         if row < 0 or group + query >= n:
                             continue
@@ -275,9 +278,9 @@ def _pair_distances(queries, rows, members, pairs, out):
     query_address = np.int64(queries.ctypes.data)
     row_address = np.int64(rows.ctypes.data)
     for k in range(len(members)):
-        left = query_address + np.int64(members[k]) * dimension * _FLOAT_BYTES
+        left = query_address + np.int64(members[k]) * dimension * FLOAT_BYTES
         for j in range(pairs.shape[1]):
-            right = row_address + np.int64(pairs[k, j]) * dimension * _FLOAT_BYTES
+            right = row_address + np.int64(pairs[k, j]) * dimension * FLOAT_BYTES
             out[k, j] = np.float32(pair_distance(left, right, dimension))
 
 

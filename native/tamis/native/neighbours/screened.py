@@ -15,18 +15,7 @@ from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel, piece
 from tamis.native.neighbours import panels as distances
-from tamis.native.neighbours.int8 import (
-    OFFSET,
-    QUERIES,
-    STEP,
-    UP,
-    WORD_QUERIES,
-    WORDS,
-    available,
-    pack_bytes,
-    tile_reaches,
-    to_bytes,
-)
+from tamis.native.neighbours.int8 import OFFSET, UP, pack_bytes, to_bytes
 from tamis.native.neighbours.panels import (
     EMPTY,
     Panels,
@@ -37,16 +26,21 @@ from tamis.native.neighbours.panels import (
     score_of,
     update_lists,
 )
-from tamis.native.simd.tile import CHAINS, LANES, pair_products, tile_products
+from tamis.native.simd.tile import (
+    CHAINS,
+    FLOAT_BYTES,
+    LANES,
+    QUERY_BYTES,
+    WORD_QUERIES,
+    pair_products,
+    tile_products,
+)
 from tamis.native.simd.tile import QUERIES as TILE_QUERIES
-from tamis.native.simd.words import population, trailing_zeros
+from tamis.native.simd.tile8 import QUERIES, STEP, WORDS, available, tile_reaches
+from tamis.native.simd.words import popcount, trailing_zeros
 
 DENSE = 12
 """Pairs of a tile of 8 bits from which it is cheaper to sum up all of them."""
-QUERY_BYTES = 1 << 17
-"""Queries that take their turns at one panel: they stay in the processor's second-level cache."""
-
-_FLOAT_BYTES = 4
 
 
 class Rows(NamedTuple):
@@ -186,9 +180,9 @@ def _whole_tile(tile, panel, rows, first, count, start, asked, bar, keys):
         tile.lines[query] = asked.data[start + first + query]
     for half in range(0, count, TILE_QUERIES):
         tile_products(
-            np.int64(tile.lines.ctypes.data) + half * dimension * _FLOAT_BYTES,
-            np.int64(rows.panels.rows.ctypes.data) + panel * dimension * LANES * _FLOAT_BYTES,
-            np.int64(rows.panels.bias.ctypes.data) + panel * LANES * _FLOAT_BYTES,
+            np.int64(tile.lines.ctypes.data) + half * dimension * FLOAT_BYTES,
+            np.int64(rows.panels.rows.ctypes.data) + panel * dimension * LANES * FLOAT_BYTES,
+            np.int64(rows.panels.bias.ctypes.data) + panel * LANES * FLOAT_BYTES,
             dimension,
             np.int64(tile.unreached.ctypes.data),
             np.int64(tile.sums.ctypes.data),
@@ -222,7 +216,7 @@ def _offer(asked, rows, floor, keys):
     values_at, bytes_at = np.int64(asked.values.ctypes.data), np.int64(rows.bytes.ctypes.data)
     terms_at, limits_at = np.int64(rows.terms.ctypes.data), np.int64(bar.limits.ctypes.data)
     starts_at, factors_at = np.int64(asked.starts.ctypes.data), np.int64(asked.factors.ctypes.data)
-    stride = dimension * _FLOAT_BYTES
+    stride = dimension * FLOAT_BYTES
     for start in range(0, m, size):
         n = min(size, m - start)
         bar.worst[:] = -np.inf
@@ -236,15 +230,15 @@ def _offer(asked, rows, floor, keys):
                 words = tile_reaches(
                     values_at + (start + group) * width,
                     bytes_at + panel * width * LANES,
-                    terms_at + panel * 2 * LANES * _FLOAT_BYTES,
+                    terms_at + panel * 2 * LANES * FLOAT_BYTES,
                     steps,
-                    starts_at + (start + group) * _FLOAT_BYTES,
-                    factors_at + (start + group) * _FLOAT_BYTES,
-                    limits_at + group * _FLOAT_BYTES,
+                    starts_at + (start + group) * FLOAT_BYTES,
+                    factors_at + (start + group) * FLOAT_BYTES,
+                    limits_at + group * FLOAT_BYTES,
                 )
                 met = 0
                 for part in range(WORDS):
-                    met += population(words[part])
+                    met += popcount(words[part])
                 if met >= DENSE:
                     _whole_tile(tile, panel, rows, group, min(QUERIES, n - group), start, asked, bar, keys)
                     continue

@@ -16,15 +16,13 @@ from tamis.native.compiled import kernel, piece
 from tamis.native.neighbours.kmeans import BLOCK_ROWS, Map
 from tamis.native.neighbours.knn import Graph
 from tamis.native.neighbours.panels import assign, pack, read_only
-from tamis.native.simd.tile import pair_distance
+from tamis.native.simd.tile import FLOAT_BYTES, pair_distance
 
 MAX_COMPLETE_ROWS = 1 << 12
 """Rows of a matrix of all pairs, at most: 8 bytes a pair."""
 
 COMPLETE_BLOCK_ROWS = 128
 """Rows of such a matrix that are compared with all before them in one call: a fraction of a second at most."""
-
-_FLOAT_BYTES = 4
 
 
 class Similarities(NamedTuple):
@@ -84,7 +82,7 @@ def _fill_complete(data, first, last, rows, squared):
     """Fill in the pairs of rows ``first`` to ``last`` with all rows before them."""
     dimension = data.shape[1]
     address = np.int64(data.ctypes.data)
-    stride = dimension * _FLOAT_BYTES
+    stride = dimension * FLOAT_BYTES
     for k in range(first, last):
         for row in range(k):
             distance = np.float32(pair_distance(address + k * stride, address + row * stride, dimension))

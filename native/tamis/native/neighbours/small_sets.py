@@ -8,32 +8,23 @@ A neighbour is one int64 key: the complement of the sum's ordered bits above the
 then by row, and equal keys are the same neighbour.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def"
 
 import numpy as np
-from llvmlite import ir
-from numba import types
 
 from tamis.native.compiled import kernel, piece
-from tamis.native.simd.tile import LANES, QUERIES, tile_products
-from tamis.native.simd.words import intrinsic, trailing_zeros
+from tamis.native.simd.sort16 import COLUMNS, FOLDED_PANELS, column_maxima, kth_largest, mask_at_least
+from tamis.native.simd.tile import FLOAT_BYTES, LANES, QUERIES, WORD_QUERIES, tile_products
+from tamis.native.simd.words import trailing_zeros
 
 NO_NEIGHBOUR = np.int64(2**63 - 1)
 """The key of an absent neighbour: larger than any other."""
 
-MAX_NEIGHBOURS = 32
+MAX_NEIGHBOURS = COLUMNS
 """Columns that a query's sums are folded into; k is at most as many."""
 
 _GROUPS = 2
 """Tiles of queries that take their turn at a panel before the next one is read."""
-_FOLDED = MAX_NEIGHBOURS // LANES
-"""Panels side by side in the folded columns."""
-_I32 = ir.IntType(32)
-_I64 = ir.IntType(64)
-_FLOATS = ir.VectorType(ir.FloatType(), LANES)
-_FLOAT_BYTES = 4
-_POWERS = [2, 4, 8, 16]
-"""Lengths of the sorted runs of a network of `LANES`."""
 _ROW_BITS = 31
 _ROW_MASK = np.int64(2**31 - 1)
 _SIGN = np.uint32(1 << 31)
@@ -88,12 +79,12 @@ def fill_sums(queries, panels, bias, first, last, sums):
     for panel in range(first, last):
         for group in range(len(queries) // QUERIES):
             tile_products(
-                query_at + group * QUERIES * d * _FLOAT_BYTES,
-                panel_at + panel * d * LANES * _FLOAT_BYTES,
-                bias_at + panel * LANES * _FLOAT_BYTES,
+                query_at + group * QUERIES * d * FLOAT_BYTES,
+                panel_at + panel * d * LANES * FLOAT_BYTES,
+                bias_at + panel * LANES * FLOAT_BYTES,
                 d,
                 np.int64(worst.ctypes.data),
-                out_at + (group * sums.shape[1] + panel) * QUERIES * LANES * _FLOAT_BYTES,
+                out_at + (group * sums.shape[1] + panel) * QUERIES * LANES * FLOAT_BYTES,
             )
 
 
@@ -113,118 +104,6 @@ def insert(keys, filled, key):
     return min(filled + 1, k)
 
 
-@intrinsic
-def reached(typingctx, address, bound):
-    """Mask of the `LANES` float32 at an address that are at least ``bound``."""
-
-    def codegen(context, builder, signature, args):
-        values = builder.load(builder.inttoptr(args[0], _FLOATS.as_pointer()), align=_FLOAT_BYTES)
-        single = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), args[1], ir.Constant(_I32, 0))
-        lanes = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
-        spread = builder.shuffle_vector(single, ir.Constant(_FLOATS, ir.Undefined), lanes)
-        bits = builder.bitcast(builder.fcmp_ordered(">=", values, spread), ir.IntType(LANES))
-        return builder.zext(bits, _I64)
-
-    return types.uint64(types.int64, types.float32), codegen
-
-
-@intrinsic
-def fold(typingctx, address, panels, stride, out):
-    """Largest value of every column, written to float32 [_FOLDED * LANES] at ``out``.
-
-    Parameters
-    ----------
-    address : int64
-        Of the first panel's values, float32 [LANES].
-    panels : int64
-        A multiple of _FOLDED, and not 0.
-    stride : int64
-        Bytes from one panel's values to the next.
-    """
-
-    def codegen(context, builder, signature, args):
-        address, panels, stride, out = args
-
-        def load(place):
-            return builder.load(builder.inttoptr(place, _FLOATS.as_pointer()), align=_FLOAT_BYTES)
-
-        start = builder.block
-        loop, done = builder.append_basic_block("panels"), builder.append_basic_block("done")
-        lowest = ir.Constant(_FLOATS, [float("-inf")] * LANES)
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        at, place = builder.phi(_I64), builder.phi(_I64)
-        at.add_incoming(ir.Constant(_I64, 0), start)
-        place.add_incoming(address, start)
-        following, columns = place, []
-        for _ in range(_FOLDED):
-            largest = builder.phi(_FLOATS)
-            largest.add_incoming(lowest, start)
-            columns.append(largest)
-        values = []
-        for largest in columns:
-            value = load(following)
-            values.append(builder.select(builder.fcmp_ordered(">", value, largest), value, largest))
-            following = builder.add(following, stride)
-        for largest, value in zip(columns, values, strict=True):
-            largest.add_incoming(value, loop)
-        count = builder.add(at, ir.Constant(_I64, _FOLDED))
-        at.add_incoming(count, loop)
-        place.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", count, panels), loop, done)
-        builder.position_at_end(done)
-        for side, value in enumerate(values):
-            target = builder.add(out, ir.Constant(_I64, side * LANES * _FLOAT_BYTES))
-            builder.store(value, builder.inttoptr(target, _FLOATS.as_pointer()), align=_FLOAT_BYTES)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def kth_largest(typingctx, address, k):
-    """k-th largest of the MAX_NEIGHBOURS float32 at an address.
-
-    Two halves are sorted by a bitonic network, one downwards and one upwards (Batcher: Sorting networks and their
-    applications, AFIPS 1968). Lane by lane their larger values are then the larger half of all, and their smaller ones
-    the rest; the half that holds the k-th largest is sorted once more.
-    """
-
-    def codegen(context, builder, signature, args):
-        address, k = args
-
-        def larger(left, right):
-            return builder.select(builder.fcmp_ordered(">", left, right), left, right)
-
-        def smaller(left, right):
-            return builder.select(builder.fcmp_ordered("<", left, right), left, right)
-
-        def exchanged(values, apart, falling):
-            lanes = ir.Constant(ir.VectorType(_I32, LANES), [lane ^ apart for lane in range(LANES)])
-            others = builder.shuffle_vector(values, ir.Constant(_FLOATS, ir.Undefined), lanes)
-            first = [(lane & apart == 0) == falling[lane] for lane in range(LANES)]
-            keeps = ir.Constant(ir.VectorType(ir.IntType(1), LANES), first)
-            return builder.select(keeps, larger(values, others), smaller(values, others))
-
-        halves = []
-        for half, falls in enumerate((True, False)):
-            place = builder.add(address, ir.Constant(_I64, half * LANES * _FLOAT_BYTES))
-            values = builder.load(builder.inttoptr(place, _FLOATS.as_pointer()), align=_FLOAT_BYTES)
-            for run in _POWERS:
-                falling = [(lane & run == 0) == falls for lane in range(LANES)]
-                for apart in reversed([power // 2 for power in _POWERS if power <= run]):
-                    values = exchanged(values, apart, falling)
-            halves.append(values)
-        few = builder.icmp_signed("<=", k, ir.Constant(_I64, LANES))
-        values = builder.select(few, larger(*halves), smaller(*halves))
-        for apart in reversed([power // 2 for power in _POWERS]):
-            values = exchanged(values, apart, [True] * LANES)
-        lane = builder.and_(builder.sub(k, ir.Constant(_I64, 1)), ir.Constant(_I64, LANES - 1))
-        return builder.extract_element(values, builder.trunc(lane, _I32))
-
-    return types.float32(types.int64, types.int64), codegen
-
-
 @kernel
 def nearest_members(points, members, keys):
     """Find the nearest other members of every member of a set.
@@ -241,14 +120,14 @@ def nearest_members(points, members, keys):
     """
     m, d, k = len(members), points.shape[1], keys.shape[1]
     used = (m + LANES - 1) // LANES
-    folded = (used + _FOLDED - 1) // _FOLDED * _FOLDED
+    folded = (used + FOLDED_PANELS - 1) // FOLDED_PANELS * FOLDED_PANELS
     panels, bias = np.zeros((used, d, LANES), np.float32), np.empty((used, LANES), np.float32)
     pack_members(points, members, panels, bias)
     groups = min(_GROUPS, (m + QUERIES - 1) // QUERIES)
     queries = np.zeros((groups * QUERIES, d), np.float32)
     sums = np.full((groups, folded, QUERIES, LANES), _ABSENT, np.float32)
     maxima = np.empty(MAX_NEIGHBOURS, np.float32)
-    stride = QUERIES * LANES * _FLOAT_BYTES
+    stride = QUERIES * LANES * FLOAT_BYTES
     for start in range(0, m, len(queries)):
         rows = min(len(queries), m - start)
         for r in range(rows):
@@ -258,14 +137,14 @@ def nearest_members(points, members, keys):
             place, query = start + r, r % QUERIES
             own = sums[r // QUERIES]
             own[place // LANES, query, place % LANES] = _ABSENT
-            at = np.int64(own.ctypes.data) + query * LANES * _FLOAT_BYTES
-            fold(at, folded, stride, np.int64(maxima.ctypes.data))
+            at = np.int64(own.ctypes.data) + query * LANES * FLOAT_BYTES
+            column_maxima(at, folded, stride, np.int64(maxima.ctypes.data))
             bound = max(kth_largest(np.int64(maxima.ctypes.data), k), _LOWEST)
             out = keys[members[place]]
             out[:] = NO_NEIGHBOUR
             filled = 0
             for panel in range(used):
-                mask = reached(at + panel * stride, bound)
+                mask = mask_at_least(at + panel * stride, bound)
                 while mask:
                     lane = trailing_zeros(mask)
                     mask &= mask - np.uint64(1)
@@ -314,8 +193,8 @@ def add_members(points, members, sets, before, keys):
         for panel in range(used):
             words = tile_products(
                 np.int64(queries.ctypes.data),
-                np.int64(panels.ctypes.data) + panel * d * LANES * _FLOAT_BYTES,
-                np.int64(bias.ctypes.data) + panel * LANES * _FLOAT_BYTES,
+                np.int64(panels.ctypes.data) + panel * d * LANES * FLOAT_BYTES,
+                np.int64(bias.ctypes.data) + panel * LANES * FLOAT_BYTES,
                 d,
                 np.int64(worst.ctypes.data),
                 np.int64(sums.ctypes.data),
@@ -325,7 +204,7 @@ def add_members(points, members, sets, before, keys):
                 while word:
                     bit = trailing_zeros(word)
                     word &= word - np.uint64(1)
-                    query, lane = part * 4 + bit // LANES, bit % LANES
+                    query, lane = part * WORD_QUERIES + bit // LANES, bit % LANES
                     own, row = members[start + query], members[panel * LANES + lane]
                     if not _met(sets[own], sets[row], before):
                         insert(keys[own], k, key_of(sums[query, lane], row))

@@ -17,7 +17,7 @@ from tamis.native.compiled import kernel, piece
 from tamis.native.math.rng import read_only_key, shuffled
 from tamis.native.sampling.strata import (
     BLOCK_ROWS,
-    LANES,
+    TABLES,
     Chunks,
     CutOff,
     Sample,
@@ -88,7 +88,7 @@ def _gather(start_row, columns, keeping, strata, key, bounds, counts, gathered, 
     key : uint64 [2]
     bounds : uint64 [strata + 1]
         The last one is of rows in no stratum, which are never gathered.
-    counts : int64 [strata + 1, LANES]
+    counts : int64 [strata + 1, TABLES]
         Added to.
     gathered : (rows, codes, words)
     filled : int
@@ -206,7 +206,7 @@ def draw(
     while True:
         gathered = Drawn(np.empty(room, np.int64), np.empty(room, np.uint16), np.empty(room, np.uint64))
         bounds = np.append(_words_for(shares), _NO_WORD)
-        counts = np.zeros((len(bounds), LANES), np.int64)
+        counts = np.zeros((len(bounds), TABLES), np.int64)
         filled = 0
         for first, scores, cut, limit in parts(chunks, cut_off):
             keeping = (cut_off.sign, limit)

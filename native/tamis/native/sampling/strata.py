@@ -35,7 +35,7 @@ SCALE_OF_MAXIMUM = np.float32(1.0001)
 BLOCK_ROWS = 2048
 """Rows whose codes (and random numbers) a kernel holds at a time, in the processor's first cache."""
 
-LANES = 4
+TABLES = 4
 """Tables that rows are counted in, in turn."""
 
 SAMPLED_ROWS = 1 << 18
@@ -166,13 +166,13 @@ def fill(scores, cut, keeping, strata, out):
 
 @piece
 def add_codes(codes, counts):
-    """Count codes in ``counts`` int64 [strata + 1, LANES].
+    """Count codes in ``counts`` int64 [strata + 1, TABLES].
 
-    There is a table for every place modulo LANES: so the same stratum twice in a row does not wait for itself.
+    There is a table for every place modulo TABLES: so the same stratum twice in a row does not wait for itself.
     """
-    whole = len(codes) // LANES * LANES
-    for k in range(0, whole, LANES):
-        for lane in range(LANES):
+    whole = len(codes) // TABLES * TABLES
+    for k in range(0, whole, TABLES):
+        for lane in range(TABLES):
             counts[codes[k + lane], lane] += 1
     for k in range(whole, len(codes)):
         counts[codes[k], 0] += 1
@@ -180,7 +180,7 @@ def add_codes(codes, counts):
 
 @kernel
 def _populations(scores, cut, keeping, strata, counts):
-    """Add the chunk's rows to ``counts`` int64 [strata + 1, LANES]; the last stratum is of rows unusable or cut off."""
+    """Add a chunk's rows to ``counts`` int64 [strata + 1, TABLES]; the last stratum is of rows unusable or cut off."""
     codes = np.empty(BLOCK_ROWS, np.uint16)
     for start in range(0, len(scores), BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, len(scores))
@@ -273,7 +273,7 @@ def equal_width(lowest: np.float32, highest: np.float32, strata: int) -> Strata:
 
 def populations(chunks: Chunks, cut_off: CutOff, strata: Strata) -> Ints:
     """Count the rows of every stratum, int64 [strata]."""
-    counts = np.zeros((len(strata.edges), LANES), np.int64)
+    counts = np.zeros((len(strata.edges), TABLES), np.int64)
     for _, scores, cut, limit in parts(chunks, cut_off):
         _populations(scores, cut, (cut_off.sign, limit), strata, counts)
     total: Ints = counts.sum(axis=1)[:-1]

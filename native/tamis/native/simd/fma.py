@@ -9,11 +9,10 @@ lanes of a loop, whose sums stay in the order they are written in.
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import extending, types
 
 from tamis.native.compiled import piece
-from tamis.native.simd.words import intrinsic
+from tamis.native.simd.ir import fma, intrinsic
 
 overload: Any = extending.overload
 
@@ -51,18 +50,13 @@ def multiply_add(typingctx, left, right, addend):
         return None
 
     def codegen(context, builder, signature, args):
-        kind = args[0].type
-        name = f"llvm.fma.f{signature.return_type.bitwidth}"
-        function = builder.module.globals.get(name)
-        if function is None:
-            function = ir.Function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
-        return builder.call(function, args)
+        return fma(builder, *args)
 
     return left(left, right, addend), codegen
 
 
 @piece
-def _single(x):
+def _exponential_single(x):
     """Exponential of a float32 of at most 88: within 2 units in the last place; 0 from -87 down.
 
     x = k ln 2 + r with |r| below ln 2 / 2; exp r by its Taylor series: the first term left out is below 2**-27.
@@ -82,7 +76,7 @@ def _single(x):
 
 
 @piece
-def _double(x):
+def _exponential_double(x):
     """Exponential of a float64 of at most 709, within 2 units in the last place; 0 from -708 down."""
     inside = max(x, _LOWEST_DOUBLE)
     exponent = multiply_add(inside, _LOG2_E_DOUBLE, _TO_INTEGER_DOUBLE) - _TO_INTEGER_DOUBLE
@@ -102,7 +96,7 @@ def exponential(x: Any) -> Any:
 @overload(exponential, inline="always")
 def _exponential(x):
     if x == types.float32:
-        return lambda x: _single(x)  # noqa: PLW0108 - an overload must be plain Python
+        return lambda x: _exponential_single(x)  # noqa: PLW0108 - an overload must be plain Python
     if x == types.float64:
-        return lambda x: _double(x)  # noqa: PLW0108
+        return lambda x: _exponential_double(x)  # noqa: PLW0108
     return None

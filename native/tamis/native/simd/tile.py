@@ -1,4 +1,4 @@
-"""Inner products of a few queries with a panel of rows, held in vector registers: what all distance kernels stand on.
+"""Inner products of a few queries with a panel of rows, held in vector registers: the base of all distance kernels.
 
 A *panel* is `LANES` rows stored dimension by dimension, so that one load gives a coordinate of all of them; a *tile* is
 the products of `QUERIES` queries with a panel. Each product is one chain of fused multiply-adds over the dimensions, in
@@ -7,13 +7,29 @@ order: its bits depend on neither the tile's shape, nor the block, nor the numbe
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
-from tamis.native.simd.words import intrinsic
+from tamis.native.simd.ir import (
+    F32,
+    F64,
+    I64,
+    constant,
+    counted_loop,
+    element,
+    fma,
+    intrinsic,
+    load,
+    load_splat,
+    mask_bits,
+    offset,
+    pack_masks,
+    store,
+    tree_sum,
+)
 
 LANES = 16
 """Rows of a panel: two vectors of 256 bits, or one of 512."""
@@ -21,51 +37,62 @@ CHAINS = 8
 """Pairs of `pair_products`: what one chain's latency leaves idle, the others fill."""
 QUERIES = 6
 """Queries of a tile: its 12 sums, 2 vectors of rows and a coordinate fill the 16 registers that AVX2 has."""
+WORD_QUERIES = 64 // LANES
+"""Queries whose bits share a word of `tile_products`."""
+FLOAT_BYTES = 4
+QUERY_BYTES = 1 << 17
+"""Queries that take their turns at one panel, in bytes: they stay in the processor's second-level cache."""
 
+_PANEL = ir.VectorType(F32, LANES)  # LLVM makes two of it where vectors have 256 bits
 _HALF = LANES // 2
-_I16 = ir.IntType(16)
-_I32 = ir.IntType(32)
-_I64 = ir.IntType(64)
-_F32 = ir.FloatType()
-_F64 = ir.DoubleType()
-_PANEL = ir.VectorType(_F32, LANES)  # LLVM makes two of it where vectors have 256 bits
-_FLOATS = ir.VectorType(_F32, _HALF)
-_DOUBLES = ir.VectorType(_F64, _HALF)
-_FLOAT_BYTES = 4
+_ADDRESS_BYTES = 8
 
 
-def pointer(builder: Any, address: Any, kind: ir.Type) -> Any:
-    """Pointer of an address."""
-    return builder.inttoptr(address, kind.as_pointer())
+def lines_of(builder: Any, first: Any, stride: Any, count: int) -> list[Any]:
+    """Addresses of ``count`` lines of a matrix that are ``stride`` bytes apart."""
+    lines = [first]
+    for _ in range(count - 1):
+        lines.append(builder.add(lines[-1], stride))
+    return lines
 
 
-def _offset(builder: Any, address: Any, bytes_on: Any) -> Any:
-    return builder.add(address, bytes_on if not isinstance(bytes_on, int) else ir.Constant(_I64, bytes_on))
+def tile(
+    builder: Any,
+    lines: Sequence[Any],
+    panel: Any,
+    length: Any,
+    sums: Sequence[Any],
+    multiply_add: Callable[[Any, Any, Any, Any], Any] = fma,
+) -> list[Any]:
+    """Append a tile's loop: ``sums[q][l] += lines[q][c] * panel[c][l]`` for c in order; returns the sums.
 
+    Parameters
+    ----------
+    builder
+    lines : sequence of int64
+        Addresses of the queries' coordinates, which have the type of a lane of ``sums``.
+    panel : int64
+        Address of [length, lanes].
+    length : int64
+    sums : sequence of vectors
+        One a query: where each sum starts. Their type is that of the tile: float32, float64, or four bytes a lane.
+    multiply_add : callable
+        Of the builder, a splatted coordinate, a panel's line and a sum: the next sum.
+    """
+    kind = sums[0].type
+    width = (32 if kind.element != F64 else 64) // 8
 
-def loaded(builder: Any, address: Any, kind: ir.Type) -> Any:
-    """Value at an address, which is that of a float32."""
-    return builder.load(pointer(builder, address, kind), align=_FLOAT_BYTES)
+    def step(at: Any, totals: list[Any]) -> list[Any]:
+        row = load(builder, element(builder, panel, at, kind.count * width), kind, FLOAT_BYTES)
+        coordinates = (load_splat(builder, element(builder, line, at, width), kind, FLOAT_BYTES) for line in lines)
+        return [multiply_add(builder, each, row, total) for each, total in zip(coordinates, totals, strict=True)]
 
-
-def spread(builder: Any, value: Any, kind: ir.VectorType) -> Any:
-    """Vector of one value."""
-    single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
-    lanes = ir.Constant(ir.VectorType(_I32, kind.count), [0] * kind.count)
-    return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), lanes)
-
-
-def fused(builder: Any, kind: ir.VectorType, a: Any, b: Any, c: Any) -> Any:
-    """A b + c, rounded once."""
-    letter = "32" if kind.element == _F32 else "64"
-    name = f"llvm.fma.v{kind.count}f{letter}"
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
-    return builder.call(function, [a, b, c])
+    return counted_loop(builder, (0, length, 1), sums, step)
 
 
 @intrinsic
 def tile_products(typingctx, queries, panel, bias, dimension, worst, out):
-    """Bias plus inner product of every query with every row of a panel.
+    """``out[q, l] = bias[l] + sum(queries[q, c] * panel[c, l] for c)``, in order, by fused multiply-adds.
 
     Parameters
     ----------
@@ -85,58 +112,32 @@ def tile_products(typingctx, queries, panel, bias, dimension, worst, out):
     Returns
     -------
     tuple of uint64
-        Bits 16 q + lane: whether the sum is at least ``worst`` [q]; of queries 0 to 3, and of 4 and 5.
+        ``out >= worst[:, None]`` as bits 16 q + lane: of queries 0 to 3, and of 4 and 5.
     """
 
     def codegen(context, builder, signature, args):
         queries, panel, bias, dimension, worst, out = args
-        start = builder.block
-        loop = builder.append_basic_block("dimensions")
-        done = builder.append_basic_block("done")
-        first = loaded(builder, bias, _PANEL)
-        stride = builder.mul(dimension, ir.Constant(_I64, _FLOAT_BYTES))
-        lines = [queries]
-        for _ in range(QUERIES - 1):
-            lines.append(builder.add(lines[-1], stride))
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        at = builder.phi(_I64)
-        at.add_incoming(ir.Constant(_I64, 0), start)
-        sums = [builder.phi(_PANEL) for _ in range(QUERIES)]
-        row = loaded(builder, builder.add(panel, builder.mul(at, ir.Constant(_I64, LANES * _FLOAT_BYTES))), _PANEL)
-        column = builder.mul(at, ir.Constant(_I64, _FLOAT_BYTES))
-        totals = []
-        for line, total in zip(lines, sums, strict=True):
-            total.add_incoming(first, start)
-            coordinate = spread(builder, loaded(builder, builder.add(line, column), _F32), _PANEL)
-            totals.append(fused(builder, _PANEL, coordinate, row, total))
-            total.add_incoming(totals[-1], loop)
-        following = builder.add(at, ir.Constant(_I64, 1))
-        at.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, dimension), loop, done)
-        builder.position_at_end(done)
-        words = [ir.Constant(_I64, 0), ir.Constant(_I64, 0)]
-        for query, total in enumerate(totals):
-            place = _offset(builder, out, query * LANES * _FLOAT_BYTES)
-            builder.store(total, pointer(builder, place, _PANEL), align=_FLOAT_BYTES)
-            limit = spread(builder, loaded(builder, _offset(builder, worst, query * _FLOAT_BYTES), _F32), _PANEL)
-            bits = builder.zext(builder.bitcast(builder.fcmp_ordered(">=", total, limit), ir.IntType(LANES)), _I64)
-            moved = builder.shl(bits, ir.Constant(_I64, query % 4 * LANES))
-            words[query // 4] = builder.or_(words[query // 4], moved)
-        return context.make_tuple(builder, signature.return_type, words)
+        stride = builder.mul(dimension, constant(I64, FLOAT_BYTES))
+        start = load(builder, bias, _PANEL, FLOAT_BYTES)
+        sums = tile(builder, lines_of(builder, queries, stride, QUERIES), panel, dimension, [start] * QUERIES)
+        masks = []
+        for query, total in enumerate(sums):
+            store(builder, total, offset(builder, out, query * LANES * FLOAT_BYTES), FLOAT_BYTES)
+            limit = load_splat(builder, offset(builder, worst, query * FLOAT_BYTES), _PANEL, FLOAT_BYTES)
+            masks.append(mask_bits(builder, builder.fcmp_ordered(">=", total, limit)))
+        return context.make_tuple(builder, signature.return_type, pack_masks(builder, masks, LANES))
 
-    arguments = (types.int64,) * 6
-    return types.UniTuple(types.uint64, 2)(*arguments), codegen
+    return types.UniTuple(types.uint64, 2)(*(types.int64,) * 6), codegen
 
 
 @intrinsic
 def pair_products(typingctx, pairs, dimension, out):
-    """Inner products of `CHAINS` pairs of float32 [dimension], each summed up in order, by fused multiply-adds.
+    """``out[k] = sum(left[k][c] * right[k][c] for c)``, in order, by fused multiply-adds, for `CHAINS` pairs.
 
     Parameters
     ----------
     pairs : int64
-        Address of int64 [CHAINS, 2]: addresses of the pair's vectors.
+        Address of int64 [CHAINS, 2]: addresses of the pair's vectors, float32 [dimension].
     dimension : int64
         One or more.
     out : int64
@@ -145,32 +146,14 @@ def pair_products(typingctx, pairs, dimension, out):
 
     def codegen(context, builder, signature, args):
         pairs, dimension, out = args
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_F32, [_F32] * 3), "llvm.fma.f32")
-        places = [
-            builder.load(pointer(builder, builder.add(pairs, ir.Constant(_I64, 8 * index)), _I64))
-            for index in range(2 * CHAINS)
-        ]
-        before, loop = builder.block, builder.append_basic_block("dimensions")
-        done = builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        at = builder.phi(_I64)
-        at.add_incoming(ir.Constant(_I64, 0), before)
-        totals = [builder.phi(_F32) for _ in range(CHAINS)]
-        column = builder.mul(at, ir.Constant(_I64, _FLOAT_BYTES))
-        ends = []
-        for chain, total in enumerate(totals):
-            total.add_incoming(ir.Constant(_F32, 0.0), before)
-            left, right = (loaded(builder, builder.add(places[2 * chain + side], column), _F32) for side in range(2))
-            ends.append(builder.call(function, [left, right, total]))
-            total.add_incoming(ends[-1], loop)
-        following = builder.add(at, ir.Constant(_I64, 1))
-        at.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, dimension), loop, done)
-        builder.position_at_end(done)
-        for chain, end in enumerate(ends):
-            place = builder.add(out, ir.Constant(_I64, chain * _FLOAT_BYTES))
-            builder.store(end, pointer(builder, place, _F32))
+        sides = [load(builder, offset(builder, pairs, _ADDRESS_BYTES * k), I64) for k in range(2 * CHAINS)]
+
+        def step(at: Any, totals: list[Any]) -> list[Any]:
+            values = [load(builder, element(builder, side, at, FLOAT_BYTES), F32, FLOAT_BYTES) for side in sides]
+            return [fma(builder, values[2 * k], values[2 * k + 1], total) for k, total in enumerate(totals)]
+
+        for chain, total in enumerate(counted_loop(builder, (0, dimension, 1), [constant(F32, 0.0)] * CHAINS, step)):
+            store(builder, total, offset(builder, out, chain * FLOAT_BYTES), FLOAT_BYTES)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), codegen
@@ -178,37 +161,29 @@ def pair_products(typingctx, pairs, dimension, out):
 
 @intrinsic
 def pair_distance(typingctx, left, right, dimension):
-    """Squared Euclidean distance, float64, of two rows of float32 [dimension] at two addresses.
+    """``((left.astype(float64) - right) ** 2).sum()`` of two rows of float32 [dimension] at two addresses.
 
-    Differences and sums in float64: eight chains over the dimensions, added up in a fixed order.
+    Differences and sums in float64: eight chains over the dimensions, added up in a fixed order; then the rest.
     """
 
     def codegen(context, builder, signature, args):
         left, right, dimension = args
-        whole = builder.and_(dimension, ir.Constant(_I64, -_HALF))
-        total = cgutils.alloca_once_value(builder, ir.Constant(_DOUBLES, [0.0] * _HALF))
-        with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), whole, ir.Constant(_I64, _HALF), inc=True) as (
-            at,
-            _,
-        ):
-            column = builder.mul(at, ir.Constant(_I64, _FLOAT_BYTES))
-            sides = [
-                builder.fpext(loaded(builder, builder.add(side, column), _FLOATS), _DOUBLES) for side in (left, right)
-            ]
-            apart = builder.fsub(*sides)
-            builder.store(fused(builder, _DOUBLES, apart, apart, builder.load(total)), total)
-        lanes = builder.load(total)
-        width = _HALF
-        while width > 1:  # lane i and lane i + width / 2, and so on: the same tree for every row
-            width //= 2
-            swapped = ir.Constant(ir.VectorType(_I32, _HALF), [(i + width) % _HALF for i in range(_HALF)])
-            lanes = builder.fadd(lanes, builder.shuffle_vector(lanes, ir.Constant(_DOUBLES, ir.Undefined), swapped))
-        single = cgutils.alloca_once_value(builder, builder.extract_element(lanes, ir.Constant(_I32, 0)))
-        with cgutils.for_range_slice(builder, whole, dimension, ir.Constant(_I64, 1), inc=True) as (at, _):
-            column = builder.mul(at, ir.Constant(_I64, _FLOAT_BYTES))
-            sides = [builder.fpext(loaded(builder, builder.add(side, column), _F32), _F64) for side in (left, right)]
-            apart = builder.fsub(*sides)
-            builder.store(builder.fadd(builder.load(single), builder.fmul(apart, apart)), single)
-        return builder.load(single)
+        narrow, wide = ir.VectorType(F32, _HALF), ir.VectorType(F64, _HALF)
+
+        def difference(at: Any, narrow: ir.Type, wide: ir.Type) -> Any:
+            places = (element(builder, side, at, FLOAT_BYTES) for side in (left, right))
+            return builder.fsub(*[builder.fpext(load(builder, place, narrow, FLOAT_BYTES), wide) for place in places])
+
+        def whole_step(at: Any, totals: list[Any]) -> list[Any]:
+            apart = difference(at, narrow, wide)
+            return [fma(builder, apart, apart, totals[0])]
+
+        def single_step(at: Any, totals: list[Any]) -> list[Any]:
+            apart = difference(at, F32, F64)
+            return [builder.fadd(totals[0], builder.fmul(apart, apart))]
+
+        whole = builder.and_(dimension, constant(I64, -_HALF))
+        lanes = counted_loop(builder, (0, whole, _HALF), [constant(wide, 0.0)], whole_step)[0]
+        return counted_loop(builder, (whole, dimension, 1), [tree_sum(builder, lanes)], single_step)[0]
 
     return types.float64(types.int64, types.int64, types.int64), codegen

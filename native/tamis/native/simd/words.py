@@ -10,56 +10,43 @@ calls keeps the array alive and the range in bounds. Nothing here depends on the
 from typing import Any
 
 from llvmlite import ir
-from numba import extending, types
+from numba import types
 from numba.core import cgutils
 
-intrinsic: Any = extending.intrinsic
-"""Without the types numba declares for it, which keep the typing context as an argument."""
+from tamis.native.simd.ir import I8, I32, I64, I128, constant, intrinsic, load, mask_bits, splat, store
 
 BLOCK = 64
 """Bytes a vector holds, and bits of its masks."""
 
-_I8 = ir.IntType(8)
-_I32 = ir.IntType(32)
-_I64 = ir.IntType(64)
-_I128 = ir.IntType(128)
-_BYTES = ir.VectorType(_I8, BLOCK)
-
-
-def _splat(value: int, kind: ir.VectorType) -> ir.Constant:
-    return ir.Constant(kind, [value] * kind.count)
-
-
-def _at(builder: Any, address: Any, kind: ir.Type) -> Any:
-    return builder.inttoptr(address, kind.as_pointer())
+_BYTES = ir.VectorType(I8, BLOCK)
 
 
 @intrinsic
 def load_u8(typingctx, address):
-    """Byte at an address."""
+    """``memory[address]``, a uint8."""
 
     def codegen(context, builder, signature, args):
-        return builder.load(_at(builder, args[0], _I8), align=1)
+        return load(builder, args[0], I8)
 
     return types.uint8(types.int64), codegen
 
 
 @intrinsic
 def load_u64(typingctx, address):
-    """Eight bytes at any address as a number, first byte lowest."""
+    """``int.from_bytes(memory[address : address + 8], "little")``, a uint64; at any address."""
 
     def codegen(context, builder, signature, args):
-        return builder.load(_at(builder, args[0], _I64), align=1)
+        return load(builder, args[0], I64)
 
     return types.uint64(types.int64), codegen
 
 
 @intrinsic
 def store_u8(typingctx, address, value):
-    """Write a byte."""
+    """``memory[address] = value``."""
 
     def codegen(context, builder, signature, args):
-        builder.store(args[1], _at(builder, args[0], _I8), align=1)
+        store(builder, args[1], args[0])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.uint8), codegen
@@ -67,10 +54,10 @@ def store_u8(typingctx, address, value):
 
 @intrinsic
 def store_i32(typingctx, address, value):
-    """Write the lower four bytes of an int64."""
+    """``memory[address : address + 4] = (value % 2**32).to_bytes(4, "little")``."""
 
     def codegen(context, builder, signature, args):
-        builder.store(builder.trunc(args[1], _I32), _at(builder, args[0], _I32), align=1)
+        store(builder, builder.trunc(args[1], I32), args[0])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
@@ -78,11 +65,10 @@ def store_i32(typingctx, address, value):
 
 @intrinsic
 def copy_16(typingctx, target, source):
-    """Copy 16 bytes; the source is read before the target is written."""
+    """``memory[target : target + 16] = memory[source : source + 16]``; read before it is written."""
 
     def codegen(context, builder, signature, args):
-        value = builder.load(_at(builder, args[1], _I128), align=1)
-        builder.store(value, _at(builder, args[0], _I128), align=1)
+        store(builder, load(builder, args[1], I128), args[0])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
@@ -90,7 +76,7 @@ def copy_16(typingctx, target, source):
 
 @intrinsic
 def trailing_zeros(typingctx, value):
-    """Index of the lowest set bit of a uint64; 64 when none is set."""
+    """``(value & -value).bit_length() - 1`` of a uint64, the index of its lowest set bit; 64 when none is set."""
 
     def codegen(context, builder, signature, args):
         return builder.cttz(args[0], cgutils.false_bit)
@@ -99,8 +85,8 @@ def trailing_zeros(typingctx, value):
 
 
 @intrinsic
-def population(typingctx, value):
-    """Number of set bits of a uint64."""
+def popcount(typingctx, value):
+    """``value.bit_count()`` of a uint64."""
 
     def codegen(context, builder, signature, args):
         return builder.ctpop(args[0])
@@ -109,14 +95,14 @@ def population(typingctx, value):
 
 
 def _product(builder: Any, args: Any) -> tuple[Any, Any]:
-    wide = builder.mul(builder.zext(args[0], _I128), builder.zext(args[1], _I128))
-    high = builder.trunc(builder.lshr(wide, ir.Constant(_I128, 64)), _I64)
-    return builder.trunc(wide, _I64), high
+    wide = builder.mul(builder.zext(args[0], I128), builder.zext(args[1], I128))
+    high = builder.trunc(builder.lshr(wide, ir.Constant(I128, 64)), I64)
+    return builder.trunc(wide, I64), high
 
 
 @intrinsic
 def multiply_high(typingctx, left, right):
-    """Upper 64 bits of a 64 by 64 bit product."""
+    """``left * right >> 64`` of the product in 128 bits."""
 
     def codegen(context, builder, signature, args):
         return _product(builder, args)[1]
@@ -126,7 +112,7 @@ def multiply_high(typingctx, left, right):
 
 @intrinsic
 def fold_multiply(typingctx, left, right):
-    """Lower xor upper half of a 64 by 64 bit product: every output bit depends on every input bit."""
+    """``(left * right % 2**64) ^ (left * right >> 64)``: every bit of it depends on every bit of both."""
 
     def codegen(context, builder, signature, args):
         low, high = _product(builder, args)
@@ -137,7 +123,7 @@ def fold_multiply(typingctx, left, right):
 
 @intrinsic
 def lower_block(typingctx, target, source):
-    """Lower the ASCII letters of 64 bytes and classify them.
+    """``target[:64] = source[:64].lower()`` of ASCII letters, and masks of the bytes by their class.
 
     Returns
     -------
@@ -148,35 +134,30 @@ def lower_block(typingctx, target, source):
 
     def codegen(context, builder, signature, args):
         def within(value: Any, first: int, count: int) -> Any:
-            return builder.icmp_unsigned("<", builder.sub(value, _splat(first, _BYTES)), _splat(count, _BYTES))
+            above = builder.sub(value, constant(_BYTES, first))
+            return builder.icmp_unsigned("<", above, constant(_BYTES, count))
 
-        def mask(bits: Any) -> Any:
-            return builder.bitcast(bits, _I64)
-
-        text = builder.load(_at(builder, args[1], _BYTES), align=1)
-        nothing, case_bit = _splat(0, _BYTES), _splat(0x20, _BYTES)
+        text = load(builder, args[1], _BYTES)
+        nothing, case_bit = constant(_BYTES, 0), constant(_BYTES, 0x20)
         lower = builder.or_(text, builder.select(within(text, ord("A"), 26), case_bit, nothing))
-        builder.store(lower, _at(builder, args[0], _BYTES), align=1)
+        store(builder, lower, args[0])
         digit = within(text, ord("0"), 10)
-        underscore = builder.icmp_unsigned("==", text, _splat(ord("_"), _BYTES))
+        underscore = builder.icmp_unsigned("==", text, constant(_BYTES, ord("_")))
         word = builder.or_(builder.or_(within(lower, ord("a"), 26), digit), underscore)
-        blank = builder.icmp_unsigned("==", text, _splat(ord(" "), _BYTES))
+        blank = builder.icmp_unsigned("==", text, constant(_BYTES, ord(" ")))
         space = builder.or_(within(text, 9, 5), blank)
-        masks = [mask(builder.icmp_signed("<", text, nothing)), mask(word), mask(space), mask(within(text, 0x1C, 4))]
-        return context.make_tuple(builder, signature.return_type, masks)
+        flags = [builder.icmp_signed("<", text, nothing), word, space, within(text, 0x1C, 4)]
+        return context.make_tuple(builder, signature.return_type, [mask_bits(builder, each) for each in flags])
 
     return types.UniTuple(types.uint64, 4)(types.int64, types.int64), codegen
 
 
 @intrinsic
 def equal_bytes(typingctx, source, byte):
-    """Mask of the bytes equal to ``byte`` among the 64 at an address."""
+    """``source[:64] == byte`` as bits of a uint64."""
 
     def codegen(context, builder, signature, args):
-        text = builder.load(_at(builder, args[0], _BYTES), align=1)
-        single = builder.insert_element(ir.Constant(_BYTES, ir.Undefined), args[1], ir.Constant(_I32, 0))
-        indices = ir.Constant(ir.VectorType(_I32, BLOCK), [0] * BLOCK)
-        every = builder.shuffle_vector(single, ir.Constant(_BYTES, ir.Undefined), indices)
-        return builder.bitcast(builder.icmp_unsigned("==", text, every), _I64)
+        text = load(builder, args[0], _BYTES)
+        return mask_bits(builder, builder.icmp_unsigned("==", text, splat(builder, args[1], _BYTES)))
 
     return types.uint64(types.int64, types.uint8), codegen

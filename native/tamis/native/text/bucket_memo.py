@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
-from tamis.native.simd.words import intrinsic
+from tamis.native.simd.ir import I8, I32, I64, constant, element, intrinsic, load, mask_bits, offset, splat, store
 
 ENTRY_BYTES = 32
 LENGTH_AT = 27
@@ -23,10 +23,9 @@ MEMO_BYTES = LENGTH_AT
 MIN_INDEX_BITS, MAX_INDEX_BITS = 8, 15
 MISSING = -1
 
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-_BYTES = ir.VectorType(_I8, ENTRY_BYTES)
-_HALVES = ir.VectorType(_I32, ENTRY_BYTES // 4)
-_WORDS = ir.VectorType(_I64, ENTRY_BYTES // 8)
+_BYTES = ir.VectorType(I8, ENTRY_BYTES)
+_HALVES = ir.VectorType(I32, ENTRY_BYTES // 4)
+_WORDS = ir.VectorType(I64, ENTRY_BYTES // 8)
 _MULTIPLIERS = (0x9FB21C651E98DF25, 0xD1342543DE82EF95, 0xAF251AF3B0F025B5, 0xF1357AEA2E62A9C5)
 _KEY_MASK = (1 << LENGTH_AT + 1) - 1
 
@@ -39,7 +38,7 @@ def new_memo(text_bytes: int) -> NDArray[np.uint8]:
 
 @intrinsic
 def find(typingctx, memo, index_bits, source, length, key):
-    """Look an n-gram of ``length`` bytes (1 to `MEMO_BYTES`) at ``source`` up; reads 32 bytes there.
+    """``memo.get(source[:length], MISSING)`` of an n-gram of 1 to `MEMO_BYTES` bytes; reads 32 bytes at ``source``.
 
     Addresses and numbers are int64. Writes the entry's first 28 bytes to the address ``key``, for `remember`.
 
@@ -51,31 +50,24 @@ def find(typingctx, memo, index_bits, source, length, key):
 
     def codegen(context, builder, signature, args):
         memo_address, bits, source_address, n_bytes, key_address = args
-        text = builder.load(builder.inttoptr(source_address, _BYTES.as_pointer()), align=1)
-        empty = ir.Constant(_BYTES, ir.Undefined)
-        size = builder.trunc(n_bytes, _I8)
-        every = builder.shuffle_vector(
-            builder.insert_element(empty, size, ir.Constant(_I32, 0)),
-            empty,
-            ir.Constant(ir.VectorType(_I32, ENTRY_BYTES), [0] * ENTRY_BYTES),
-        )
-        kept = builder.icmp_unsigned("<", ir.Constant(_BYTES, list(range(ENTRY_BYTES))), every)
-        wanted = builder.select(kept, text, ir.Constant(_BYTES, [0] * ENTRY_BYTES))
-        wanted = builder.insert_element(wanted, size, ir.Constant(_I32, LENGTH_AT))
-        builder.store(wanted, builder.inttoptr(key_address, _BYTES.as_pointer()), align=1)
+        text = load(builder, source_address, _BYTES)
+        size = builder.trunc(n_bytes, I8)
+        places = ir.Constant(_BYTES, list(range(ENTRY_BYTES)))
+        kept = builder.icmp_unsigned("<", places, splat(builder, size, _BYTES))
+        wanted = builder.select(kept, text, constant(_BYTES, 0))
+        wanted = builder.insert_element(wanted, size, constant(I32, LENGTH_AT))
+        store(builder, wanted, key_address)
         products = builder.mul(builder.bitcast(wanted, _WORDS), ir.Constant(_WORDS, list(_MULTIPLIERS)))
-        code = builder.extract_element(products, ir.Constant(_I32, 0))
+        code = builder.extract_element(products, constant(I32, 0))
         for k in range(1, len(_MULTIPLIERS)):
-            code = builder.add(code, builder.extract_element(products, ir.Constant(_I32, k)))
-        index = builder.lshr(code, builder.sub(ir.Constant(_I64, 64), bits))
-        address = builder.add(memo_address, builder.mul(index, ir.Constant(_I64, ENTRY_BYTES)))
-        entry = builder.load(builder.inttoptr(address, _BYTES.as_pointer()), align=1)
-        equal = builder.bitcast(builder.icmp_unsigned("==", entry, wanted), _I32)
-        mask = ir.Constant(_I32, _KEY_MASK)
+            code = builder.add(code, builder.extract_element(products, constant(I32, k)))
+        index = builder.lshr(code, builder.sub(constant(I64, 64), bits))
+        address = element(builder, memo_address, index, ENTRY_BYTES)
+        equal = mask_bits(builder, builder.icmp_unsigned("==", load(builder, address, _BYTES), wanted))
+        mask = constant(I64, _KEY_MASK)
         found = builder.icmp_unsigned("==", builder.and_(equal, mask), mask)
-        word = builder.add(address, ir.Constant(_I64, 4 * BUCKET_WORD))
-        bucket = builder.zext(builder.load(builder.inttoptr(word, _I32.as_pointer()), align=1), _I64)
-        result = builder.select(found, bucket, ir.Constant(_I64, MISSING))
+        bucket = builder.zext(load(builder, offset(builder, address, 4 * BUCKET_WORD), I32), I64)
+        result = builder.select(found, bucket, constant(I64, MISSING))
         return context.make_tuple(builder, signature.return_type, [result, address])
 
     result = types.UniTuple(types.int64, 2)
@@ -84,12 +76,12 @@ def find(typingctx, memo, index_bits, source, length, key):
 
 @intrinsic
 def remember(typingctx, entry, key, bucket):
-    """Write the ``key`` that `find` left and its bucket to the address of an entry."""
+    """``entry[:28], entry[28:] = key[:28], bucket``: write the key that `find` left, and its bucket, to an entry."""
 
     def codegen(context, builder, signature, args):
-        halves = builder.load(builder.inttoptr(args[1], _HALVES.as_pointer()), align=1)
-        halves = builder.insert_element(halves, builder.trunc(args[2], _I32), ir.Constant(_I32, BUCKET_WORD))
-        builder.store(halves, builder.inttoptr(args[0], _HALVES.as_pointer()), align=1)
+        halves = load(builder, args[1], _HALVES)
+        halves = builder.insert_element(halves, builder.trunc(args[2], I32), constant(I32, BUCKET_WORD))
+        store(builder, halves, args[0])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), codegen

@@ -10,7 +10,7 @@ import numpy as np
 from tamis.native.compiled import inlined, kernel, piece
 from tamis.native.simd.words import BLOCK, copy_16, fold_multiply, load_u64, store_u8, trailing_zeros
 from tamis.native.text.bucket_memo import ENTRY_BYTES, MEMO_BYTES, find
-from tamis.native.text.sha256 import LANES, SHORT_BYTES, hash_blocks, hash_long, pad_block
+from tamis.native.text.sha256 import MESSAGES, SHORT_BYTES, hash_blocks, hash_long, pad_block
 
 ID_BYTES = 20
 """Decimal digits and sign of an int64, at most."""
@@ -215,7 +215,7 @@ def digest_ids(scratch, hashing, begin, end, queued, slot):
             pad_block(blocks + waiting * BLOCK, joined + start, kept, kept, 8 * kept)
             waiting += missing
             slot += 1
-            if waiting == LANES:
+            if waiting == MESSAGES:
                 hash_blocks(lanes, waiting, hashing.reduction, ids)
                 waiting = 0
     return waiting, slot

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numpy.typing import NDArray
 
 from tamis.native.compiled import inlined, piece
-from tamis.native.simd.words import intrinsic
+from tamis.native.simd.ir import I8, I32, I64, call, constant, intrinsic, load, offset, splat, store
 from tamis.native.text.bucket_memo import ENTRY_BYTES, remember
 
-LANES = 16
+MESSAGES = 16
+"""Hashed at a time, one a lane."""
 BLOCK_BYTES = 64
 LENGTH_BYTES = 8
 SHORT_BYTES = BLOCK_BYTES - LENGTH_BYTES - 1
@@ -26,11 +26,11 @@ SHORT_BYTES = BLOCK_BYTES - LENGTH_BYTES - 1
 NO_MARK = 255
 _HALF = 16
 
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-_LANE = ir.VectorType(_I32, LANES)
-_ROW = ir.VectorType(_I8, BLOCK_BYTES)
-_WORDS = ir.VectorType(_I64, BLOCK_BYTES // 8)
+_LANE = ir.VectorType(I32, MESSAGES)
+_ROW = ir.VectorType(I8, BLOCK_BYTES)
+_WORDS = ir.VectorType(I64, BLOCK_BYTES // 8)
 _ROW_ALIGNMENT = 4
+_WORD_BYTES = 4
 
 
 def _primes(count: int) -> list[int]:
@@ -86,61 +86,46 @@ class Lanes(NamedTuple):
 def new_lanes() -> Lanes:
     """Empty lanes."""
     return Lanes(
-        blocks=np.zeros((LANES, BLOCK_BYTES), np.uint8),
-        state=np.zeros((8, LANES), np.uint32),
-        slots=np.zeros(LANES, np.int64),
-        keys=np.zeros((LANES, ENTRY_BYTES), np.uint8),
-        entries=np.zeros(LANES, np.int64),
-        buckets=np.zeros(LANES, np.int64),
+        blocks=np.zeros((MESSAGES, BLOCK_BYTES), np.uint8),
+        state=np.zeros((8, MESSAGES), np.uint32),
+        slots=np.zeros(MESSAGES, np.int64),
+        keys=np.zeros((MESSAGES, ENTRY_BYTES), np.uint8),
+        entries=np.zeros(MESSAGES, np.int64),
+        buckets=np.zeros(MESSAGES, np.int64),
     )
-
-
-def _splat(value: int, kind: ir.VectorType) -> ir.Constant:
-    return ir.Constant(kind, [value] * kind.count)
-
-
-def _broadcast(builder: Any, value: Any, kind: ir.VectorType) -> Any:
-    empty = ir.Constant(kind, ir.Undefined)
-    single = builder.insert_element(empty, value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(single, empty, ir.Constant(ir.VectorType(_I32, kind.count), [0] * kind.count))
 
 
 @intrinsic
 def pad_block(typingctx, target, source, keep, mark, bits):
-    """Write one padded block: ``keep`` bytes of the source, 0x80 at ``mark``, ``bits`` in the last eight bytes.
+    """``target[:64] = source[:keep] + zeros``, with 0x80 at ``mark`` and ``bits`` in the last eight bytes.
 
     Reads 64 bytes whatever ``keep`` is; all arguments int64; ``mark`` is `NO_MARK` and ``bits`` 0 where there is none.
     """
 
     def codegen(context, builder, signature, args):
         target_address, source_address, kept, mark_at, n_bits = args
-        text = builder.load(builder.inttoptr(source_address, _ROW.as_pointer()), align=1)
+        text = load(builder, source_address, _ROW)
         iota = ir.Constant(_ROW, list(range(BLOCK_BYTES)))
-        is_kept = builder.icmp_unsigned("<", iota, _broadcast(builder, builder.trunc(kept, _I8), _ROW))
-        is_mark = builder.icmp_unsigned("==", iota, _broadcast(builder, builder.trunc(mark_at, _I8), _ROW))
-        row = builder.select(is_kept, text, _splat(0, _ROW))
-        row = builder.select(is_mark, _splat(0x80, _ROW), row)
+        is_kept = builder.icmp_unsigned("<", iota, splat(builder, builder.trunc(kept, I8), _ROW))
+        is_mark = builder.icmp_unsigned("==", iota, splat(builder, builder.trunc(mark_at, I8), _ROW))
+        row = builder.select(is_kept, text, constant(_ROW, 0))
+        row = builder.select(is_mark, constant(_ROW, 0x80), row)
         words = builder.bitcast(row, _WORDS)
-        last = ir.Constant(_I32, BLOCK_BYTES // 8 - 1)
+        last = constant(I32, BLOCK_BYTES // 8 - 1)
         tail = builder.or_(builder.extract_element(words, last), builder.bswap(n_bits))
-        words = builder.insert_element(words, tail, last)
-        builder.store(words, builder.inttoptr(target_address, _WORDS.as_pointer()), align=_ROW_ALIGNMENT)
+        store(builder, builder.insert_element(words, tail, last), target_address, _ROW_ALIGNMENT)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, types.int64, types.int64), codegen
 
 
-def _vector_function(builder: Any, name: str, arity: int) -> Any:
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(_LANE, [_LANE] * arity), name)
-
-
 def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
     """16 by 16 transposition in four rounds of exchanges."""
     for distance in (1, 2, 4, 8):
-        low = [lane if lane & distance == 0 else lane - distance + LANES for lane in range(LANES)]
-        high = [lane + distance if lane & distance == 0 else lane + LANES for lane in range(LANES)]
-        masks = [ir.Constant(ir.VectorType(_I32, LANES), indices) for indices in (low, high)]
-        for row in range(LANES):
+        low = [lane if lane & distance == 0 else lane - distance + MESSAGES for lane in range(MESSAGES)]
+        high = [lane + distance if lane & distance == 0 else lane + MESSAGES for lane in range(MESSAGES)]
+        masks = [ir.Constant(ir.VectorType(I32, MESSAGES), indices) for indices in (low, high)]
+        for row in range(MESSAGES):
             if row & distance == 0:
                 pair = rows[row], rows[row + distance]
                 rows[row], rows[row + distance] = (builder.shuffle_vector(*pair, mask) for mask in masks)
@@ -149,35 +134,30 @@ def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
 
 @intrinsic
 def compress(typingctx, state, blocks):
-    """Sixteen compression functions at once; ``state`` and ``blocks`` are addresses of a `Lanes`' arrays."""
+    """``state[:, i] = sha256_compress(state[:, i], blocks[i])`` for 16 messages; addresses of a `Lanes`' arrays."""
 
     def codegen(context, builder, signature, args):
-        state_rows = builder.inttoptr(args[0], _LANE.as_pointer())
-        block_rows = builder.inttoptr(args[1], _LANE.as_pointer())
-        rotate = _vector_function(builder, "llvm.fshr.v16i32", 3)
-        swap = _vector_function(builder, "llvm.bswap.v16i32", 1)
-
-        def at(base: Any, index: int) -> Any:
-            return builder.gep(base, [ir.Constant(_I32, index)])
+        state, blocks = args
+        places = [offset(builder, state, row * MESSAGES * _WORD_BYTES) for row in range(8)]
 
         def rotated(x: Any, *distances: int) -> Any:
             total = None
             for distance in distances:
-                term = builder.call(rotate, [x, x, _splat(distance, _LANE)])
+                term = call(builder, "llvm.fshr.v16i32", _LANE, [x, x, constant(_LANE, distance)])
                 total = term if total is None else builder.xor(total, term)
             return total
 
         def shifted(x: Any, distance: int) -> Any:
-            return builder.lshr(x, _splat(distance, _LANE))
+            return builder.lshr(x, constant(_LANE, distance))
 
         def plus(first: Any, *rest: Any) -> Any:
             for term in rest:
                 first = builder.add(first, term)
             return first
 
-        rows = [builder.load(at(block_rows, i), align=_ROW_ALIGNMENT) for i in range(LANES)]
-        w = _transpose(builder, [builder.call(swap, [row]) for row in rows])
-        initial = [builder.load(at(state_rows, i), align=_ROW_ALIGNMENT) for i in range(8)]
+        rows = [load(builder, offset(builder, blocks, k * BLOCK_BYTES), _LANE, _ROW_ALIGNMENT) for k in range(MESSAGES)]
+        w = _transpose(builder, [call(builder, "llvm.bswap.v16i32", _LANE, [row]) for row in rows])
+        initial = [load(builder, place, _LANE, _ROW_ALIGNMENT) for place in places]
         a, b, c, d, e, f, g, h = initial
         for t in range(64):
             if t >= 16:
@@ -187,11 +167,11 @@ def compress(typingctx, state, blocks):
                 w[t % 16] = plus(w[t % 16], sigma_0, w[(t - 7) % 16], sigma_1)
             choose = builder.xor(g, builder.and_(e, builder.xor(f, g)))
             majority = builder.xor(builder.and_(a, b), builder.and_(c, builder.xor(a, b)))
-            first = plus(h, _splat(ROUND_CONSTANTS[t], _LANE), w[t % 16], choose, rotated(e, 6, 11, 25))
+            first = plus(h, constant(_LANE, ROUND_CONSTANTS[t]), w[t % 16], choose, rotated(e, 6, 11, 25))
             second = plus(rotated(a, 2, 13, 22), majority)
             a, b, c, d, e, f, g, h = plus(first, second), a, b, c, plus(d, first), e, f, g
-        for i, (before, after) in enumerate(zip(initial, (a, b, c, d, e, f, g, h), strict=True)):
-            builder.store(plus(before, after), at(state_rows, i), align=_ROW_ALIGNMENT)
+        for place, before, after in zip(places, initial, (a, b, c, d, e, f, g, h), strict=True):
+            store(builder, plus(before, after), place, _ROW_ALIGNMENT)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
@@ -209,7 +189,7 @@ def _remainder(value, modulus, inverse):
 def reset_state(state):
     """Initial hash value in every lane of ``state`` uint32 [8, 16]."""
     for t in range(8):
-        for lane in range(LANES):
+        for lane in range(MESSAGES):
             state[t, lane] = INITIAL_STATE[t]
 
 
@@ -219,7 +199,7 @@ def reduce_digests(state, mod, buckets):
 
     The digest's words times the powers of 2**32 are summed in 16-bit halves, so that every sum stays below 2**51.
     """
-    for lane in range(LANES):
+    for lane in range(MESSAGES):
         high = np.int64(0)
         low = np.int64(0)
         for t in range(8):

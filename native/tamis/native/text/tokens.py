@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel, piece
-from tamis.native.simd.words import BLOCK, load_u8, lower_block, population, store_i32, store_u8, trailing_zeros
+from tamis.native.simd.words import BLOCK, load_u8, lower_block, popcount, store_i32, store_u8, trailing_zeros
 from tamis.native.text.unicode_tables import (
     ALONE,
     CAPITAL_I_WITH_DOT,
@@ -163,7 +163,7 @@ def _emit(address, mask, base):
 
     Writing more than there are, to overwrite them next time, costs less than a branch that is often foreseen wrongly.
     """
-    count = population(mask)
+    count = popcount(mask)
     for k in range(EMITTED):
         store_i32(address + k * SPAN_BYTES, base + trailing_zeros(mask))
         mask &= mask - _ONE

@@ -7,20 +7,15 @@ from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel
 from tamis.native.neighbours.panels import Panels, read_only
-from tamis.native.simd.tile import LANES, QUERIES, tile_products
-from tamis.native.transport.sinkhorn import ROWS
-
-ROW_BYTES = 1 << 17
-"""Rows that take their turns at one panel of targets: they stay in the processor's second-level cache."""
-
-_FLOAT_BYTES = 4
+from tamis.native.simd.exp_sweep import ROWS
+from tamis.native.simd.tile import FLOAT_BYTES, LANES, QUERIES, QUERY_BYTES, tile_products
 
 
 @kernel
 def _fill(vectors, panels, out):
     n, dimension = vectors.shape
     count = panels.shape[0]
-    size = max(1, ROW_BYTES // (_FLOAT_BYTES * dimension * QUERIES)) * QUERIES
+    size = max(1, QUERY_BYTES // (FLOAT_BYTES * dimension * QUERIES)) * QUERIES
     lines = np.zeros((size, dimension), np.float32)
     bias = np.zeros(LANES, np.float32)
     worst = np.full(QUERIES, np.inf, np.float32)
@@ -31,10 +26,10 @@ def _fill(vectors, panels, out):
         rows = min(size, n - start)
         lines[:rows] = vectors[start : start + rows]
         for panel in range(count):
-            panel_at = panels_at + panel * dimension * LANES * _FLOAT_BYTES
+            panel_at = panels_at + panel * dimension * LANES * FLOAT_BYTES
             for group in range(0, rows, QUERIES):
                 tile_products(
-                    lines_at + group * dimension * _FLOAT_BYTES, panel_at, bias_at, dimension, worst_at, sums_at
+                    lines_at + group * dimension * FLOAT_BYTES, panel_at, bias_at, dimension, worst_at, sums_at
                 )
                 for query in range(min(QUERIES, rows - group)):
                     for lane in range(LANES):
@@ -53,12 +48,12 @@ def sphere_costs(vectors: NDArray[np.float32], targets: Panels) -> NDArray[np.fl
     ----------
     vectors : float32 [n, d]
     targets : Panels
-        Of `distances.pack` with ``inner=True``.
+        Of `tamis.native.neighbours.panels.pack` with ``inner=True``.
 
     Returns
     -------
     float32
-        [n, m], both padded: rows to `entropic.ROWS`, columns to panels. What is padding means nothing.
+        [n, m], both padded: rows to `exp_sweep.ROWS`, columns to panels. Padding has no meaning.
     """
     data = read_only(vectors)
     if data.shape[1] != targets.rows.shape[1]:
