@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors import select
-from tamis.selectors.run.selector import catalogue
+from tamis.selectors.jobs.catalogue import catalogue
 from tamis.service.client import Client, JobFailed
 
 from .conftest import Service

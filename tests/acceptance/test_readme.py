@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors import select
-from tamis.selectors.run.selector import info
+from tamis.selectors.jobs.catalogue import info
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -119,7 +119,8 @@ def stream(folder: Path, shards: list[str], threads: int) -> dict[str, Any]:
     """Run a whole job on the shards: read, select, report, write."""
     from tamis.native import warmup
     from tamis.selectors.datasets import LocalStorage
-    from tamis.selectors.jobs.execute import Environment, execute
+    from tamis.selectors.jobs.execute import execute
+    from tamis.selectors.jobs.open import Environment
     from tamis.selectors.run.observer import Unobserved
     from tamis.selectors.schema.request import JobSpec
 

@@ -57,7 +57,8 @@ def main(job: str, work: str, threads: int) -> None:
     start, wall = time.process_time(), time.perf_counter()
     from tamis.native import warmup
     from tamis.selectors.datasets import LocalStorage
-    from tamis.selectors.jobs.execute import Environment, execute
+    from tamis.selectors.jobs.execute import execute
+    from tamis.selectors.jobs.open import Environment
     from tamis.selectors.schema.request import JobSpec
 
     imported = time.perf_counter()

@@ -162,9 +162,14 @@ def by_job(path: Path, n: int) -> tuple[Any, Any, Any]:
 
     from tamis.selectors.datasets import Dataset, LocalStorage
     from tamis.selectors.features import difficulty
+    from tamis.selectors.jobs.catalogue import find
     from tamis.selectors.run.observer import Unobserved
+    from tamis.selectors.run.opened import Opened
+    from tamis.selectors.run.progress import PhaseTracker
     from tamis.selectors.run.run import Run
+    from tamis.selectors.run.selector import PhaseCost
     from tamis.selectors.schema.request import JobSpec
+    from tamis.selectors.signals.signals import Signals
     from tamis.selectors.signals.store import SignalStore
     from tamis.selectors.signals.threads import LocalEngine
 
@@ -184,17 +189,16 @@ def by_job(path: Path, n: int) -> tuple[Any, Any, Any]:
         candidates = Dataset.open(spec.dataset, storage, needs=set(), pointer="/dataset")  # type: ignore[arg-type]
         roles = set(difficulty.needs(wanted).dynamics)
         log = Dataset.open(spec.dynamics, storage, needs=roles, pointer="/dynamics")  # type: ignore[arg-type]
-        run = Run(
+        opened = Opened(
             spec,
             candidates,
             [],
-            [(difficulty.PHASE, 1.0)],
-            dynamics=log,
-            store=store,
-            scratch=store,
-            engine=engine,
-            observer=Unobserved(),
+            log,
+            selector=find(spec.selector),
+            phases=[PhaseCost(difficulty.PHASE, 0, 0, 1.0)],
+            fingerprint="",
         )
+        run = Run(opened, Signals(store, store, engine), PhaseTracker([(difficulty.PHASE, 1.0)], Unobserved()))
         found = []
         for metric in ("aum", "forgetting", "el2n"):
             run.begin(difficulty.PHASE)

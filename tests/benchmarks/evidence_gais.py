@@ -32,7 +32,8 @@ from peers import peer_python  # type: ignore[import-not-found]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tamis.selectors.datasets import LocalStorage
-from tamis.selectors.jobs.execute import Environment, execute
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.methods.gais.quotas import class_quotas
 from tamis.selectors.schema.request import JobSpec
 from tamis.service.cli.demo import running_service

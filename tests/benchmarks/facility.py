@@ -259,7 +259,8 @@ def run_job(folder: Path, budget: int, name: str) -> None:
     """Be a leg of `scale`: a whole job in an empty cache."""
     from tamis.native import warmup
     from tamis.selectors.datasets import LocalStorage
-    from tamis.selectors.jobs.execute import Environment, execute
+    from tamis.selectors.jobs.execute import execute
+    from tamis.selectors.jobs.open import Environment
     from tamis.selectors.schema.request import JobSpec
 
     warmup()

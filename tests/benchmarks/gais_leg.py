@@ -22,7 +22,8 @@ import pyarrow as pa  # noqa: E402
 
 from tamis.native import warmup_common  # noqa: E402
 from tamis.selectors.datasets import LocalStorage  # noqa: E402
-from tamis.selectors.jobs.execute import Environment, execute  # noqa: E402
+from tamis.selectors.jobs.execute import execute  # noqa: E402
+from tamis.selectors.jobs.open import Environment  # noqa: E402
 from tamis.selectors.run.observer import Unobserved  # noqa: E402
 from tamis.selectors.schema.request import JobSpec  # noqa: E402
 

@@ -213,7 +213,8 @@ def whole_job(path: str) -> dict[str, Any]:
     from tamis.native.greedy import farthest_first  # noqa: F401
     from tamis.native.warm import compile_all
     from tamis.selectors.datasets import LocalStorage
-    from tamis.selectors.jobs.execute import Environment, execute
+    from tamis.selectors.jobs.execute import execute
+    from tamis.selectors.jobs.open import Environment
     from tamis.selectors.run.observer import Unobserved
     from tamis.selectors.schema.request import JobSpec
 

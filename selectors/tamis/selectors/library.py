@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from tamis.selectors.datasets import LocalStorage
 from tamis.selectors.errors import Invalid
-from tamis.selectors.jobs.execute import Environment, execute
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.results import result as results
 from tamis.selectors.run.observer import Observer
 from tamis.selectors.run.questions import Answer

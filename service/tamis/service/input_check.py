@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tamis.selectors.errors import DataError, Forbidden, InputsChanged, Invalid, NotFound
 
 if TYPE_CHECKING:
-    from tamis.selectors.jobs.execute import Environment
+    from tamis.selectors.jobs.open import Environment
     from tamis.selectors.schema.request import JobSpec
 
 
@@ -22,10 +22,10 @@ def check_inputs(spec: JobSpec, fingerprint: str, environment: Environment) -> N
     TamisError
         What says nothing about the inputs, such as storage that does not answer.
     """
-    from tamis.selectors.jobs import execute
+    from tamis.selectors.jobs.open import open_job
 
     try:
-        found = execute.open_job(spec, environment).fingerprint
+        found = open_job(spec, environment).fingerprint
     except (Invalid, NotFound, Forbidden, DataError) as error:
         detail = f"The job's inputs can't be used any more: {error.detail}"
         raise InputsChanged(detail, pointer=error.pointer, **error.where) from error

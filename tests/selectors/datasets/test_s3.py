@@ -22,7 +22,8 @@ from pyarrow.fs import S3FileSystem
 
 from tamis.selectors.datasets import Dataset, Storage, open_storage
 from tamis.selectors.errors import DataError, Forbidden, InputsChanged, Invalid, StorageError
-from tamis.selectors.jobs.execute import Environment, execute
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.schema.request import JobSpec, Manifest
 from tamis.selectors.schema.response import ResultManifest
 

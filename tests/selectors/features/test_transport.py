@@ -116,15 +116,15 @@ def test_neither_threads_nor_memory_decide_a_bit(monkeypatch: pytest.MonkeyPatch
 OTHERWISE = """
 import hashlib
 import numpy as np
-from tamis.native import distances, rounded, screened
-from tamis.selectors.transport import Costs, solve
+from tamis.native.neighbours import int8, panels, screened
+from tamis.selectors.features.transport import Costs, solve
 
-assert not rounded.available()
+assert not int8.available()
 draw = np.random.default_rng(5)
 rows, targets = (draw.standard_normal((n, 24)) for n in (70, 30))
 rows, targets = ((side / np.sqrt((side**2).sum(axis=1))[:, None]).astype(np.float32) for side in (rows, targets))
 found = solve(Costs(rows, targets), np.full(70, 1 / 70), np.full(30, 1 / 30), bounds=True)
-keys = np.full((30, 9), distances.EMPTY)
+keys = np.full((30, 9), panels.EMPTY)
 numbers = np.arange(70, dtype=np.int32)
 screened.offer(screened.ask(targets), screened.pack(rows, numbers), np.full(30, 0.05, np.float32), keys)
 parts = (found.rows, found.targets, np.array([found.value, found.lower, found.upper, found.marginal_error]), keys)
@@ -142,7 +142,7 @@ def test_a_processor_with_narrower_vectors_finds_the_same_bits(capsys: pytest.Ca
         text=True,
         check=True,
     )
-    exec(OTHERWISE.replace("assert not rounded.available()", ""), {})
+    exec(OTHERWISE.replace("assert not int8.available()", ""), {})
     assert other.stdout == capsys.readouterr().out
 
 

@@ -16,7 +16,9 @@ import pytest
 
 from tamis.selectors.errors import Cancelled, DataError, Infeasible, Invalid, TamisError
 from tamis.selectors.features import gradients
-from tamis.selectors.jobs.execute import Environment, execute, plan
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
+from tamis.selectors.jobs.plan import plan
 from tamis.selectors.methods.tarot import params as tarot_params
 from tamis.selectors.methods.tarot.params import TarotParams
 from tamis.selectors.methods.tarot.selector import Tarot

@@ -15,7 +15,7 @@ import pytest
 from tamis.selectors.datasets import LocalStorage
 from tamis.selectors.features.gradients import Space
 from tamis.selectors.features.transport import Costs, Transport, solve
-from tamis.selectors.jobs.execute import Environment
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.methods.tarot.layers import Layers, cut, released_set
 from tamis.selectors.methods.tarot.otm import released_folds
 from tamis.selectors.methods.tarot.params import TarotParams

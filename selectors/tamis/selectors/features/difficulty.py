@@ -20,8 +20,9 @@ from tamis.selectors.datasets import Dataset, RoleBatch
 from tamis.selectors.errors import Invalid
 from tamis.selectors.features import dynamics
 from tamis.selectors.features.dynamics import class_labels, refuse_failure
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.request import Role, Shape
 from tamis.selectors.schema.response import Notice
 from tamis.selectors.signals.row_columns import UnitColumn

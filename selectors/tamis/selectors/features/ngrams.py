@@ -16,7 +16,7 @@ from tamis.native.text import columns as kernels
 from tamis.native.text.unicode_tables import engine_version
 from tamis.selectors.datasets import RoleBatch
 from tamis.selectors.errors import Invalid
-from tamis.selectors.run.selector import Job
+from tamis.selectors.run.opened import Job
 from tamis.selectors.schema.request import Shape
 from tamis.selectors.signals.store import with_metadata
 from tamis.selectors.signals.task import UnitReader, unit_task

@@ -10,17 +10,18 @@ difficulty is scaled to 0 (easiest) to 1 (hardest) first, which turns scores who
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, JsonValue
 
-from tamis.native.greedy import d2, limits
+from tamis.native.greedy import d2
 from tamis.native.neighbours import similarities
-from tamis.selectors.decision.by_key import Choice
-from tamis.selectors.decision.in_order import Ordered, Terms, check_taken, terms
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.in_order import Constraints, Ordered
 from tamis.selectors.errors import Invalid
 from tamis.selectors.features import difficulty
 from tamis.selectors.features.difficulty import REASON_DETAILS, REASONS, DifficultyParams
@@ -35,9 +36,10 @@ from tamis.selectors.features.neighbours import (
     passes,
     read_vectors,
 )
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.parallel import one_by_one
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.schema.response import Notice
 
 Floats = npt.NDArray[np.float64]
@@ -75,7 +77,7 @@ class D2Params(DifficultyParams):
     )
 
 
-class D2:
+class D2(Selector):
     """Message passing for balancing diversity and difficulty."""
 
     name: ClassVar[str] = "d2"
@@ -90,19 +92,13 @@ class D2:
         "million rows of 64 dimensions), then a second or so for every five million pairs."
     )
     Params: ClassVar[type[D2Params]] = D2Params
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: D2Params) -> None:
-        self.params = params
+    params: D2Params
 
     def needs(self) -> Needs:
         """Embeddings, and what difficulty is made of."""
         needed = difficulty.needs(self.params)
         return needed.model_copy(update={"roles": tuple(dict.fromkeys((*needed.roles, "embedding")))})
-
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Score, read, find neighbours, choose, measure."""
@@ -118,10 +114,6 @@ class D2:
             PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
         ]
 
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say nothing beforehand."""
-        yield from ()
-
     def memory(self, job: Job, threads: int) -> int:
         """Vectors, their copy in cells, the graph, and its pairs in both directions."""
         rows = job.candidates.rows or 0
@@ -135,7 +127,7 @@ class D2:
         units = range(len(found.columns))
         reasons = np.concatenate([found.reasons(unit) for unit in units])
         hardness = _scaled(np.concatenate([found.columns[unit] for unit in units]), reasons, found.hard_end)
-        asked = terms(run, reasons, REASONS)
+        constraints = run.constraints(reasons, REASONS)
         run.begin("read", run.candidates)
         data = read_vectors(run, run.candidates, self.params.distance)
         run.begin("neighbours", *passes(run.candidates))
@@ -143,33 +135,33 @@ class D2:
         del data
         pairs = similarities.of_neighbours(graph, each=one_by_one(run))
         run.begin("choose")
-        state = self._take_rows(run, asked, pairs, hardness)
+        state = self._take_rows(run, constraints, pairs, hardness)
         rows, values = d2.taken(state)
-        kept = len(asked.preselected)
+        kept = len(constraints.preselected)
         self._values, self._hardness = values[kept:], hardness
         scores = d2.by_row(pairs, state.priorities)
         scores[rows] = values
         ranked = Ordered(run.layout(), rows[kept:], scores, reasons)
-        choice = run.choose_given(ranked, rows[kept:], REASONS)
+        choice = run.choose_in_order(ranked, rows[kept:], REASONS)
         notices = [*found.notices, *self._weak(pairs)]
-        return Decision(choice, [ranked], REASONS, REASON_DETAILS, notices=notices)
+        return Decision(choice, [ranked], REASONS, REASON_DETAILS, warnings=notices)
 
-    def _take_rows(self, run: Run, asked: Terms, pairs: similarities.Similarities, hardness: Floats) -> d2.Pruning:
-        bounds = limits.begin_limits(
-            asked.amount.value, codes=asked.codes, lower=asked.lower, upper=asked.upper, sizes=asked.sizes
-        )
+    def _take_rows(
+        self, run: Run, constraints: Constraints, pairs: similarities.Similarities, hardness: Floats
+    ) -> d2.Pruning:
+        bounds = constraints.limits()
         state = d2.begin(
             pairs,
             hardness,
             bounds,
-            free=asked.free,
-            first=asked.preselected,
+            free=constraints.eligible,
+            first=constraints.preselected,
             gamma_forward=self.params.gamma_forward,
             gamma_reverse=self.params.gamma_reverse,
         )
         while d2.advance(state, PAIRS_A_CALL) == d2.WORKING:
             run.check_cancelled()
-        check_taken(asked, d2.taken(state)[0])
+        constraints.check_taken(d2.taken(state)[0])
         return state
 
     def _weak(self, pairs: similarities.Similarities) -> list[Notice]:

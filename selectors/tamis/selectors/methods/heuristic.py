@@ -6,7 +6,7 @@ one is a logistic regression on the mean of a row's hashed n-grams, which is wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -21,7 +21,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tamis.native.math import rng
 from tamis.native.text import columns as kernels
 from tamis.selectors.datasets import Dataset
-from tamis.selectors.decision.by_key import Choice, RankedUnit
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.ranking import RankedUnit
 from tamis.selectors.errors import Invalid
 from tamis.selectors.features.ngram_evidence import MEMORY, measure
 from tamis.selectors.features.ngram_model import Counted, NgramModel
@@ -34,9 +36,9 @@ from tamis.selectors.features.ngrams import (
     sum_table,
     tables_version,
 )
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
-from tamis.selectors.schema.response import Notice
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.signals.store import Mapped
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ def _training_rows(rows: Sequence[int]) -> list[int]:
     return list(rows) if total <= TRAINING_ROWS else [max(1, count * TRAINING_ROWS // total) for count in rows]
 
 
-class Heuristic:
+class Heuristic(Selector):
     """Classify target against candidates, take the most target-like rows."""
 
     name: ClassVar[str] = "heuristic"
@@ -115,16 +117,14 @@ class Heuristic:
     citation: ClassVar[str] = "Heuristic classification as in Brown et al. 2020 and Xie et al. 2023 (arXiv:2302.03169)."
     cost: ClassVar[str] = "Two passes over the text and a logistic regression on at most 40,000 rows; 17 bytes a row."
     Params: ClassVar[type[HeuristicParams]] = HeuristicParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: HeuristicParams) -> None:
-        self.params = params
+    params: HeuristicParams
 
     def needs(self) -> Needs:
         """Text, and a target to be like."""
         return Needs(roles=("text",), target=True)
 
-    def basis(self) -> str:
+    def data_version(self) -> str:
         """Return the version of the tokenizer's character tables."""
         return tables_version(self.params.tokenizer)
 
@@ -142,10 +142,6 @@ class Heuristic:
             PhaseCost("select", 0, 0, 2e-7 * (job.candidates.rows or 0)),
             PhaseCost("report", units, pool, pool / (2 * BYTES_PER_SECOND)),
         ]
-
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say nothing beforehand."""
-        yield from ()
 
     def memory(self, job: Job, threads: int) -> int:
         """Training features and the decision's keys."""

@@ -7,7 +7,7 @@ first, and what is taken is far from them too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -15,17 +15,19 @@ import numpy.typing as npt
 from pydantic import Field, JsonValue
 
 from tamis.native.greedy import farthest_first
-from tamis.native.greedy.limits import begin_limits
 from tamis.native.math import rng
 from tamis.selectors.decision.budget import resolve_budget
-from tamis.selectors.decision.by_key import Choice, Rows
-from tamis.selectors.decision.in_order import Ordered, Terms, check_taken, terms
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.in_order import Constraints, Ordered
+from tamis.selectors.decision.ranking import Rows
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.features.coverage import represented
 from tamis.selectors.features.embeddings import Matrix, matrix_bytes
 from tamis.selectors.features.neighbours import MetricParams, read_vectors
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.schema.response import Notice
 
 Floats = npt.NDArray[np.float64]
@@ -68,7 +70,7 @@ class KCenterParams(MetricParams):
     )
 
 
-class KCenter:
+class KCenter(Selector):
     """Greedy k-center."""
 
     name: ClassVar[str] = "kcenter"
@@ -83,18 +85,12 @@ class KCenter:
         "weights; the choice itself looks at a tenth to a half of them). 4 bytes a value and 30 a row."
     )
     Params: ClassVar[type[KCenterParams]] = KCenterParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: KCenterParams) -> None:
-        self.params = params
+    params: KCenterParams
 
     def needs(self) -> Needs:
         """Embeddings."""
         return Needs(roles=("embedding",), target=False)
-
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Read, choose, count what each row represents, measure."""
@@ -109,10 +105,6 @@ class KCenter:
             PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
         ]
 
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say nothing beforehand."""
-        yield from ()
-
     def memory(self, job: Job, threads: int) -> int:
         """Vectors, the state of the choice, and the selected vectors twice over."""
         rows, dataset = job.candidates.rows or 0, job.candidates
@@ -126,13 +118,13 @@ class KCenter:
 
     def select(self, run: Run) -> Decision:
         """Read the vectors, take the farthest row until the budget is spent, count what each represents."""
-        asked = terms(run)
+        constraints = run.constraints()
         run.begin("read", run.candidates)
         data = read_vectors(run, run.candidates, self.params.metric)
         run.begin("choose", run.candidates)
-        state, status = self._take_rows(run, asked, data)
+        state, status = self._take_rows(run, constraints, data)
         rows, distances = farthest_first.taken(state)
-        kept = len(asked.preselected)
+        kept = len(constraints.preselected)
         self._distances = distances[kept:]
         scores = np.sqrt(np.maximum(state.keys, 0.0))
         weights = None
@@ -146,34 +138,32 @@ class KCenter:
         scores[rows] = 0.0
         scores[rows[kept:]] = _finite(distances[kept:])
         ranked = Ordered(run.layout(), rows[kept:], scores)
-        stopped = self._stopped(asked, state, len(rows)) if status == farthest_first.NEAR else None
-        choice = run.choose_given(ranked, rows[kept:], REASONS, stopped=stopped, weights=weights)
+        stopped = self._stopped(constraints, state, len(rows)) if status == farthest_first.NEAR else None
+        choice = run.choose_in_order(ranked, rows[kept:], REASONS, stopped=stopped, weights=weights)
         return Decision(choice, [ranked], REASONS, {})
 
-    def _take_rows(self, run: Run, asked: Terms, data: Matrix) -> tuple[farthest_first.Traversal, int]:
-        free = asked.free.copy()
-        start = asked.preselected
+    def _take_rows(self, run: Run, constraints: Constraints, data: Matrix) -> tuple[farthest_first.Traversal, int]:
+        free = constraints.eligible.copy()
+        start = constraints.preselected
         if len(start) == 0:
-            start = np.array([self._start(run, asked, data)], np.int64)
+            start = np.array([self._start(run, constraints, data)], np.int64)
             free[start] = False
-        bounds = begin_limits(
-            asked.amount.value, codes=asked.codes, lower=asked.lower, upper=asked.upper, sizes=asked.sizes
-        )
+        bounds = constraints.limits()
         state = farthest_first.begin(data, free, start, bounds, least_distance=self.params.min_distance)
-        status, told, most = farthest_first.WORKING, 0, max(1, asked.most_rows)
+        status, told, most = farthest_first.WORKING, 0, max(1, constraints.max_rows)
         while status == farthest_first.WORKING:
             run.check_cancelled()
             status = farthest_first.advance(state, WORK_A_CALL)
-            done = len(data) * min(most, int(state.counters[0]) - len(asked.preselected)) // most
+            done = len(data) * min(most, int(state.counters[0]) - len(constraints.preselected)) // most
             run.advance(rows=max(0, done - told))
             told = max(told, done)
         if status != farthest_first.NEAR:
-            check_taken(asked, farthest_first.taken(state)[0])
+            constraints.check_taken(farthest_first.taken(state)[0])
         return state, status
 
-    def _start(self, run: Run, asked: Terms, data: Matrix) -> int:
+    def _start(self, run: Run, constraints: Constraints, data: Matrix) -> int:
         """Return the first row."""
-        fits = _fits_first(asked)
+        fits = _fits_first(constraints)
         given = self.params.start
         if isinstance(given, int):
             if given >= len(data):
@@ -190,20 +180,21 @@ class KCenter:
             return given
         if not fits.any():
             raise Infeasible(
-                f"Every row is larger than the budget of {asked.amount} and the bounds allow: nothing can be taken.",
-                pointer=asked.amount.pointer,
+                f"Every row is larger than the budget of {constraints.amount} and the bounds allow: nothing can be "
+                "taken.",
+                pointer=constraints.amount.pointer,
             )
         if given == "central":
             return farthest_first.central_row(data, fits)
         return int(np.argmax(np.where(fits, rng.uniform(run.stream("kcenter.start"), 0, len(data)), -1.0)))
 
-    def _stopped(self, asked: Terms, state: farthest_first.Traversal, count: int) -> Notice:
-        short = int(np.count_nonzero(state.limits.have < asked.lower))
+    def _stopped(self, constraints: Constraints, state: farthest_first.Traversal, count: int) -> Notice:
+        short = int(np.count_nonzero(state.limits.have < constraints.lower))
         below = f" {short} strata are below their minimum." if short else ""
         return Notice(
             code="stopped-at-min-distance",
-            detail=f"The selection ends with {count:,} rows, below the budget of {asked.amount}: every row that may "
-            f"be taken is nearer than min_distance = {self.params.min_distance:g} to a selected one.{below}",
+            detail=f"The selection ends with {count:,} rows, below the budget of {constraints.amount}: every row that "
+            f"may be taken is nearer than min_distance = {self.params.min_distance:g} to a selected one.{below}",
         )
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
@@ -217,12 +208,14 @@ class KCenter:
         }
 
 
-def _fits_first(asked: Terms) -> npt.NDArray[np.bool_]:
+def _fits_first(constraints: Constraints) -> npt.NDArray[np.bool_]:
     """Return which rows may be the first one, (n,)."""
-    sizes: Rows | int = 1 if asked.sizes is None else asked.sizes
-    codes = np.zeros(1, np.int64) if asked.codes is None else asked.codes
-    reserved = asked.lower.sum() - asked.lower
-    fits: npt.NDArray[np.bool_] = asked.free & (sizes <= np.minimum(asked.upper, asked.amount.value - reserved)[codes])
+    sizes: Rows | int = 1 if constraints.sizes is None else constraints.sizes
+    codes = np.zeros(1, np.int64) if constraints.codes is None else constraints.codes
+    reserved = constraints.lower.sum() - constraints.lower
+    fits: npt.NDArray[np.bool_] = constraints.eligible & (
+        sizes <= np.minimum(constraints.upper, constraints.amount.value - reserved)[codes]
+    )
     return fits
 
 

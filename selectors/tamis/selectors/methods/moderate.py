@@ -10,7 +10,7 @@ took them for the rows to keep kept both extremes; here they are the rows to kee
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -19,12 +19,14 @@ import numpy.typing as npt
 from pydantic import Field, JsonValue
 
 from tamis.native.neighbours.panels import pair_distances
-from tamis.selectors.decision.by_key import Choice, RankedUnit, Rows
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.ranking import RankedUnit, Rows
 from tamis.selectors.features.embeddings import Matrix, matrix_bytes
 from tamis.selectors.features.neighbours import MetricParams, read_vectors
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
-from tamis.selectors.schema.response import Notice
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 
 Floats = npt.NDArray[np.float64]
 
@@ -58,7 +60,7 @@ class Moderately:
         return RankedUnit(self.keys[part], self.distances[part])
 
 
-class Moderate:
+class Moderate(Selector):
     """Rows near the median distance from their class's centre."""
 
     name: ClassVar[str] = "moderate"
@@ -70,18 +72,12 @@ class Moderate:
     )
     cost: ClassVar[str] = "One pass over the embeddings and labels; 4 bytes a value and 20 a row."
     Params: ClassVar[type[ModerateParams]] = ModerateParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: ModerateParams) -> None:
-        self.params = params
+    params: ModerateParams
 
     def needs(self) -> Needs:
         """Embeddings and their classes."""
         return Needs(roles=("embedding", "label"), target=False)
-
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Read, measure, choose, report."""
@@ -93,10 +89,6 @@ class Moderate:
             PhaseCost("select", 0, 0, 2e-7 * (dataset.rows or 0)),
             PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
         ]
-
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say nothing beforehand."""
-        yield from ()
 
     def memory(self, job: Job, threads: int) -> int:
         """Vectors, the largest class's copy, and distances."""

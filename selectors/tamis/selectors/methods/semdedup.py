@@ -19,18 +19,19 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, JsonValue
 
-from tamis.native.greedy import limits
 from tamis.native.math import rng
 from tamis.native.neighbours import duplicates, kmeans
 from tamis.native.neighbours import panels as distances
 from tamis.native.simd.tile import LANES
-from tamis.selectors.decision.by_key import Choice
-from tamis.selectors.decision.in_order import Ordered, Terms, check_taken, terms
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.in_order import Constraints, Ordered
 from tamis.selectors.features.embeddings import Matrix, matrix_bytes
 from tamis.selectors.features.neighbours import read_vectors
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.parallel import in_threads
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.schema.request import Shape
 from tamis.selectors.schema.response import Notice
 
@@ -78,16 +79,7 @@ class SemDeDupParams(Shape):
     )
 
 
-def _take_in_order(order: Ints, asked: Terms) -> Ints:
-    """Take rows in order, as far as budget and bounds allow."""
-    state = limits.begin_limits(
-        asked.amount.value, codes=asked.codes, lower=asked.lower, upper=asked.upper, sizes=asked.sizes
-    )
-    limits.take_all(state, asked.preselected)
-    return limits.take_fitting(state, order)
-
-
-class SemDeDup:
+class SemDeDup(Selector):
     """Leave out semantic duplicates; excluded rows make no others duplicates."""
 
     name: ClassVar[str] = "semdedup"
@@ -98,18 +90,12 @@ class SemDeDup:
         "One pass over the embeddings, k-means on a sample, each row against its own cluster. 8 bytes a value."
     )
     Params: ClassVar[type[SemDeDupParams]] = SemDeDupParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: SemDeDupParams) -> None:
-        self.params = params
+    params: SemDeDupParams
 
     def needs(self) -> Needs:
         """Embeddings."""
         return Needs(roles=("embedding",), target=False)
-
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
 
     def _clusters(self, n: int) -> int:
         """Return k; 1 while the rows are not counted."""
@@ -129,10 +115,6 @@ class SemDeDup:
             PhaseCost("report", 0, 0, 1e-7 * n),
         ]
 
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say nothing beforehand."""
-        yield from ()
-
     def memory(self, job: Job, threads: int) -> int:
         """Vectors, their copy in clusters, and the centres."""
         n = job.candidates.rows or 0
@@ -141,26 +123,26 @@ class SemDeDup:
 
     def select(self, run: Run) -> Decision:
         """Cluster, find how near each row is to an earlier one of its cluster, take the least near first."""
-        asked = terms(run)
+        constraints = run.constraints()
         run.begin("read", run.candidates)
         data = read_vectors(run, run.candidates, "cosine")
         run.begin("cluster", *[run.candidates] * PASSES)
         clusters, codes, apart = self._cluster(run, data)
         run.begin("compare", run.candidates)
-        order = self._keep_order(run, codes, apart, asked)
+        order = self._keep_order(run, codes, apart, constraints)
         scores = self._distances(run, data, order, np.searchsorted(codes[order], np.arange(clusters + 1)))
         best_first = np.lexsort((np.arange(len(scores)), -scores))
-        wanted = best_first[asked.free[best_first]]
-        rows, stopped = _take_in_order(wanted, asked), None
+        wanted = best_first[constraints.eligible[best_first]]
+        rows, stopped = constraints.take(wanted), None
         if self.params.epsilon is not None:
             within = len(rows)
-            rows = _take_in_order(wanted[scores[wanted] >= self.params.epsilon], asked)
+            rows = constraints.take(wanted[scores[wanted] >= self.params.epsilon])
             stopped = self._stopped(len(rows)) if len(rows) < within else None
         if stopped is None:
-            check_taken(asked, np.concatenate([asked.preselected, rows]))
+            constraints.check_taken(np.concatenate([constraints.preselected, rows]))
         ranked = Ordered(run.layout(), rows, scores)
         self._scores, self._clusters_found = scores, clusters
-        choice = run.choose_given(ranked, rows, REASONS, stopped=stopped)
+        choice = run.choose_in_order(ranked, rows, REASONS, stopped=stopped)
         return Decision(choice, [ranked], REASONS, {})
 
     def _cluster(self, run: Run, data: Matrix) -> tuple[int, npt.NDArray[np.int32], npt.NDArray[np.float32]]:
@@ -177,16 +159,16 @@ class SemDeDup:
         return clusters, np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def _keep_order(
-        self, run: Run, codes: npt.NDArray[np.int32], apart: npt.NDArray[np.float32], asked: Terms
+        self, run: Run, codes: npt.NDArray[np.int32], apart: npt.NDArray[np.float32], constraints: Constraints
     ) -> npt.NDArray[np.int32]:
         """Order rows by cluster; in it the preselected first, in their order, then by `keep`, the excluded last."""
         n = len(codes)
         worth: npt.NDArray[np.floating] = rng.uniform(run.stream("semdedup.keep"), 0, n)
         if self.params.keep != "random":
             worth = -apart if self.params.keep == "farthest" else apart
-        kept = len(asked.preselected)
-        places = np.where(asked.free, kept, kept + 1)
-        places[asked.preselected] = np.arange(kept)
+        kept = len(constraints.preselected)
+        places = np.where(constraints.eligible, kept, kept + 1)
+        places[constraints.preselected] = np.arange(kept)
         return np.lexsort((np.arange(n), worth, places, codes)).astype(np.int32)
 
     def _distances(self, run: Run, data: Matrix, order: npt.NDArray[np.int32], starts: Ints) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,15 +12,16 @@ from pydantic import Field, JsonValue
 
 from tamis.native.math import rng
 from tamis.native.sampling import strata
-from tamis.selectors.decision.budget import resolve_budget
-from tamis.selectors.decision.by_key import Choice, RankedUnit
-from tamis.selectors.decision.choice import KEYS_IN_MEMORY
+from tamis.selectors.decision.apportion import apportion, proportional_positions
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.ranking import RankedUnit
+from tamis.selectors.decision.request import KEYS_IN_MEMORY
 from tamis.selectors.errors import Invalid
-from tamis.selectors.methods.ccs.strata import proportional_positions, shared
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.schema.request import Shape
-from tamis.selectors.schema.response import Notice
 
 Ints = npt.NDArray[np.int64]
 
@@ -57,7 +58,7 @@ class GroupKeys:
         return RankedUnit(keys, keys)
 
 
-class Stratified:
+class Stratified(Selector):
     """Draw uniformly inside groups, whose numbers are fixed."""
 
     name: ClassVar[str] = "stratified"
@@ -66,18 +67,12 @@ class Stratified:
     citation: ClassVar[str] = "None needed."
     cost: ClassVar[str] = "Reads the group or label column only; 48 bytes a row."
     Params: ClassVar[type[StratifiedParams]] = StratifiedParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: StratifiedParams) -> None:
-        self.params = params
+    params: StratifiedParams
 
     def needs(self) -> Needs:
         """The column of groups."""
         return Needs(roles=(self.params.by,), target=False)
-
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Read the groups, draw."""
@@ -92,10 +87,6 @@ class Stratified:
             PhaseCost("draw", 0, 0, 1e-6 * rows),
             PhaseCost("report", 0, 0, 6e-7 * rows + 1e-3),
         ]
-
-    def notices(self, job: Job) -> Iterable[Notice]:
-        """Say nothing beforehand."""
-        return ()
 
     def memory(self, job: Job, threads: int) -> int:
         """Words, keys and groups of all rows."""
@@ -126,8 +117,8 @@ class Stratified:
         populations = counts[:-1]
         ends = np.cumsum(populations)
         if self.params.allocation == "proportional":
-            amount = resolve_budget(run.spec.budget, len(codes))
-            shares = shared(populations, populations, amount.value)
+            amount = run.amount
+            shares = apportion(populations, populations, amount.value)
         turns = strata.turns(populations)
         for group, (end, count) in enumerate(zip(ends.tolist(), populations.tolist(), strict=True)):
             members, places = order[end - count : end], np.arange(count)

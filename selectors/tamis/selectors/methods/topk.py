@@ -5,20 +5,22 @@ At low pruning rates the hardest rows make a good coreset; at high ones they fai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field, JsonValue
 
-from tamis.selectors.decision.by_key import Choice, RankedUnit
-from tamis.selectors.decision.choice import KEYS_IN_MEMORY
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.ranking import RankedUnit
+from tamis.selectors.decision.request import KEYS_IN_MEMORY
 from tamis.selectors.features import difficulty
 from tamis.selectors.features.difficulty import Difficulty, SourceParams
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
-from tamis.selectors.schema.response import Notice
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 
 
 class TopkParams(SourceParams):
@@ -45,7 +47,7 @@ class ByScore:
         return RankedUnit(np.where(reasons == 0, self.sign * scores, -np.inf), scores, None, reasons)
 
 
-class Topk:
+class Topk(Selector):
     """Take the rows with the highest or lowest scores; of equal ones the earlier."""
 
     name: ClassVar[str] = "topk"
@@ -54,18 +56,12 @@ class Topk:
     citation: ClassVar[str] = "None needed; as a coreset see Toneva et al. 2019 and Paul et al. 2021."
     cost: ClassVar[str] = "One read of the scores and a few passes over 4 or 8 bytes a row; 8 bytes a row."
     Params: ClassVar[type[TopkParams]] = TopkParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: TopkParams) -> None:
-        self.params = params
+    params: TopkParams
 
     def needs(self) -> Needs:
         """Scores, or what they are computed from."""
         return difficulty.needs(self.params)
-
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Score, then one decision."""
@@ -73,10 +69,6 @@ class Topk:
         rows = job.candidates.rows or 0
         own = [PhaseCost("select", 0, 0, 2e-7 * rows), PhaseCost("report", 0, 0, 6e-7 * rows + 1e-3)]
         return [*difficulty.costs(self.params, job), *own]
-
-    def notices(self, job: Job) -> Iterable[Notice]:
-        """Say nothing beforehand."""
-        return ()
 
     def memory(self, job: Job, threads: int) -> int:
         """Keys of the decision."""
@@ -89,7 +81,7 @@ class Topk:
         run.begin("select")
         ranked = ByScore(scored, 1.0 if self.params.order == "highest" else -1.0)
         choice = run.choose(ranked, difficulty.REASONS)
-        return Decision(choice, [ranked], difficulty.REASONS, difficulty.REASON_DETAILS, notices=list(scored.notices))
+        return Decision(choice, [ranked], difficulty.REASONS, difficulty.REASON_DETAILS, warnings=list(scored.notices))
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Compare the mean score with that of a random draw."""

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import JsonValue, ValidationError
 
-from tamis.selectors.decision.by_key import Choice, Layout
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.ranking import Layout
 from tamis.selectors.errors import DataError, Invalid, NotFound, StorageError, TamisError
 from tamis.selectors.results.explain import record_decision
 from tamis.selectors.results.files import (
@@ -37,7 +38,7 @@ from tamis.selectors.signals.store import canonical_json
 
 if TYPE_CHECKING:
     from tamis.selectors.datasets import Dataset
-    from tamis.selectors.run.selector import Decision
+    from tamis.selectors.decision.decision import Decision
 
 __all__ = [
     "DECISION",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,7 +102,7 @@ class Task:
             Something else is there.
         """
         module, _, attribute = location.partition(":")
-        task = getattr(importlib.import_module(module), attribute)
+        task = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
         if not isinstance(task, Task):
             raise TypeError(f"{location} is not a task")
         return task

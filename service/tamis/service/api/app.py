@@ -90,6 +90,6 @@ def create_app(
 
 
 def _load_selectors() -> None:
-    from tamis.selectors.run.selector import catalogue
+    from tamis.selectors.jobs.catalogue import catalogue
 
     catalogue()

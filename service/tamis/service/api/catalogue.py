@@ -25,7 +25,7 @@ ManifestBody = Annotated[Body[Manifest], Depends(json_body(Manifest))]
 @router.get("/selectors", tags=["selectors"], summary="List the selectors", responses=problems())
 def list_selectors() -> SelectorList:
     """Give the catalogue: what each selector does, needs and costs, and the JSON Schema of its parameters."""
-    from tamis.selectors.run.selector import catalogue
+    from tamis.selectors.jobs.catalogue import catalogue
 
     return SelectorList(items=[SelectorResource.model_validate(info.model_dump()) for info in catalogue()])
 
@@ -33,7 +33,7 @@ def list_selectors() -> SelectorList:
 @router.get("/selectors/{name}", tags=["selectors"], summary="Look at a selector", responses=problems(404))
 def get_selector(name: str) -> SelectorResource:
     """Give one entry of the catalogue."""
-    from tamis.selectors.run.selector import info
+    from tamis.selectors.jobs.catalogue import info
 
     try:
         return SelectorResource.model_validate(info(name).model_dump())

@@ -20,7 +20,7 @@ from tamis.service.settings import DATA_ROOTS, BadSettings, Settings
 from tamis.service.store import Store
 
 if TYPE_CHECKING:
-    from tamis.selectors.jobs.execute import Environment
+    from tamis.selectors.jobs.open import Environment
 
 
 RESOLVE_SECONDS: Final = 2.0
@@ -118,7 +118,7 @@ class Service:
         operator may read is not for everyone who holds a key.
         """
         from tamis.selectors.datasets import open_storage
-        from tamis.selectors.jobs.execute import Environment
+        from tamis.selectors.jobs.open import Environment
 
         roots = self.settings.data_roots
         if roots is None and self.keys_asked():

@@ -265,11 +265,11 @@ def explain(
     id: Annotated[str | None, Query(min_length=1, max_length=4096, description="Id of a selected row.")] = None,
 ) -> Explanation:
     """Say why a row was taken, or not: its score, its rank, and the threshold of its stratum."""
-    from tamis.selectors.jobs import execute
+    from tamis.selectors.results import explain as explanations
 
     if (row is None) == (id is None):
         raise BadRequest("Give either row or id: '?row=17'.", pointer="/query/row")
     try:
-        return execute.explain(service.settings.job_dir(job.id), row=row, id=id)
+        return explanations.explain(service.settings.job_dir(job.id), row=row, id=id)
     except Invalid as error:
         raise BadRequest(error.detail, pointer="/query/row") from error

@@ -129,12 +129,13 @@ def check(service: Service, resolved: Resolved) -> Checked:
     TamisError
         What is wrong, with a pointer.
     """
-    from tamis.selectors.jobs import execute
+    from tamis.selectors.jobs.open import open_job
+    from tamis.selectors.jobs.plan import plan_opened
 
     environment = service.environment()
     try:
-        opened = execute.open_job(resolved.spec, environment)
-        return Checked(opened.spec, execute.plan_opened(opened, environment))
+        opened = open_job(resolved.spec, environment)
+        return Checked(opened.spec, plan_opened(opened, environment))
     except InputsChanged as error:
         raise Conflict(f"{error.detail} Send the request again.", pointer=error.pointer, **error.where) from error
 

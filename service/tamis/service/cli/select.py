@@ -78,7 +78,8 @@ def run_here(document: dict[str, Any], out: Path, threads: int | None) -> Result
     spec = validate(JobSpec, document)
     prepare_process(settings)
     from tamis.selectors.datasets import open_storage
-    from tamis.selectors.jobs.execute import Environment, execute
+    from tamis.selectors.jobs.execute import execute
+    from tamis.selectors.jobs.open import Environment
 
     environment = Environment(
         open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS),

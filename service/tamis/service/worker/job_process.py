@@ -52,8 +52,8 @@ from tamis.service.worker.protocol import (
 )
 
 if TYPE_CHECKING:
-    from tamis.selectors.jobs.execute import Environment, Observer
-    from tamis.selectors.run.observer import UnitDone
+    from tamis.selectors.jobs.open import Environment
+    from tamis.selectors.run.observer import Observer, UnitDone
     from tamis.selectors.run.questions import Answer
     from tamis.selectors.schema.request import JobSpec
     from tamis.selectors.schema.response import Progress
@@ -240,7 +240,7 @@ def _run(
     import numpy as np
 
     from tamis.selectors.datasets import open_storage
-    from tamis.selectors.jobs.execute import Environment
+    from tamis.selectors.jobs.open import Environment
     from tamis.selectors.run.questions import Answered, Answers, Waiting
     from tamis.selectors.schema.request import JobSpec
 

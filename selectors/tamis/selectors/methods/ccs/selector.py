@@ -19,8 +19,9 @@ from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from tamis.native.sampling.strata import MAX_STRATA, CutOff, share_dropped
 from tamis.selectors.decision.budget import Amount, resolve_budget
-from tamis.selectors.decision.by_key import Choice
-from tamis.selectors.decision.choice import KEYS_IN_MEMORY
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.request import KEYS_IN_MEMORY
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.features import difficulty
 from tamis.selectors.features.difficulty import DifficultyParams, HardEnd, Metric
@@ -28,8 +29,9 @@ from tamis.selectors.methods.ccs import strata as coverage_strata
 from tamis.selectors.methods.ccs import sweep
 from tamis.selectors.methods.ccs.strata import NO_STRATUM, Classes, Columns, Held, Part, Streamed
 from tamis.selectors.methods.ccs.stream import choose_drawn
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.schema.request import Role
 from tamis.selectors.schema.response import Notice
 
@@ -105,7 +107,7 @@ class CcsParams(DifficultyParams):
         return None if given == self.chosen else given
 
 
-class Ccs:
+class Ccs(Selector):
     """Prune the hardest, draw evenly over the range of difficulty."""
 
     name: ClassVar[str] = "ccs"
@@ -119,7 +121,8 @@ class Ccs:
         "classes, quotas, earlier selections or a sweep, which trains up to 30 small models besides."
     )
     Params: ClassVar[type[CcsParams]] = CcsParams
-    scores_are_log_weights: ClassVar[bool] = False
+
+    params: CcsParams
 
     def __init__(self, params: CcsParams) -> None:
         self.params = params
@@ -146,10 +149,6 @@ class Ccs:
             dynamics=own.dynamics,
         )
 
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
-
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Score, sweep, select; refuse a budget that the cut-off leaves too few rows for."""
         difficulty.check(self.params, job)
@@ -171,7 +170,7 @@ class Ccs:
         phases.append(PhaseCost("select", 0, 0, seconds * rows))
         return [*phases, PhaseCost("report", 0, 0, REPORT_ROW_SECONDS * rows + 1e-3)]
 
-    def notices(self, job: Job) -> Iterator[Notice]:
+    def plan_warnings(self, job: Job) -> Iterator[Notice]:
         """Say when nobody chose beta."""
         if self.params.beta is None and job.candidates.rows:
             beta = _published_beta(resolve_budget(job.spec.budget, job.candidates.rows), job.candidates.rows)
@@ -206,15 +205,15 @@ class Ccs:
         rows = int(columns.starts[-1])
         unchosen = []
         if beta is None:
-            beta = _published_beta(resolve_budget(run.spec.budget, rows), rows)
+            beta = _published_beta(run.amount, rows)
             unchosen = [_not_chosen(beta)]
         run.begin("select")
         ranked: Streamed | Held
-        if self._streams(Job(run.spec, run.candidates, run.targets, run.dynamics)):
+        if self._streams(run.job):
             ranked, codes = self._drawn(run, columns, beta)
             parts: Sequence[Part] = [ranked.part]
             weights, taken = _weights(codes, parts)
-            choice = choose_drawn(run, ranked, resolve_budget(run.spec.budget, rows), weights)
+            choice = choose_drawn(run, ranked, weights)
         else:
             ranked = self._held(run, columns, beta, STREAM)
             choice, parts = run.choose(ranked, coverage_strata.REASONS), ranked.parts
@@ -230,7 +229,7 @@ class Ccs:
             reason_names=coverage_strata.REASONS,
             reason_details=coverage_strata.REASON_DETAILS,
             columns={"score_stratum": pa.array(codes, pa.int32(), mask=codes == NO_STRATUM)},
-            notices=[*columns.difficulty.notices, *second, *unchosen, *swept, *_crowding(parts)],
+            warnings=[*columns.difficulty.notices, *second, *unchosen, *swept, *_crowding(parts)],
             left_out=sum(part.cut_off.dropped for part in parts),
         )
 
@@ -248,7 +247,7 @@ class Ccs:
         return Columns(scored, cutoff, run.layout().starts, np.sort(run.excluded), run.check_cancelled)
 
     def _drawn(self, run: Run, columns: Columns, beta: float) -> tuple[Streamed, npt.NDArray[np.int32]]:
-        amount = resolve_budget(run.spec.budget, int(columns.starts[-1]))
+        amount = run.amount
 
         def budget(cut_off: CutOff) -> int:
             _check_room(amount, beta, cut_off.usable, cut_off.dropped, int(columns.starts[-1]))
@@ -264,7 +263,7 @@ class Ccs:
             flat = np.concatenate([np.empty(0, np.int32), *(codes[unit] for unit in range(len(codes)))])
             classes = Classes(names, flat)
         rows = int(columns.starts[-1])
-        amount = resolve_budget(run.spec.budget, rows)
+        amount = run.amount
         held = coverage_strata.hold(
             columns,
             beta,

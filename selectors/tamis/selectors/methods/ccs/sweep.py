@@ -19,8 +19,8 @@ from pydantic import JsonValue
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.features.embeddings import Matrix, matrix_bytes, read_matrix
 from tamis.selectors.methods.ccs.strata import REASONS, Held
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Job
 from tamis.selectors.schema.request import Role
 from tamis.selectors.schema.response import Notice
 

@@ -19,7 +19,9 @@ from tamis.native.math import rng
 from tamis.native.math.elementary import exponentials, logarithms
 from tamis.native.text import columns as kernels
 from tamis.selectors.datasets import Dataset
-from tamis.selectors.decision.by_key import Choice, RankedUnit
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.ranking import RankedUnit
 from tamis.selectors.errors import Invalid
 from tamis.selectors.features import ngram_evidence
 from tamis.selectors.features.ngram_model import Counted, NgramModel, read_model
@@ -33,8 +35,9 @@ from tamis.selectors.features.ngrams import (
     sum_table,
     tables_version,
 )
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.schema.response import Notice
 from tamis.selectors.signals.store import Mapped
 from tamis.selectors.signals.task import Call
@@ -184,7 +187,7 @@ class Resampling:
         return RankedUnit(keys=keys, scores=log_weights, weights=None, reasons=reasons)
 
 
-class Dsir:
+class Dsir(Selector):
     """Importance resampling on hashed n-grams."""
 
     name: ClassVar[str] = "dsir"
@@ -196,10 +199,9 @@ class Dsir:
     )
     cost: ClassVar[str] = "Two passes over the text and one over the rows measured for the report; 17 bytes a row."
     Params: ClassVar[type[DsirParams]] = DsirParams
-    scores_are_log_weights: ClassVar[bool] = True
 
-    def __init__(self, params: DsirParams) -> None:
-        self.params = params
+    params: DsirParams
+    scores_are_log_weights: ClassVar[bool] = True
 
     def needs(self) -> Needs:
         """Text, and a target to serve."""
@@ -207,7 +209,7 @@ class Dsir:
 
     # -- plan
 
-    def basis(self) -> str:
+    def data_version(self) -> str:
         """Return the version of the tokenizer's character tables."""
         return tables_version(self.params.tokenizer)
 
@@ -235,7 +237,7 @@ class Dsir:
     def _speed(self) -> float:
         return FAST_BYTES_PER_SECOND if self.params.hash == "fast" else SHA256_BYTES_PER_SECOND
 
-    def notices(self, job: Job) -> Iterator[Notice]:
+    def plan_warnings(self, job: Job) -> Iterator[Notice]:
         """Say when the target is so small that its n-grams will not fill the buckets."""
         size = sum(target.bytes for target in job.targets)
         if job.targets and size < TINY_TARGET_BYTES:
@@ -378,7 +380,7 @@ class Dsir:
             choice = run.choose(rounds[0], REASONS)
             columns = {}
         else:
-            choice = run.choose_in_turns(rounds, REASONS, lambda rows: self._parts(model, rows))
+            choice = run.choose_by_target(rounds, REASONS, lambda rows: self._parts(model, rows))
             columns = {"target": pa.array(choice.turns, pa.int32(), mask=choice.preselected)}
         return Decision(
             choice=choice,
@@ -387,7 +389,7 @@ class Dsir:
             reason_details=self._reason_details(),
             columns=columns,
             model=model.to_table(),
-            notices=list(self._notices(model)),
+            warnings=list(self._notices(model)),
         )
 
     def _parts(self, model: NgramModel, rows: int) -> list[int]:

@@ -22,8 +22,9 @@ import pyarrow as pa
 from pydantic import JsonValue
 
 from tamis.native.neighbours.small_sets import MAX_NEIGHBOURS
-from tamis.selectors.decision.budget import Amount, resolve_budget
-from tamis.selectors.decision.by_key import Choice
+from tamis.selectors.decision.budget import Amount
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.methods.gais import evidence as gais_evidence
 from tamis.selectors.methods.gais.notices import notices
@@ -33,8 +34,9 @@ from tamis.selectors.methods.gais.ranking import REASONS, GaisRanked, pick_best,
 from tamis.selectors.methods.gais.scoring import Settings, score_units
 from tamis.selectors.methods.gais.survey import BLOCK_ROWS, Ints, Scaling, Surveyed, plan_blocks, survey_unit, surveyed
 from tamis.selectors.methods.gais.training import sample_share, train, training_batches
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.schema.response import Notice
 from tamis.selectors.signals.task import Call
 
@@ -50,7 +52,7 @@ ACTIVATION_BYTES = 1_500
 """Of one row in a graph: lists of neighbours, activations, relation."""
 
 
-class Gais:
+class Gais(Selector):
     """Instance selection by a graph attention network: GAIS-style, reconstructed from the abstracts."""
 
     name: ClassVar[str] = "gais"
@@ -69,16 +71,14 @@ class Gais:
         "bytes a row on disk."
     )
     Params: ClassVar[type[GaisParams]] = GaisParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: GaisParams) -> None:
-        self.params = params
+    params: GaisParams
 
     def needs(self) -> Needs:
         """Features and labels."""
         return Needs(roles=("embedding", "label"), target=False)
 
-    def basis(self) -> str:
+    def data_version(self) -> str:
         """Stand on nothing but the code."""
         return ""
 
@@ -98,7 +98,7 @@ class Gais:
             PhaseCost("report", units, pool, pool / 1e9 + 1.0),
         ]
 
-    def notices(self, job: Job) -> Iterator[Notice]:
+    def plan_warnings(self, job: Job) -> Iterator[Notice]:
         """Say nothing beforehand: the classes are not known."""
         yield from ()
 
@@ -133,7 +133,7 @@ class Gais:
 
     def select(self, run: Run) -> Decision:
         """Survey, train, score, choose."""
-        amount = resolve_budget(run.spec.budget, run.layout().rows)
+        amount = run.amount
         self._check_request(run, amount)
         found = self.survey(run)
         scaling = self._scaling(run, found)
@@ -152,7 +152,7 @@ class Gais:
             rankings=[ranked],
             reason_names=REASONS,
             reason_details={"no-label": "The row has no label: GAIS compares rows with those of their class."},
-            notices=list(notices(found, scaling, settings, ranked.blocks)),
+            warnings=list(notices(found, scaling, settings, ranked.blocks)),
         )
 
     def _check_request(self, run: Run, amount: Amount) -> None:
@@ -294,7 +294,7 @@ class Gais:
             detail=f"{total:,} of {all_rows:,} rows reach min_score = {least}, a reduction of "
             f"{1 - total / all_rows:.2%}; the budget allows {amount.value:,}.",
         )
-        return run.choose_given(ranked, rows, REASONS, stopped=notice)
+        return run.choose_in_order(ranked, rows, REASONS, stopped=notice)
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Classes, margins and attention of all rows, the draw and the selection; 1-NN on the rest from either."""

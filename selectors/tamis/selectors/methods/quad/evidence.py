@@ -16,7 +16,7 @@ from tamis.selectors.methods.quad.bandit import Trace
 from tamis.selectors.methods.quad.params import QuadParams
 
 if TYPE_CHECKING:
-    from tamis.selectors.run.selector import Decision
+    from tamis.selectors.decision.decision import Decision
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

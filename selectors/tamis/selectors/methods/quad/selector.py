@@ -22,7 +22,8 @@ from tamis.native.greedy import bandit
 from tamis.native.greedy.bandit import Neighbours
 from tamis.native.math import rng
 from tamis.selectors.decision.choice import Choice
-from tamis.selectors.decision.in_order import Ordered, Terms, check_taken, terms
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.in_order import Constraints, Ordered
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.features import clusters, gradient_provenance
 from tamis.selectors.features.clusters import Clusters
@@ -42,8 +43,9 @@ from tamis.selectors.methods.quad.bandit import (
 from tamis.selectors.methods.quad.evidence import Found
 from tamis.selectors.methods.quad.params import ROWS_PER_CLUSTER, QuadParams
 from tamis.selectors.methods.quad.taking import Taking, quota_order
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.schema.request import Role
 from tamis.selectors.schema.response import Notice
 
@@ -83,13 +85,13 @@ Taken = tuple[Ints, Floats, Notice | None]
 """Rows in order, every row's score, and why the selection ends below its budget."""
 
 
-class Quad:
+class Quad(Selector):
     """A bandit over clusters."""
 
     name: ClassVar[str] = "quad"
     revision: ClassVar[int] = 1
     summary: ClassVar[str] = (
-        "Pulls clusters whose rows prove influential: influence and diversity, few influences asked."
+        "Pulls clusters whose rows prove influential: influence and diversity, few influences constraints."
     )
     citation: ClassVar[str] = (
         "Zhang et al.: Harnessing Diversity for Important Data Selection in Pretraining Large Language Models. ICLR "
@@ -100,10 +102,8 @@ class Quad:
         "milliseconds. 64 bytes a row."
     )
     Params: ClassVar[type[QuadParams]] = QuadParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: QuadParams) -> None:
-        self.params = params
+    params: QuadParams
 
     def needs(self) -> Needs:
         """Read what the rewards are made of, and clusters or what they are made of."""
@@ -133,10 +133,6 @@ class Quad:
     def _makes_clusters(self) -> bool:
         """Whether the parameters are of clusters made here."""
         return self.params.clusters is not None or self.params.neighbor_distance is not None
-
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
 
     # -- plan
 
@@ -206,7 +202,7 @@ class Quad:
         """Return what the target's gradients need not have in common: they may be inverse-Hessian products already."""
         return ("preconditioning", "normalized", "reduction") if self.params.inverse == "none" else ()
 
-    def notices(self, job: Job) -> Iterator[Notice]:
+    def plan_warnings(self, job: Job) -> Iterator[Notice]:
         """Say when the gradients' origin is not known, and when the first round is too small to tell tau by."""
         if self._compares_gradients:
             yield from gradient_provenance.notices(job.candidates, job.targets)
@@ -248,20 +244,20 @@ class Quad:
         reasons = np.where(found.codes < 0, NO_CLUSTER, 0).astype(np.uint8)
         if influence is not None and not self.params.release:  # where a missing score counts as 0
             reasons[(reasons == 0) & np.isnan(influence)] = NO_INFLUENCE
-        asked = terms(run, reasons, REASONS)
+        constraints = run.constraints(reasons, REASONS)
         run.begin("pull", run.candidates)
         self._found = Found(found, influence)
         if self.params.release:
-            rows, scores, stopped = self._as_released(run, asked)
+            rows, scores, stopped = self._as_released(run, constraints)
         elif self.params.rule == "quota":
-            rows, scores, stopped = self._quota(run, asked)
+            rows, scores, stopped = self._quota(run, constraints)
         else:
-            rows, scores, stopped = self._pull(run, asked)
+            rows, scores, stopped = self._pull(run, constraints)
         self._found.scores = scores
         if stopped is None:
-            check_taken(asked, np.concatenate([asked.preselected, rows]))
+            constraints.check_taken(np.concatenate([constraints.preselected, rows]))
         ranked = Ordered(run.layout(), rows, scores, reasons)
-        choice = run.choose_given(ranked, rows, REASONS, stopped=stopped)
+        choice = run.choose_in_order(ranked, rows, REASONS, stopped=stopped)
         columns = self._found.columns(choice.rows)
         return Decision(choice, [ranked], REASONS, REASON_DETAILS, columns=columns)
 
@@ -305,7 +301,7 @@ class Quad:
             params.most_rounds,
         )
 
-    def _shuffled(self, run: Run, asked: Terms) -> Arms:
+    def _shuffled(self, run: Run, constraints: Constraints) -> Arms:
         """Make arms of the clusters, numbered at random, of the rows neither kept nor excluded, in random order.
 
         Rows without an influence are among them: which row is probed depends on what is known of no row.
@@ -317,21 +313,21 @@ class Quad:
         codes = np.where(found.clusters.codes < 0, NO_ARM, number[found.clusters.codes]).astype(np.int32)
         found.arm_of, found.cluster_of = codes, turns
         pulled = codes.copy()
-        pulled[asked.preselected] = pulled[run.excluded] = NO_ARM
+        pulled[constraints.preselected] = pulled[run.excluded] = NO_ARM
         return Arms.of(pulled, len(turns), rng.shuffled_at(run.stream("quad.rows"), np.arange(len(codes))))
 
-    def _pull(self, run: Run, asked: Terms) -> Taken:
+    def _pull(self, run: Run, constraints: Constraints) -> Taken:
         """Pull clusters until the budget is spent."""
-        arms = self._shuffled(run, asked)
+        arms = self._shuffled(run, constraints)
         rules, found = self._rules(arms), self._found
-        taking = Taking(run, asked, asked.free)
-        found.trace = trace = pull(arms, rules, self._scorer(run, asked.free), taking, self._neighbours(run))
+        taking = Taking(run, constraints, constraints.eligible)
+        found.trace = trace = pull(arms, rules, self._scorer(run, constraints.eligible), taking, self._neighbours(run))
         found.tau = trace.scale.tau
         scores = expected_influence(arms, trace, found.arm_of, rules.rows_per_pull)
-        return taking.rows, scores, self._stopped(asked, taking, trace.ended)
+        return taking.rows, scores, self._stopped(constraints, taking, trace.ended)
 
     def _neighbours(self, run: Run) -> Neighbours | None:
-        """Return which arms learn from each other, where that is asked."""
+        """Return which arms learn from each other, where that is constraints."""
         centres = self._found.clusters.centres
         if self.params.neighbor_distance is None or centres is None:
             return None
@@ -345,23 +341,23 @@ class Quad:
                 pointer="/selector/params/neighbor_distance",
             ) from error
 
-    def _quota(self, run: Run, asked: Terms) -> Taken:
+    def _quota(self, run: Run, constraints: Constraints) -> Taken:
         """Take as many rows of every cluster whose mean influence exceeds tau."""
-        found, taking = self._found, Taking(run, asked, asked.free)
+        found, taking = self._found, Taking(run, constraints, constraints.eligible)
         assert found.influence is not None
-        rows, means, found.tau = quota_order(self._shuffled(run, asked), found.influence, self.params.threshold)
+        rows, means, found.tau = quota_order(self._shuffled(run, constraints), found.influence, self.params.threshold)
         found.means = means
         ended: Ended = "no-arm-left" if taking(rows) else "budget"
-        return taking.rows, found.influence, self._stopped(asked, taking, ended)
+        return taking.rows, found.influence, self._stopped(constraints, taking, ended)
 
-    def _as_released(self, run: Run, asked: Terms) -> Taken:
+    def _as_released(self, run: Run, constraints: Constraints) -> Taken:
         """Do as the authors' code does; rows beyond the budget, which it takes, are named and left out."""
-        found, budget = self._found, asked.amount.value
+        found, budget = self._found, constraints.amount.value
         codes = found.clusters.codes
         arms = Arms.of(codes, found.clusters.count)
         found.arm_of, found.cluster_of = codes, np.arange(found.clusters.count)
         rules = self._rules(arms)
-        score = self._scorer(run, asked.free)
+        score = self._scorer(run, constraints.eligible)
         found.trace = trace = pull_as_released(arms, rules, budget, score, self._neighbours(run))
         found.tau = rules.tau
         rows = released_rows(arms, trace, rules.rows_per_pull)
@@ -373,19 +369,19 @@ class Quad:
         scores = expected_influence(arms, trace, codes, None)
         return rows[:budget], scores, Notice(code="as-released", detail=detail)
 
-    def _stopped(self, asked: Terms, taking: Taking, ended: Ended) -> Notice | None:
+    def _stopped(self, constraints: Constraints, taking: Taking, ended: Ended) -> Notice | None:
         """Say why the selection ends below its budget, where it does."""
         if ended == "budget":
             return None
         count, tau = len(taking.rows), self._found.tau
-        if not count and not len(asked.preselected):
+        if not count and not len(constraints.preselected):
             raise Infeasible(NOTHING_TAKEN.format(tau=f"{tau:.6g}"), pointer="/selector/params/tau")
         below = f" {taking.below_minimum} strata are below their minimum." if taking.below_minimum else ""
         why = "all rounds are over" if ended == "rounds" else "all clusters above tau are used up"
         return Notice(
             code="rounds-over" if ended == "rounds" else "clusters-used-up",
-            detail=f"The selection ends with {count + len(asked.preselected):,} rows, below the budget of "
-            f"{asked.amount}: {why} (tau = {tau:.6g}).{below}",
+            detail=f"The selection ends with {count + len(constraints.preselected):,} rows, below the budget of "
+            f"{constraints.amount}: {why} (tau = {tau:.6g}).{below}",
         )
 
     # -- the report

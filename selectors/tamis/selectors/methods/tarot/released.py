@@ -7,14 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from tamis.selectors.decision.in_order import terms
+from tamis.selectors.decision.decision import Decision
 from tamis.selectors.features.gradients import Space
 from tamis.selectors.methods.tarot import otm
 from tamis.selectors.methods.tarot.layers import RELEASED_LAYERS, LayerOrder, Layers, released_set
 from tamis.selectors.methods.tarot.params import OTM_LAYERS, TarotParams
 from tamis.selectors.methods.tarot.steps import REASONS, Found, decision, solved
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision
 from tamis.selectors.schema.response import Notice
 
 Floats = npt.NDArray[np.float64]
@@ -27,8 +26,8 @@ RELEASED_SEED = 42
 def released(run: Run, space: Space, params: TarotParams, found: Found, pool: ThreadPoolExecutor) -> Decision:
     """Do as the authors' code does."""
     n, m = run.layout().rows, len(space.targets)
-    wanted = terms(run)
-    budget = wanted.amount.value
+    constraints = run.constraints()
+    budget = constraints.amount.value
     if params.mode == "otm":
         depth = min(n, RELEASED_LAYERS - 1, params.layers or OTM_LAYERS)
         neighbours = space.neighbours(depth, run.excluded)
@@ -41,7 +40,7 @@ def released(run: Run, space: Space, params: TarotParams, found: Found, pool: Th
             "fold_distances": [list(fold.distances) for fold in folds],
         }
         layers = Layers.of(*neighbours, n)
-        inside = layers.listed(wanted.free)
+        inside = layers.listed(constraints.eligible)
         rows = inside[np.isin(inside, union)]
         detail = f"The release's stop rule chose {len(rows):,} rows." + (
             f" The budget allows {budget:,} of them." if len(rows) > budget else ""
@@ -74,4 +73,4 @@ def released(run: Run, space: Space, params: TarotParams, found: Found, pool: Th
             detail += f" It ranks {RELEASED_LAYERS:,} candidates of a target and is {outcome.missing:,} rows short."
     ranked = LayerOrder.of(rows, layers, run.layout().starts)
     stopped = Notice(code="as-released", detail=detail)
-    return decision(run.choose_given(ranked, rows, REASONS, stopped=stopped), ranked, layers)
+    return decision(run.choose_in_order(ranked, rows, REASONS, stopped=stopped), ranked, layers)

@@ -24,7 +24,8 @@ from pydantic import JsonValue
 
 from tamis.native.math import rng
 from tamis.selectors.decision.choice import Choice
-from tamis.selectors.decision.in_order import Terms, terms
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.in_order import Constraints
 from tamis.selectors.errors import Invalid
 from tamis.selectors.features import gradient_provenance, last_layer_gradients, unigram_gradients
 from tamis.selectors.features.gradients import (
@@ -49,16 +50,14 @@ from tamis.selectors.methods.tarot.steps import (
     GATHERED_BYTES,
     REASONS,
     Found,
-    covered,
     decision,
-    fitting,
     gatherer,
     solved,
     target_weights,
-    within,
 )
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.schema.response import Notice
 
 Floats = npt.NDArray[np.float64]
@@ -81,7 +80,7 @@ DOUBLE_FLOPS = 15e9
 READ_BYTES_PER_SECOND = 1e9
 
 
-class Tarot:
+class Tarot(Selector):
     """Selection by optimal transport on whitened gradients."""
 
     name: ClassVar[str] = "tarot"
@@ -94,7 +93,8 @@ class Tarot:
         "Two passes over the vectors, candidates x targets x dimension multiply-adds; 36 bytes a target and layer."
     )
     Params: ClassVar[type[TarotParams]] = TarotParams
-    scores_are_log_weights: ClassVar[bool] = False
+
+    params: TarotParams
 
     def __init__(self, params: TarotParams) -> None:
         self.params = params
@@ -104,7 +104,7 @@ class Tarot:
         """Read what the source is made of, of candidates and targets alike."""
         return Needs(roles=ROLES[self.params.source], target=True)
 
-    def basis(self) -> str:
+    def data_version(self) -> str:
         """Return the version of the tokenizer's character tables."""
         return tables_version(self.params.ngrams.tokenizer) if self.params.source == "text" else ""
 
@@ -154,7 +154,7 @@ class Tarot:
                 pointer="/dataset/columns/gradient",
             )
 
-    def notices(self, job: Job) -> Iterator[Notice]:
+    def plan_warnings(self, job: Job) -> Iterator[Notice]:
         """Say what the vectors are, where they are no influence or of unknown origin, and when the target is tiny."""
         if self.params.source == "embedding":
             yield Notice(
@@ -204,7 +204,7 @@ class Tarot:
             else:
                 decided = self.fixed(run, space, found, pool)
             decided = self._weighed(decided, space, found, pool)
-        decided.notices += found.notices
+        decided.warnings += found.notices
         return decided
 
     def whiten(self, run: Run) -> Space:
@@ -233,11 +233,11 @@ class Tarot:
 
     def fixed(self, run: Run, space: Space, found: Found, pool: ThreadPoolExecutor) -> Decision:
         """Take whole layers while they fit, the last by the smallest potential."""
-        wanted = terms(run)
-        layers, enough = self._layers(run, space, wanted)
+        constraints = run.constraints()
+        layers, enough = self._layers(run, space, constraints)
         run.begin("transport")
-        ordered = layers.listed(wanted.free)
-        taken = fitting(ordered, wanted)
+        ordered = layers.listed(constraints.eligible)
+        taken = constraints.count_fitting(ordered)
         if enough and taken:
             end = cut(ordered, layers, taken)
             found.details |= {
@@ -258,32 +258,34 @@ class Tarot:
         choice = run.choose(ranked, REASONS)
         fresh = choice.rows[~choice.preselected]
         if not enough or (layers.layer[fresh] == layers.depth).any():
-            ranked = self._beyond(run, space, layers, ordered, wanted, found)
+            ranked = self._beyond(run, space, layers, ordered, constraints, found)
             choice = run.choose(ranked, REASONS)
         return decision(choice, ranked, layers)
 
-    def _layers(self, run: Run, space: Space, wanted: Terms) -> tuple[Layers, bool]:
+    def _layers(self, run: Run, space: Space, constraints: Constraints) -> tuple[Layers, bool]:
         """Return layers that reach as deep as the budget needs, and whether they do."""
         n, m = run.layout().rows, len(space.targets)
         gone = run.excluded
         most = max(tarot_params.FEWEST_LAYERS, LISTS_BYTES // (BYTES_A_NEIGHBOUR * m))
-        depth = min(self.params.first_depth(wanted.most_rows, m, n), most)
+        depth = min(self.params.first_depth(constraints.max_rows, m, n), most)
         while True:
             rows, scores = space.neighbours(min(depth, n), gone)
             layers = Layers.of(rows, scores, n)
-            ordered = layers.listed(wanted.free)
-            if covered(ordered, wanted):
+            ordered = layers.listed(constraints.eligible)
+            if constraints.is_filled_by(ordered):
                 return layers, True
             if depth >= min(n, most):
                 return layers, False
             depth = min(2 * depth, most)
 
-    def _beyond(self, run: Run, space: Space, layers: Layers, ordered: Ints, wanted: Terms, found: Found) -> LayerOrder:
+    def _beyond(
+        self, run: Run, space: Space, layers: Layers, ordered: Ints, constraints: Constraints, found: Found
+    ) -> LayerOrder:
         """Rank the rows that are in no list, behind those that are, by the similarity to their nearest target."""
         mapped = space.best()
         score = np.concatenate([mapped.column(unit, "score") for unit in range(len(mapped))])
         target = np.concatenate([mapped.column(unit, "target") for unit in range(len(mapped))])
-        rest = wanted.free.copy()
+        rest = constraints.eligible.copy()
         rest[ordered] = False
         rows = np.flatnonzero(rest)
         rows = rows[np.lexsort((rows, -score[rows]))]
@@ -300,7 +302,7 @@ class Tarot:
 
     def otm(self, run: Run, space: Space, found: Found) -> Decision:
         """Choose the number of layers by the curve of the distance to targets that did not select."""
-        wanted = terms(run)
+        constraints = run.constraints()
         n, m = run.layout().rows, len(space.targets)
         if m < self.params.folds:
             raise Invalid(
@@ -340,10 +342,10 @@ class Tarot:
         layers = Layers.of(*neighbours, n)
         ordered, of = tarot_otm.union_order(*neighbours)
         ordered = ordered[: int(np.searchsorted(of, curve.layers[curve.chosen]))]
-        inside = layers.listed(wanted.free)
+        inside = layers.listed(constraints.eligible)
         inside = inside[np.isin(inside, ordered)]
         size = len(inside)
-        rows = within(inside, wanted)
+        rows = constraints.take_within_maximums(inside)
         low, high = (curve.sizes[index] for index in curve.plateau)
         detail = f"The size was chosen by the curve: {size:,} rows; {low:,} to {high:,} are as good."
         if len(rows) < size:
@@ -352,11 +354,11 @@ class Tarot:
             )
         ranked = LayerOrder.of(rows, layers, run.layout().starts)
         notice = Notice(code="size-chosen-by-otm", detail=detail)
-        choice = run.choose_given(ranked, rows, REASONS, stopped=notice)
+        choice = run.choose_in_order(ranked, rows, REASONS, stopped=notice)
         return decision(choice, ranked, layers)
 
     def _weighed(self, decision: Decision, space: Space, found: Found, pool: ThreadPoolExecutor) -> Decision:
-        """Weigh the selected rows by their potentials, where that is asked."""
+        """Weigh the selected rows by their potentials, where that is constraints."""
         if self.params.weights == "uniform" or not len(decision.choice.rows):
             return decision
         run = space.run
