@@ -115,7 +115,8 @@ def test_the_same_bytes_for_any_number_of_threads_and_after_a_stop(
 def test_the_same_bytes_after_a_kill(tmp_path: Path, environment: MakeEnvironment) -> None:
     job = clouds.write(tmp_path / "data", shards=6)
     program = (
-        "import json, sys; from pathlib import Path; from tamis.selectors.jobs.execute import execute; from tamis.selectors.jobs.open import Environment; "
+        "import json, sys; from pathlib import Path; from tamis.selectors.jobs.execute import execute; "
+        "from tamis.selectors.jobs.open import Environment; "
         "from tamis.selectors.datasets import LocalStorage; "
         "from tamis.selectors.schema.request import JobSpec; "
         "execute(JobSpec.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]), "

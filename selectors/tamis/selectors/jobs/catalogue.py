@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
@@ -39,14 +40,28 @@ def _registered() -> dict[str, EntryPoint]:
     return points
 
 
+_ADDED: dict[str, type[Selector]] = {}
+"""Selectors of :func:`added`."""
+
+
 def reload() -> None:
     """Look for installed selectors again, e.g. after a package was installed into a running process."""
     _registered.cache_clear()
 
 
+@contextmanager
+def added(kind: type[Selector]) -> Iterator[None]:
+    """Have `kind` found under its name inside the block, whether its package is installed or not; in this process."""
+    _ADDED[kind.name] = kind
+    try:
+        yield
+    finally:
+        del _ADDED[kind.name]
+
+
 def names() -> list[str]:
-    """Return the names of all registered selectors, sorted."""
-    return list(_registered())
+    """Return the names of all selectors, sorted."""
+    return sorted({*_registered(), *_ADDED})
 
 
 def load(name: str) -> type[Selector]:
@@ -59,10 +74,12 @@ def load(name: str) -> type[Selector]:
     RuntimeError
         When the entry point leads to something else than a selector of this name and of a supported plugin API.
     """
+    if name in _ADDED:
+        return _ADDED[name]
     points = _registered()
     if name not in points:
         raise UnknownSelector(
-            f"There is no selector '{name}'; there are: {', '.join(points)}.", pointer="/selector/name"
+            f"There is no selector '{name}'; there are: {', '.join(names())}.", pointer="/selector/name"
         )
     kind = points[name].load()  # this one only: some bring slow imports along
     where = f"the entry point of '{name}' ({points[name].value})"
@@ -101,7 +118,7 @@ def find(spec: SelectorSpec) -> Selector:
         raise Invalid(
             f"The parameters of '{spec.name}' do not fit: {detail}.", pointer=errors[0]["pointer"], errors=errors
         ) from error
-    return kind(params)
+    return kind.make(params)
 
 
 def info(name: str) -> SelectorInfo:
@@ -122,7 +139,7 @@ def info(name: str) -> SelectorInfo:
         name=kind.name,
         revision=kind.revision,
         summary=kind.summary,
-        needs=kind(kind.Params.model_validate(example)).needs(),
+        needs=kind.make(kind.Params.model_validate(example)).needs(),
         params_schema=schema,
         cost=kind.cost,
         citation=kind.citation,

@@ -118,6 +118,11 @@ class Selector(ABC):
     def __init__(self, params: Any) -> None:
         self.params = params
 
+    @classmethod
+    def make(cls, params: Any) -> Selector:
+        """Return the selector for checked parameters: an instance of this class or of a variant of it."""
+        return cls(params)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if not cls.__dict__.get("summary") and cls.__doc__:
