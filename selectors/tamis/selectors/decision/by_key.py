@@ -35,7 +35,7 @@ NO_COMMON_THRESHOLD = (-np.inf, -1)
 
 
 def choose(request: Request, ranked: Ranked, reason_names: Sequence[str] = ("eligible",)) -> Choice:
-    """Choose the best rows by key within budget and bounds: exactly what was asked, or an error that says why not.
+    """Choose the best rows by key within budget and bounds: exactly the budget, or an error that says why not.
 
     Parameters
     ----------

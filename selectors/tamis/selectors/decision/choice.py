@@ -63,7 +63,7 @@ class Choice:
 
     @property
     def preselected(self) -> npt.NDArray[np.bool_]:
-        """Which rows were kept from an earlier selection, (k,)."""
+        """Mask of the preselected rows, shape (k,)."""
         return np.equal(self.turns, PRESELECTED)
 
 
@@ -205,7 +205,7 @@ def assemble(
 
 
 def preselection(feasibility: Feasibility) -> Taking:
-    """Return the rows kept from an earlier selection, ranked in their own order."""
+    """Return the preselected rows, ranked in their own order."""
     order = np.argsort(feasibility.preselected)
     taking = feasibility.candidates.gather(feasibility.preselected[order], PRESELECTED)
     return replace(taking, ranks=order.astype(np.int64))

@@ -225,7 +225,7 @@ def _open_datasets(spec: JobSpec, environment: Environment, selector: Selector) 
 
 
 def _how_to_read_them(selector: Selector) -> str:
-    """Say which parameter makes a selector read a log of training dynamics, where one does."""
+    """Return a hint at the parameter that makes a selector read a log of training dynamics, where it has one."""
     return ": set source to 'dynamics'" if "source" in type(selector.params).model_fields else ""
 
 
@@ -314,7 +314,7 @@ def _file_digest(path: str | None, pointer: str) -> str | None:
 
 
 def _preselected(job: Job) -> Rows:
-    """Return the rows of the earlier selection that is kept, in their own order."""
+    """Return the rows of `preselected`, in their own order."""
     if job.spec.preselected is None:
         return NO_ROWS
     return _earlier_rows(job, job.spec.preselected, "/preselected", in_rank_order=True)
