@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 import quad_reference  # type: ignore[import-not-found]
 
 from tamis.native.greedy import bandit
-from tamis.selectors.methods.quad.bandit import Arms, Rules, Trace, pull, pull_as_released
+from tamis.selectors.methods.quad.bandit import Arms, Rules, Trace, pull
+from tamis.selectors.methods.quad.released import pull_as_released
 
 HERE = Path(__file__).resolve().parent
 ROUNDS, BATCH, PROBE, WORTH, THRESHOLD = 200, 50, 10, 40, 0.2

@@ -631,11 +631,11 @@ def test_a_sweep_holds_what_it_says(bench: Bench, tmp_path: Path, monkeypatch: p
     job |= {"dataset": whole[0], "target": {"datasets": whole[1:]}}
     ccs = Ccs(CcsParams.model_validate(job["selector"]["params"]))
     with opened_run(job, bench.environment(threads=1)) as run:
-        columns = ccs._columns(run)
+        columns = ccs.score(run)
         run.begin("sweep")
 
         def tried() -> beta_sweep.Sweep:
-            return beta_sweep.sweep(run, lambda beta, draw: ccs._held(run, columns, beta, f"ccs.{draw}"))
+            return beta_sweep.sweep(run, lambda beta, draw: ccs._in_memory(run, columns, beta, f"ccs.{draw}"))
 
         assert tried().means[0] > 0.6  # compiled, imported and read once: none of it counts below
         tracemalloc.start()

@@ -10,7 +10,8 @@ difficulty is scaled to 0 (easiest) to 1 (hardest) first, which turns scores who
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from tamis.native.greedy import d2
 from tamis.native.neighbours import similarities
 from tamis.selectors.decision.choice import Choice
 from tamis.selectors.decision.decision import Decision
-from tamis.selectors.decision.in_order import Constraints, Ordered
+from tamis.selectors.decision.in_order import Constraints
 from tamis.selectors.errors import Invalid
 from tamis.selectors.features import difficulty
 from tamis.selectors.features.difficulty import REASON_DETAILS, REASONS, DifficultyParams
@@ -36,10 +37,11 @@ from tamis.selectors.features.neighbours import (
     passes,
     read_vectors,
 )
+from tamis.selectors.run.greedy_selector import GreedySelector, Order
 from tamis.selectors.run.opened import Job
 from tamis.selectors.run.parallel import one_by_one
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Needs, PhaseCost, Selector
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.response import Notice
 
 Floats = npt.NDArray[np.float64]
@@ -77,7 +79,15 @@ class D2Params(DifficultyParams):
     )
 
 
-class D2(Selector):
+@dataclass(frozen=True)
+class D2Facts:
+    """Measurements of a selection for its report."""
+
+    values: Floats  # (k,) of each row when it was taken
+    difficulty: Floats  # (n,) from 0 to 1
+
+
+class D2(GreedySelector):
     """Message passing for balancing diversity and difficulty."""
 
     name: ClassVar[str] = "d2"
@@ -92,6 +102,8 @@ class D2(Selector):
         "million rows of 64 dimensions), then a second or so for every five million pairs."
     )
     Params: ClassVar[type[D2Params]] = D2Params
+    reason_names: ClassVar[Sequence[str]] = REASONS
+    reason_details: ClassVar[Mapping[str, str]] = REASON_DETAILS
 
     params: D2Params
 
@@ -120,7 +132,7 @@ class D2(Selector):
         graph = graph_bytes(job.candidates, self.params.neighbors) + PAIR_BYTES * rows * self.params.neighbors
         return matrix_bytes(job.candidates, "embedding") + graph + difficulty.memory(self.params, job) + 60 * rows
 
-    def select(self, run: Run) -> Decision:
+    def order(self, run: Run) -> Order:
         """Scale the difficulty, relate rows to their neighbours, pass messages, take the hardest again and again."""
         run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
         found = difficulty.scores(run, self.params)
@@ -138,13 +150,11 @@ class D2(Selector):
         state = self._take_rows(run, constraints, pairs, hardness)
         rows, values = d2.taken(state)
         kept = len(constraints.preselected)
-        self._values, self._hardness = values[kept:], hardness
         scores = d2.by_row(pairs, state.priorities)
         scores[rows] = values
-        ranked = Ordered(run.layout(), rows[kept:], scores, reasons)
-        choice = run.choose_in_order(ranked, rows[kept:], REASONS)
-        notices = [*found.notices, *self._weak(pairs)]
-        return Decision(choice, [ranked], REASONS, REASON_DETAILS, warnings=notices)
+        warnings = [*found.notices, *self._weak(pairs)]
+        facts = D2Facts(values[kept:], hardness)
+        return Order(rows[kept:], scores, reasons, warnings=warnings, facts=facts)
 
     def _take_rows(
         self, run: Run, constraints: Constraints, pairs: similarities.Similarities, hardness: Floats
@@ -181,18 +191,19 @@ class D2(Selector):
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Return how hard the rows taken are beside the random draw's, and each row's value when it was taken."""
-        steps = np.unique(np.linspace(0, len(self._values) - 1, min(len(self._values), VALUES_SHOWN)).astype(np.int64))
+        facts: D2Facts = decision.facts
+        steps = np.unique(np.linspace(0, len(facts.values) - 1, min(len(facts.values), VALUES_SHOWN)).astype(np.int64))
         edges = np.linspace(0.0, 1.0, HISTOGRAM_BINS + 1)
         histograms: dict[str, JsonValue] = {
-            name: np.histogram(self._hardness[picked.rows], edges)[0].tolist()
+            name: np.histogram(facts.difficulty[picked.rows], edges)[0].tolist()
             for name, picked in (("selected", decision.choice), ("random", random))
         }
         return {
             "difficulty_edges": edges.tolist(),
             "difficulty": histograms,
-            "mean_difficulty": float(self._hardness[decision.choice.rows].mean()),
-            "mean_difficulty_random": float(self._hardness[random.rows].mean()),
-            "value_when_taken": [[int(step) + 1, float(self._values[step])] for step in steps],
+            "mean_difficulty": float(facts.difficulty[decision.choice.rows].mean()),
+            "mean_difficulty_random": float(facts.difficulty[random.rows].mean()),
+            "value_when_taken": [[int(step) + 1, float(facts.values[step])] for step in steps],
         }
 
 

@@ -108,6 +108,14 @@ def _training_rows(rows: Sequence[int]) -> list[int]:
     return list(rows) if total <= TRAINING_ROWS else [max(1, count * TRAINING_ROWS // total) for count in rows]
 
 
+@dataclass(frozen=True)
+class HeuristicFacts:
+    """Measurements of the classifier for the report."""
+
+    accuracy: float  # on rows held out of the training; NaN where there are none
+    model: NgramModel
+
+
 class Heuristic(Selector):
     """Classify target against candidates, take the most target-like rows."""
 
@@ -162,12 +170,12 @@ class Heuristic(Selector):
             sums, float(classifier.intercept_[0]), self.params, run.layout().starts, run.stream("heuristic.pareto")
         )
         model = NgramModel(params["features"], raw, tuple(targets), tuple(run.target_names), classifier.coef_.T.copy())
-        self._accuracy, self._model = accuracy, model
         return Decision(
             choice=run.choose(ranked, REASONS),
             rankings=[ranked],
             reason_names=REASONS,
             reason_details={"too-few-tokens": f"The row has fewer than min_tokens = {self.params.min_tokens} tokens."},
+            facts=HeuristicFacts(accuracy, model),
         )
 
     def _train(self, run: Run) -> tuple[LogisticRegression, float]:
@@ -227,5 +235,6 @@ class Heuristic(Selector):
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Accuracy of the classifier, and the same distances as DSIR's."""
-        evidence = measure(run, self._model, None, decision.choice, random)
-        return {"classifier_accuracy_held_out": self._accuracy if np.isfinite(self._accuracy) else None, **evidence}
+        facts: HeuristicFacts = decision.facts
+        evidence = measure(run, facts.model, None, decision.choice, random)
+        return {"classifier_accuracy_held_out": facts.accuracy if np.isfinite(facts.accuracy) else None, **evidence}

@@ -8,6 +8,7 @@ first, and what is taken is far from them too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -19,20 +20,20 @@ from tamis.native.math import rng
 from tamis.selectors.decision.budget import resolve_budget
 from tamis.selectors.decision.choice import Choice
 from tamis.selectors.decision.decision import Decision
-from tamis.selectors.decision.in_order import Constraints, Ordered
+from tamis.selectors.decision.in_order import Constraints
 from tamis.selectors.decision.ranking import Rows
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.features.coverage import represented
 from tamis.selectors.features.embeddings import Matrix, matrix_bytes
 from tamis.selectors.features.neighbours import MetricParams, read_vectors
+from tamis.selectors.run.greedy_selector import GreedySelector, Order
 from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Needs, PhaseCost, Selector
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.response import Notice
 
 Floats = npt.NDArray[np.float64]
 
-REASONS = ("eligible",)
 
 WORK_A_CALL = 2 * 10**9
 """Coordinates compared between two looks at whether the job was cancelled: a tenth of a second."""
@@ -70,7 +71,15 @@ class KCenterParams(MetricParams):
     )
 
 
-class KCenter(Selector):
+@dataclass(frozen=True)
+class KCenterFacts:
+    """Measurements of a selection for its report."""
+
+    distances: Floats  # (k,) of each row from those taken before it
+    covered: tuple[float, float] | None  # mean and largest distance of a row from the selection, where measured
+
+
+class KCenter(GreedySelector):
     """Greedy k-center."""
 
     name: ClassVar[str] = "kcenter"
@@ -116,7 +125,7 @@ class KCenter(Selector):
         rows = job.candidates.rows or 0
         return rows if job.spec.budget.size is not None else resolve_budget(job.spec.budget, rows).value if rows else 0
 
-    def select(self, run: Run) -> Decision:
+    def order(self, run: Run) -> Order:
         """Read the vectors, take the farthest row until the budget is spent, count what each represents."""
         constraints = run.constraints()
         run.begin("read", run.candidates)
@@ -125,22 +134,20 @@ class KCenter(Selector):
         state, status = self._take_rows(run, constraints, data)
         rows, distances = farthest_first.taken(state)
         kept = len(constraints.preselected)
-        self._distances = distances[kept:]
         scores = np.sqrt(np.maximum(state.keys, 0.0))
         weights = None
-        self._covered: tuple[float, float] | None = None
+        covered: tuple[float, float] | None = None
         if self.params.weighted:
             run.begin("represent", run.candidates)
             places, scores = represented(run, data, data[rows])
             places[rows] = np.arange(len(rows))  # of equal vectors, a selected one stands for itself
             weights = np.bincount(places, minlength=len(rows)).astype(np.float64)
-            self._covered = float(scores.mean()), float(scores.max())
+            covered = float(scores.mean()), float(scores.max())
         scores[rows] = 0.0
         scores[rows[kept:]] = _finite(distances[kept:])
-        ranked = Ordered(run.layout(), rows[kept:], scores)
         stopped = self._stopped(constraints, state, len(rows)) if status == farthest_first.NEAR else None
-        choice = run.choose_in_order(ranked, rows[kept:], REASONS, stopped=stopped, weights=weights)
-        return Decision(choice, [ranked], REASONS, {})
+        facts = KCenterFacts(distances[kept:], covered)
+        return Order(rows[kept:], scores, weights=weights, stopped=stopped, facts=facts)
 
     def _take_rows(self, run: Run, constraints: Constraints, data: Matrix) -> tuple[farthest_first.Traversal, int]:
         free = constraints.eligible.copy()
@@ -199,10 +206,11 @@ class KCenter(Selector):
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Return each row's distance from those before it, step by step, and how well all rows are covered."""
-        mean, radius = (None, None) if self._covered is None else self._covered
+        facts: KCenterFacts = decision.facts
+        mean, radius = (None, None) if facts.covered is None else facts.covered
         return {
             "metric": self.params.metric,
-            "distance_when_taken": _thinned(self._distances),
+            "distance_when_taken": _thinned(facts.distances),
             "mean_distance": mean,
             "covering_radius": radius,
         }

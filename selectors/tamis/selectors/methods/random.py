@@ -12,11 +12,12 @@ from pydantic import JsonValue
 
 from tamis.native.math import rng
 from tamis.selectors.decision.choice import Choice
-from tamis.selectors.decision.decision import Decision
-from tamis.selectors.decision.ranking import RankedUnit
+from tamis.selectors.decision.decision import ALL_ELIGIBLE, Decision
+from tamis.selectors.decision.ranking import Ranked, RankedUnit
 from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Needs, PhaseCost, Selector
+from tamis.selectors.run.score_selector import ScoreSelector
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.request import Shape
 
 
@@ -38,7 +39,7 @@ class UniformKeys:
         return RankedUnit(keys=draw, scores=draw)
 
 
-class RandomRows(Selector):
+class RandomRows(ScoreSelector):
     """Uniform sampling without replacement."""
 
     name: ClassVar[str] = "random"
@@ -47,6 +48,7 @@ class RandomRows(Selector):
     citation: ClassVar[str] = "None needed."
     cost: ClassVar[str] = "Reads no data but the columns of strata and sizes; 8 bytes a row."
     Params: ClassVar[type[RandomParams]] = RandomParams
+    reason_names: ClassVar[Sequence[str]] = ALL_ELIGIBLE
 
     params: RandomParams
 
@@ -62,13 +64,11 @@ class RandomRows(Selector):
         """Hold the keys."""
         return 20 * (job.candidates.rows or 0)
 
-    def select(self, run: Run) -> Decision:
-        """Take the rows with the largest of uniform keys."""
+    def rank(self, run: Run) -> Ranked:
+        """Give every row a uniform key."""
         run.begin("draw")
-        ranked = UniformKeys(run.layout().starts, run.stream("random"))
-        choice = run.choose(ranked, ("eligible",))
-        return Decision(choice, [ranked], ("eligible",), {})
+        return UniformKeys(run.layout().starts, run.stream("random"))
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
-        """Measure nothing: it is the baseline."""
+        """Return nothing: the draw is its own baseline."""
         return {}

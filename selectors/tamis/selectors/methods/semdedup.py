@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -25,13 +26,14 @@ from tamis.native.neighbours import panels as distances
 from tamis.native.simd.tile import LANES
 from tamis.selectors.decision.choice import Choice
 from tamis.selectors.decision.decision import Decision
-from tamis.selectors.decision.in_order import Constraints, Ordered
+from tamis.selectors.decision.in_order import Constraints
 from tamis.selectors.features.embeddings import Matrix, matrix_bytes
 from tamis.selectors.features.neighbours import read_vectors
+from tamis.selectors.run.greedy_selector import GreedySelector, Order
 from tamis.selectors.run.opened import Job
 from tamis.selectors.run.parallel import in_threads
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Needs, PhaseCost, Selector
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.request import Shape
 from tamis.selectors.schema.response import Notice
 
@@ -58,7 +60,13 @@ PASSES = TRAINING_STEPS + 2
 PAIRS_PER_SECOND = 3e8
 """Rows compared with others in 64 dimensions, a CPU second; for estimates."""
 
-REASONS = ("eligible",)
+
+@dataclass(frozen=True)
+class SemDeDupFacts:
+    """Measurements of a selection for its report."""
+
+    distances: Floats  # (n,) cosine distance of each row to the nearest earlier row of its cluster
+    clusters: int
 
 
 class SemDeDupParams(Shape):
@@ -79,7 +87,7 @@ class SemDeDupParams(Shape):
     )
 
 
-class SemDeDup(Selector):
+class SemDeDup(GreedySelector):
     """Leave out semantic duplicates; excluded rows make no others duplicates."""
 
     name: ClassVar[str] = "semdedup"
@@ -121,7 +129,7 @@ class SemDeDup(Selector):
         centres = 12 * threads * self._clusters(n) * job.candidates.dimension("embedding")
         return 2 * matrix_bytes(job.candidates, "embedding") + centres + 60 * n
 
-    def select(self, run: Run) -> Decision:
+    def order(self, run: Run) -> Order:
         """Cluster, find how near each row is to an earlier one of its cluster, take the least near first."""
         constraints = run.constraints()
         run.begin("read", run.candidates)
@@ -132,18 +140,15 @@ class SemDeDup(Selector):
         order = self._keep_order(run, codes, apart, constraints)
         scores = self._distances(run, data, order, np.searchsorted(codes[order], np.arange(clusters + 1)))
         best_first = np.lexsort((np.arange(len(scores)), -scores))
-        wanted = best_first[constraints.eligible[best_first]]
-        rows, stopped = constraints.take(wanted), None
+        eligible = best_first[constraints.eligible[best_first]]
+        rows, stopped = constraints.take(eligible), None
         if self.params.epsilon is not None:
             within = len(rows)
-            rows = constraints.take(wanted[scores[wanted] >= self.params.epsilon])
+            rows = constraints.take(eligible[scores[eligible] >= self.params.epsilon])
             stopped = self._stopped(len(rows)) if len(rows) < within else None
         if stopped is None:
             constraints.check_taken(np.concatenate([constraints.preselected, rows]))
-        ranked = Ordered(run.layout(), rows, scores)
-        self._scores, self._clusters_found = scores, clusters
-        choice = run.choose_in_order(ranked, rows, REASONS, stopped=stopped)
-        return Decision(choice, [ranked], REASONS, {})
+        return Order(rows, scores, stopped=stopped, facts=SemDeDupFacts(scores, clusters))
 
     def _cluster(self, run: Run, data: Matrix) -> tuple[int, npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Return the number of clusters, each row's cluster and its squared distance to the centre."""
@@ -196,20 +201,22 @@ class SemDeDup(Selector):
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Return the ε that the selection amounts to, and how many duplicates it and the random draw hold."""
         chosen = decision.choice.rows[~decision.choice.preselected]
-        least = float(self._scores[chosen].min()) if len(chosen) else None
+        facts: SemDeDupFacts = decision.facts
+        scores = facts.distances
+        least = float(scores[chosen].min()) if len(chosen) else None
         return {
-            "clusters": self._clusters_found,
+            "clusters": facts.clusters,
             "least_distance_to_an_earlier_row": least,
             "nearer_than_that_among_random_rows": (
-                None if least is None else int(np.count_nonzero(self._scores[random.rows] < least))
+                None if least is None else int(np.count_nonzero(scores[random.rows] < least))
             ),
             "quantiles_of_the_distance": {
                 f"{share:g}": float(value)
                 for share, value in zip(
-                    (0.01, 0.1, 0.25, 0.5, 0.75), np.quantile(self._scores, (0.01, 0.1, 0.25, 0.5, 0.75)), strict=True
+                    (0.01, 0.1, 0.25, 0.5, 0.75), np.quantile(scores, (0.01, 0.1, 0.25, 0.5, 0.75)), strict=True
                 )
             }
-            if len(self._scores)
+            if len(scores)
             else {},
         }
 

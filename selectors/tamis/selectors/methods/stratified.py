@@ -14,18 +14,18 @@ from tamis.native.math import rng
 from tamis.native.sampling import strata
 from tamis.selectors.decision.apportion import apportion, proportional_positions
 from tamis.selectors.decision.choice import Choice
-from tamis.selectors.decision.decision import Decision
-from tamis.selectors.decision.ranking import RankedUnit
+from tamis.selectors.decision.decision import ALL_ELIGIBLE, Decision
+from tamis.selectors.decision.ranking import Ranked, RankedUnit
 from tamis.selectors.decision.request import KEYS_IN_MEMORY
 from tamis.selectors.errors import Invalid
 from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Needs, PhaseCost, Selector
+from tamis.selectors.run.score_selector import ScoreSelector
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.request import Shape
 
 Ints = npt.NDArray[np.int64]
 
-REASONS = ("eligible",)
 STREAM = "stratified"
 
 GROUPS_SHOWN = 200
@@ -47,10 +47,12 @@ class StratifiedParams(Shape):
 
 @dataclass(frozen=True)
 class GroupKeys:
-    """Every row ranks by its place in the order, held in memory."""
+    """A ranking by the rows' places in a random order inside groups."""
 
     starts: Ints
     keys: npt.NDArray[np.float64]  # (n,)
+    codes: npt.NDArray[np.int32]  # (n,) groups; the number of groups for excluded rows
+    names: Sequence[str]  # of the groups
 
     def __call__(self, unit: int) -> RankedUnit:
         """Rank one unit."""
@@ -58,7 +60,7 @@ class GroupKeys:
         return RankedUnit(keys, keys)
 
 
-class Stratified(Selector):
+class Stratified(ScoreSelector):
     """Draw uniformly inside groups, whose numbers are fixed."""
 
     name: ClassVar[str] = "stratified"
@@ -67,6 +69,8 @@ class Stratified(Selector):
     citation: ClassVar[str] = "None needed."
     cost: ClassVar[str] = "Reads the group or label column only; 48 bytes a row."
     Params: ClassVar[type[StratifiedParams]] = StratifiedParams
+    reason_names: ClassVar[Sequence[str]] = ALL_ELIGIBLE
+    nested: ClassVar[bool] = False  # a proportional share is rounded anew for every budget
 
     params: StratifiedParams
 
@@ -93,8 +97,8 @@ class Stratified(Selector):
         rows = job.candidates.rows or 0
         return HELD_ROW_BYTES * rows + min(8 * rows, KEYS_IN_MEMORY)
 
-    def select(self, run: Run) -> Decision:
-        """Share the budget out, take the first rows of every group's random order."""
+    def rank(self, run: Run) -> Ranked:
+        """Share the budget out over the groups, and order each group's rows at random."""
         run.begin("groups", run.candidates)
         names, unit_codes = run.names(run.candidates, self.params.by)
         run.begin("draw")
@@ -103,10 +107,7 @@ class Stratified(Selector):
         words = rng.shuffled_at(run.stream(STREAM), np.arange(len(codes)))
         words[run.preselected] = np.arange(len(run.preselected), dtype=np.uint64)  # they are the first of their groups
         codes[run.excluded] = len(names)
-        keys = self._keys(run, names, codes, words)
-        ranked = GroupKeys(starts, keys)
-        self._names, self._codes = names, codes
-        return Decision(run.choose(ranked, REASONS), [ranked], REASONS, {})
+        return GroupKeys(starts, self._keys(run, names, codes, words), codes, names)
 
     def _keys(
         self, run: Run, names: Sequence[str], codes: npt.NDArray[Any], words: npt.NDArray[np.uint64]
@@ -130,14 +131,16 @@ class Stratified(Selector):
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Count the groups: all rows, the random draw, the selection."""
-        groups = len(self._names)
-        rows = np.bincount(self._codes, minlength=groups)[:groups]
+        ranked = decision.rankings[0]
+        assert isinstance(ranked, GroupKeys)
+        names, codes, groups = ranked.names, ranked.codes, len(ranked.names)
+        rows = np.bincount(codes, minlength=groups)[:groups]
         drawn, taken = (
-            np.bincount(self._codes[choice.rows], minlength=groups)[:groups] for choice in (random, decision.choice)
+            np.bincount(codes[choice.rows], minlength=groups)[:groups] for choice in (random, decision.choice)
         )
         listed: list[JsonValue] = [
             {
-                "group": self._names[group],
+                "group": names[group],
                 "rows": int(rows[group]),
                 "random": int(drawn[group]),
                 "selected": int(taken[group]),

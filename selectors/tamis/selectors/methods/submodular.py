@@ -9,6 +9,7 @@ smaller selection.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from tamis.native.neighbours import similarities
 from tamis.native.neighbours.similarities import Similarities
 from tamis.selectors.decision.choice import Choice
 from tamis.selectors.decision.decision import Decision
-from tamis.selectors.decision.in_order import Constraints, Ordered
+from tamis.selectors.decision.in_order import Constraints
 from tamis.selectors.features.embeddings import Matrix, matrix_bytes
 from tamis.selectors.features.neighbours import (
     EXACT_ROWS,
@@ -33,10 +34,11 @@ from tamis.selectors.features.neighbours import (
     passes,
     read_vectors,
 )
+from tamis.selectors.run.greedy_selector import GreedySelector, Order
 from tamis.selectors.run.opened import Job
 from tamis.selectors.run.parallel import in_threads, one_by_one
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Needs, PhaseCost, Selector
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.response import Notice
 
 LEAST_NEIGHBOURS, MOST_NEIGHBOURS = 32, 256
@@ -51,8 +53,6 @@ GAINS_SHOWN = 200
 
 PAIR_SECONDS = 4e-8
 """CPU seconds a pair of neighbours costs the greedy choice; for estimates."""
-
-REASONS = ("eligible",)
 
 
 class GreedyParams(MetricParams):
@@ -95,8 +95,17 @@ def _thinned(values: npt.NDArray[np.float64]) -> list[JsonValue]:
     return [[int(step) + 1, float(values[step])] for step in steps]
 
 
-class _Greedy(Selector):
-    """What the three selectors share: all but the function."""
+@dataclass(frozen=True)
+class GreedyFacts:
+    """Measurements of a selection for its report."""
+
+    pairs: Similarities
+    gains: npt.NDArray[np.float64]  # of the preselected rows, then of each row taken
+    preselected: int
+
+
+class _Greedy(GreedySelector):
+    """Greedy maximisation of a submodular function of similarities; subclasses give the function."""
 
     revision: ClassVar[int] = 1
     cost: ClassVar[str] = (
@@ -142,24 +151,27 @@ class _Greedy(Selector):
         n = job.candidates.rows or 0
         return n if self._complete(n) else self.params.neighbors or LEAST_NEIGHBOURS
 
-    def select(self, run: Run) -> Decision:
+    def order(self, run: Run) -> Order:
         """Read the vectors, relate them, take the row that gains most until the budget is spent."""
         constraints = run.constraints()
         run.begin("read", run.candidates)
         data = read_vectors(run, run.candidates, self.params.metric)
         k = self._neighbours(constraints, len(data))
         run.begin("neighbours", *passes(run.candidates))
-        self._pairs = self._relate(run, data, k)
+        pairs = self._relate(run, data, k)
         run.begin("choose")
-        state = self._take_rows(run, constraints)
+        state = self._take_rows(run, constraints, pairs)
         rows, gains = submodular.taken(state)
         kept = len(constraints.preselected)
-        self._gains, self._kept = gains, kept
-        places, _ = similarities.nearest_chosen(self._pairs, data, rows, each=in_threads(run))
-        ranked = Ordered(run.layout(), rows[kept:], submodular.scores(state))
+        places, _ = similarities.nearest_chosen(pairs, data, rows, each=in_threads(run))
         weights = np.bincount(places, minlength=len(rows)).astype(np.float64)
-        choice = run.choose_in_order(ranked, rows[kept:], REASONS, weights=weights)
-        return Decision(choice, [ranked], REASONS, {}, warnings=_few_neighbours(k, len(rows), len(data)))
+        return Order(
+            rows[kept:],
+            submodular.scores(state),
+            weights=weights,
+            warnings=_few_neighbours(k, len(rows), len(data)),
+            facts=GreedyFacts(pairs, gains, kept),
+        )
 
     def _neighbours(self, constraints: Constraints, n: int) -> int:
         """Return k; 0: all pairs."""
@@ -177,10 +189,10 @@ class _Greedy(Selector):
         graph = neighbour_graph(run, run.candidates, data, self.params.metric, k)
         return similarities.of_neighbours(graph, each=one_by_one(run))
 
-    def _take_rows(self, run: Run, constraints: Constraints) -> submodular.Greedy:
+    def _take_rows(self, run: Run, constraints: Constraints, pairs: Similarities) -> submodular.Greedy:
         bounds = constraints.limits()
         state = submodular.begin(
-            self._pairs,
+            pairs,
             bounds,
             function=self.function,
             tradeoff=self.tradeoff(),
@@ -194,8 +206,9 @@ class _Greedy(Selector):
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Return the function's value, beside that of the random draw, and the gains step by step."""
+        facts: GreedyFacts = decision.facts
         drawn = submodular.begin(
-            self._pairs,
+            facts.pairs,
             limits.begin_limits(len(random.rows)),
             function=self.function,
             tradeoff=self.tradeoff(),
@@ -203,12 +216,12 @@ class _Greedy(Selector):
             first=random.rows,
         )
         return {
-            "objective": float(self._gains.sum()),
+            "objective": float(facts.gains.sum()),
             "objective_random": float(submodular.taken(drawn)[1].sum()),
-            "objective_preselected": float(self._gains[: self._kept].sum()) if self._kept else None,
-            "largest_squared_distance": self._pairs.largest,
-            "pairs_per_row": len(self._pairs.rows) / max(1, run.layout().rows),
-            "gains": _thinned(self._gains[self._kept :]),
+            "objective_preselected": float(facts.gains[: facts.preselected].sum()) if facts.preselected else None,
+            "largest_squared_distance": facts.pairs.largest,
+            "pairs_per_row": len(facts.pairs.rows) / max(1, run.layout().rows),
+            "gains": _thinned(facts.gains[facts.preselected :]),
         }
 
 

@@ -5,7 +5,7 @@ At low pruning rates the hardest rows make a good coreset; at high ones they fai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,13 +14,14 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from tamis.selectors.decision.choice import Choice
 from tamis.selectors.decision.decision import Decision
-from tamis.selectors.decision.ranking import RankedUnit
+from tamis.selectors.decision.ranking import Ranked, RankedUnit
 from tamis.selectors.decision.request import KEYS_IN_MEMORY
 from tamis.selectors.features import difficulty
 from tamis.selectors.features.difficulty import Difficulty, SourceParams
 from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Needs, PhaseCost, Selector
+from tamis.selectors.run.score_selector import ScoreSelector
+from tamis.selectors.run.selector import Needs, PhaseCost
 
 
 class TopkParams(SourceParams):
@@ -47,7 +48,7 @@ class ByScore:
         return RankedUnit(np.where(reasons == 0, self.sign * scores, -np.inf), scores, None, reasons)
 
 
-class Topk(Selector):
+class Topk(ScoreSelector):
     """Take the rows with the highest or lowest scores; of equal ones the earlier."""
 
     name: ClassVar[str] = "topk"
@@ -56,6 +57,8 @@ class Topk(Selector):
     citation: ClassVar[str] = "None needed; as a coreset see Toneva et al. 2019 and Paul et al. 2021."
     cost: ClassVar[str] = "One read of the scores and a few passes over 4 or 8 bytes a row; 8 bytes a row."
     Params: ClassVar[type[TopkParams]] = TopkParams
+    reason_names: ClassVar[Sequence[str]] = difficulty.REASONS
+    reason_details: ClassVar[Mapping[str, str]] = difficulty.REASON_DETAILS
 
     params: TopkParams
 
@@ -74,29 +77,21 @@ class Topk(Selector):
         """Keys of the decision."""
         return difficulty.memory(self.params, job) + min(8 * (job.candidates.rows or 0), KEYS_IN_MEMORY)
 
-    def select(self, run: Run) -> Decision:
-        """Take the rows with the largest keys."""
+    def rank(self, run: Run) -> Ranked:
+        """Rank rows by score, from the end that is asked."""
         run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
         scored = difficulty.scores(run, self.params, exact=True)
         run.begin("select")
-        ranked = ByScore(scored, 1.0 if self.params.order == "highest" else -1.0)
-        choice = run.choose(ranked, difficulty.REASONS)
-        return Decision(choice, [ranked], difficulty.REASONS, difficulty.REASON_DETAILS, warnings=list(scored.notices))
+        return ByScore(scored, 1.0 if self.params.order == "highest" else -1.0)
+
+    def select(self, run: Run) -> Decision:
+        """Take the rows with the largest keys."""
+        decision = super().select(run)
+        ranked = decision.rankings[0]
+        assert isinstance(ranked, ByScore)
+        decision.warnings += ranked.scored.notices
+        return decision
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Compare the mean score with that of a random draw."""
-        scored = decision.rankings[0]
-        assert isinstance(scored, ByScore)
-        starts = run.layout().starts
-        means: dict[str, JsonValue] = {}
-        for name, choice in (("selected", decision.choice), ("random", random)):
-            total, count = 0.0, 0
-            cuts = np.searchsorted(choice.rows, starts)
-            for unit in np.flatnonzero(np.diff(cuts)).tolist():
-                rows = choice.rows[cuts[unit] : cuts[unit + 1]] - starts[unit]
-                scores = scored.scored.columns[unit][rows].astype(np.float64)
-                finite = np.isfinite(scores)  # rows kept from an earlier selection may have none
-                total += float(scores[finite].sum())
-                count += int(finite.sum())
-            means[name] = total / count if count else None
-        return {"order": self.params.order, "mean_score": means}
+        return {"order": self.params.order, **super().evidence(run, decision, random)}

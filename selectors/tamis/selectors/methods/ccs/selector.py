@@ -9,8 +9,8 @@ uncovered, which is why they fail at high pruning rates.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +107,26 @@ class CcsParams(DifficultyParams):
         return None if given == self.chosen else given
 
 
+class Drawn(NamedTuple):
+    """The rows drawn from the strata."""
+
+    choice: Choice
+    ranked: Streamed | Held
+    parts: Sequence[Part]
+    codes: npt.NDArray[np.int32]  # (k,) stratum of each selected row
+    taken: Ints  # rows taken of every stratum, the parts one after the other
+
+
+@dataclass(frozen=True)
+class CcsFacts:
+    """Measurements of a selection for its report."""
+
+    beta: float
+    swept: sweep.Sweep | None
+    parts: Sequence[Part]
+    taken: Ints  # rows taken of every stratum, the parts one after the other
+
+
 class Ccs(Selector):
     """Prune the hardest, draw evenly over the range of difficulty."""
 
@@ -123,10 +143,6 @@ class Ccs(Selector):
     Params: ClassVar[type[CcsParams]] = CcsParams
 
     params: CcsParams
-
-    def __init__(self, params: CcsParams) -> None:
-        self.params = params
-        self._swept: sweep.Sweep | None = None
 
     def needs(self) -> Needs:
         """Scores; labels for classes; embeddings, labels and a validation split for a sweep."""
@@ -171,7 +187,7 @@ class Ccs(Selector):
         return [*phases, PhaseCost("report", 0, 0, REPORT_ROW_SECONDS * rows + 1e-3)]
 
     def plan_warnings(self, job: Job) -> Iterator[Notice]:
-        """Say when nobody chose beta."""
+        """Return a warning where beta is left to its default."""
         if self.params.beta is None and job.candidates.rows:
             beta = _published_beta(resolve_budget(job.spec.budget, job.candidates.rows), job.candidates.rows)
             yield _not_chosen(beta)
@@ -184,7 +200,7 @@ class Ccs(Selector):
         return difficulty.memory(self.params, job) + min(8 * rows, KEYS_IN_MEMORY) + held * rows + swept
 
     def _streams(self, job: Job) -> bool:
-        """Whether nothing is asked that needs a place for every row."""
+        """Whether the draw needs no place in the order for every row."""
         spec = job.spec
         return (
             spec.strata is None
@@ -195,47 +211,27 @@ class Ccs(Selector):
         )
 
     def select(self, run: Run) -> Decision:
-        """Score, choose beta where it is to be swept, order and draw."""
-        columns = self._columns(run)
-        beta = self.params.beta
-        if beta == "sweep":
-            run.begin("sweep", run.candidates, *run.targets)
-            self._swept = sweep.sweep(run, lambda b, draw: self._held(run, columns, b, f"{STREAM}.{draw}"))
-            beta = self._swept.beta
-        rows = int(columns.starts[-1])
-        unchosen = []
-        if beta is None:
-            beta = _published_beta(run.amount, rows)
-            unchosen = [_not_chosen(beta)]
+        """Score the rows, choose beta, prune the hardest, draw evenly over strata of difficulty."""
+        columns = self.score(run)
+        beta, swept, warnings = self.choose_beta(run, columns)
         run.begin("select")
-        ranked: Streamed | Held
-        if self._streams(run.job):
-            ranked, codes = self._drawn(run, columns, beta)
-            parts: Sequence[Part] = [ranked.part]
-            weights, taken = _weights(codes, parts)
-            choice = choose_drawn(run, ranked, weights)
-        else:
-            ranked = self._held(run, columns, beta, STREAM)
-            choice, parts = run.choose(ranked, coverage_strata.REASONS), ranked.parts
-            codes = ranked.codes[choice.rows]
-            weights, taken = _weights(codes, parts)
-            choice = replace(choice, weights=weights)
-        self._beta, self._parts, self._taken = beta, parts, taken
-        swept = [] if self._swept is None else self._swept.notices
+        drawn = self.draw(run, columns, beta)
         second = [notice for notice in columns.cutoff.notices if notice not in columns.difficulty.notices]
         return Decision(
-            choice=choice,
-            rankings=[ranked],
+            choice=drawn.choice,
+            rankings=[drawn.ranked],
             reason_names=coverage_strata.REASONS,
             reason_details=coverage_strata.REASON_DETAILS,
-            columns={"score_stratum": pa.array(codes, pa.int32(), mask=codes == NO_STRATUM)},
-            warnings=[*columns.difficulty.notices, *second, *unchosen, *swept, *_crowding(parts)],
-            left_out=sum(part.cut_off.dropped for part in parts),
+            columns={"score_stratum": pa.array(drawn.codes, pa.int32(), mask=drawn.codes == NO_STRATUM)},
+            warnings=[*columns.difficulty.notices, *second, *warnings, *_crowding(drawn.parts)],
+            left_out=sum(part.cut_off.dropped for part in drawn.parts),
+            facts=CcsFacts(beta, swept, drawn.parts, drawn.taken),
         )
 
     # -- the steps
 
-    def _columns(self, run: Run) -> Columns:
+    def score(self, run: Run) -> Columns:
+        """Compute the difficulty of every row, and the values that the cut-off is by."""
         run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
         scored = difficulty.scores(run, self.params)
         cutoff = scored
@@ -246,7 +242,35 @@ class Ccs(Selector):
             cutoff = difficulty.scores(run, self.params, metric=self.params.second_metric)
         return Columns(scored, cutoff, run.layout().starts, np.sort(run.excluded), run.check_cancelled)
 
-    def _drawn(self, run: Run, columns: Columns, beta: float) -> tuple[Streamed, npt.NDArray[np.int32]]:
+    def choose_beta(self, run: Run, columns: Columns) -> tuple[float, sweep.Sweep | None, list[Notice]]:
+        """Return the share to prune (beta), the sweep that found it, and warnings about it."""
+        beta = self.params.beta
+        if beta == "sweep":
+            run.begin("sweep", run.candidates, *run.targets)
+            swept = sweep.sweep(run, lambda b, draw: self._in_memory(run, columns, b, f"{STREAM}.{draw}"))
+            return swept.beta, swept, swept.notices
+        if beta is None:
+            beta = _published_beta(run.amount, int(columns.starts[-1]))
+            return beta, None, [_not_chosen(beta)]
+        return beta, None, []
+
+    def draw(self, run: Run, columns: Columns, beta: float) -> Drawn:
+        """Cut off the hardest, share the budget out over the strata, and draw rows uniformly inside each.
+
+        In a stream of the scores where that is enough; in memory where classes, quotas, sizes or earlier rows need a
+        place in the order for every row. Both give the same rows.
+        """
+        if self._streams(run.job):
+            streamed, codes = self._in_stream(run, columns, beta)
+            weights, taken = _weights(codes, [streamed.part])
+            return Drawn(choose_drawn(run, streamed, weights), streamed, [streamed.part], codes, taken)
+        held = self._in_memory(run, columns, beta, STREAM)
+        choice = run.choose(held, coverage_strata.REASONS)
+        codes = held.codes[choice.rows]
+        weights, taken = _weights(codes, held.parts)
+        return Drawn(replace(choice, weights=weights), held, held.parts, codes, taken)
+
+    def _in_stream(self, run: Run, columns: Columns, beta: float) -> tuple[Streamed, npt.NDArray[np.int32]]:
         amount = run.amount
 
         def budget(cut_off: CutOff) -> int:
@@ -256,7 +280,7 @@ class Ccs(Selector):
         ranked, codes = coverage_strata.stream(columns, beta, self.params.strata, run.stream(STREAM), budget)
         return ranked, codes.astype(np.int32)
 
-    def _held(self, run: Run, columns: Columns, beta: float, stream: str) -> Held:
+    def _in_memory(self, run: Run, columns: Columns, beta: float, stream: str) -> Held:
         classes = None
         if self.params.class_balance == "proportional":
             names, codes = run.names(run.candidates, "label")
@@ -279,10 +303,11 @@ class Ccs(Selector):
         return held
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
-        """Tell the cut-off, every stratum's edges, population and budget, and the sweep's curve."""
-        selected = iter(np.split(self._taken, len(self._parts)))
+        """Return the cut-off, every stratum's edges, population and budget, and the sweep's curve."""
+        facts: CcsFacts = decision.facts
+        selected = iter(np.split(facts.taken, len(facts.parts)))
         classes: list[JsonValue] = []
-        for part, taken in zip(self._parts[:PARTS_SHOWN], selected, strict=False):
+        for part, taken in zip(facts.parts[:PARTS_SHOWN], selected, strict=False):
             cut = part.cut_off
             classes.append(
                 {
@@ -297,11 +322,11 @@ class Ccs(Selector):
                 }
             )
         return {
-            "beta": self._beta,
+            "beta": facts.beta,
             "strata": self.params.strata,
             "classes": classes,
-            "classes_in_all": len(self._parts),
-            "sweep": None if self._swept is None else self._swept.curve(),
+            "classes_in_all": len(facts.parts),
+            "sweep": None if facts.swept is None else facts.swept.curve(),
         }
 
 

@@ -1,4 +1,4 @@
-"""What Quad takes: rows of accepted pulls while budget and bounds allow, or the quota rule over clusters."""
+"""The rows that Quad takes: of accepted pulls while budget and bounds allow, or by the quota rule over clusters."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-class Taking:
+class Intake:
     """Takes rows in the order they are offered, as far as a job's budget and bounds allow.
 
     Parameters
     ----------
     run : Run
-        The job, in a phase begun with its candidates; is told of progress.
-    asked : Constraints
-        What the choice must respect; the preselected rows count as taken.
+        The job, in a phase begun with its candidates; progress is reported to it.
+    constraints : Constraints
+        Budget and bounds; the preselected rows count as taken.
     usable : ndarray, shape (n,), bool
         Rows offered that are not usable are passed over. May change between two calls.
     """
@@ -32,7 +32,7 @@ class Taking:
         self.usable = usable
         self._run, self._constraints = run, constraints
         self._parts: list[Ints] = []
-        self._count = self._told = 0
+        self._count = self._reported = 0
         self._state = constraints.limits()
         limits.take_all(self._state, constraints.preselected)
 
@@ -42,8 +42,8 @@ class Taking:
         self._parts.append(taken)
         self._count += len(taken)
         done = len(self.usable) * min(self._count, self._constraints.max_rows) // max(1, self._constraints.max_rows)
-        self._run.advance(rows=done - self._told)
-        self._told = done
+        self._run.advance(rows=done - self._reported)
+        self._reported = done
         return self._open()
 
     def _open(self) -> bool:
