@@ -112,26 +112,6 @@ class D2(GreedySelector):
         needed = difficulty.needs(self.params)
         return needed.model_copy(update={"roles": tuple(dict.fromkeys((*needed.roles, "embedding")))})
 
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Score, read, find neighbours, choose, measure."""
-        difficulty.check(self.params, job)
-        dataset = job.candidates
-        bytes_to_read = matrix_bytes(dataset, "embedding")
-        pairs = 1.5 * (dataset.rows or 0) * self.params.neighbors
-        return [
-            *difficulty.costs(self.params, job),
-            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-            PhaseCost("neighbours", 0, 0, graph_seconds(dataset)),
-            PhaseCost("choose", 0, 0, PAIR_SECONDS * pairs),
-            PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-        ]
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Vectors, their copy in cells, the graph, and its pairs in both directions."""
-        rows = job.candidates.rows or 0
-        graph = graph_bytes(job.candidates, self.params.neighbors) + PAIR_BYTES * rows * self.params.neighbors
-        return matrix_bytes(job.candidates, "embedding") + graph + difficulty.memory(self.params, job) + 60 * rows
-
     def order(self, run: Run) -> Order:
         """Scale the difficulty, relate rows to their neighbours, pass messages, take the hardest again and again."""
         run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
@@ -205,6 +185,28 @@ class D2(GreedySelector):
             "mean_difficulty_random": float(facts.difficulty[random.rows].mean()),
             "value_when_taken": [[int(step) + 1, float(facts.values[step])] for step in steps],
         }
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Score, read, find neighbours, choose, measure."""
+        difficulty.check(self.params, job)
+        dataset = job.candidates
+        bytes_to_read = matrix_bytes(dataset, "embedding")
+        pairs = 1.5 * (dataset.rows or 0) * self.params.neighbors
+        return [
+            *difficulty.costs(self.params, job),
+            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+            PhaseCost("neighbours", 0, 0, graph_seconds(dataset)),
+            PhaseCost("choose", 0, 0, PAIR_SECONDS * pairs),
+            PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Vectors, their copy in cells, the graph, and its pairs in both directions."""
+        rows = job.candidates.rows or 0
+        graph = graph_bytes(job.candidates, self.params.neighbors) + PAIR_BYTES * rows * self.params.neighbors
+        return matrix_bytes(job.candidates, "embedding") + graph + difficulty.memory(self.params, job) + 60 * rows
 
 
 def _scaled(

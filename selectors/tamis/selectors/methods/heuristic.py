@@ -132,29 +132,6 @@ class Heuristic(Selector):
         """Text, and a target to be like."""
         return Needs(roles=("text",), target=True)
 
-    def data_version(self) -> str:
-        """Return the version of the tokenizer's character tables."""
-        return tables_version(self.params.tokenizer)
-
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """One pass to count and train, one to classify, and the evidence."""
-        if job.spec.target is not None and job.spec.target.model is not None:
-            raise Invalid("'heuristic' needs target datasets, not a model.", pointer="/target/model")
-        check_tokenizer(self.params, job)
-        pool, units = job.candidates.bytes, len(job.candidates.units)
-        whole = pool + sum(target.bytes for target in job.targets)
-        all_units = units + sum(len(target.units) for target in job.targets)
-        return [
-            PhaseCost("train", 2 * all_units, 2 * whole, 2 * whole / BYTES_PER_SECOND + 5),
-            PhaseCost("classify", units, pool, pool / BYTES_PER_SECOND),
-            PhaseCost("select", 0, 0, 2e-7 * (job.candidates.rows or 0)),
-            PhaseCost("report", units, pool, pool / (2 * BYTES_PER_SECOND)),
-        ]
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Training features and the decision's keys."""
-        return 2 * TRAINING_ROWS * 4_000 * 12 // 10 + MEMORY + 20 * (job.candidates.rows or 0)
-
     def select(self, run: Run) -> Decision:
         """Train on a balanced sample, classify every row, take the most target-like."""
         params = {"features": self.params.features()}
@@ -238,3 +215,28 @@ class Heuristic(Selector):
         facts: HeuristicFacts = decision.facts
         evidence = measure(run, facts.model, None, decision.choice, random)
         return {"classifier_accuracy_held_out": facts.accuracy if np.isfinite(facts.accuracy) else None, **evidence}
+
+    # -- plan
+
+    def data_version(self) -> str:
+        """Return the version of the tokenizer's character tables."""
+        return tables_version(self.params.tokenizer)
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """One pass to count and train, one to classify, and the evidence."""
+        if job.spec.target is not None and job.spec.target.model is not None:
+            raise Invalid("'heuristic' needs target datasets, not a model.", pointer="/target/model")
+        check_tokenizer(self.params, job)
+        pool, units = job.candidates.bytes, len(job.candidates.units)
+        whole = pool + sum(target.bytes for target in job.targets)
+        all_units = units + sum(len(target.units) for target in job.targets)
+        return [
+            PhaseCost("train", 2 * all_units, 2 * whole, 2 * whole / BYTES_PER_SECOND + 5),
+            PhaseCost("classify", units, pool, pool / BYTES_PER_SECOND),
+            PhaseCost("select", 0, 0, 2e-7 * (job.candidates.rows or 0)),
+            PhaseCost("report", units, pool, pool / (2 * BYTES_PER_SECOND)),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Training features and the decision's keys."""
+        return 2 * TRAINING_ROWS * 4_000 * 12 // 10 + MEMORY + 20 * (job.candidates.rows or 0)

@@ -101,30 +101,6 @@ class KCenter(GreedySelector):
         """Embeddings."""
         return Needs(roles=("embedding",), target=False)
 
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Read, choose, count what each row represents, measure."""
-        dataset = job.candidates
-        bytes_to_read = matrix_bytes(dataset, "embedding")
-        compare = bytes_to_read / 4 * self._rows(job) / COORDINATES_PER_SECOND
-        represent = [PhaseCost("represent", 0, 0, compare)] if self.params.weighted else []
-        return [
-            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-            PhaseCost("choose", 0, 0, SHARE_COMPARED * compare),
-            *represent,
-            PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-        ]
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Vectors, the state of the choice, and the selected vectors twice over."""
-        rows, dataset = job.candidates.rows or 0, job.candidates
-        selected = 2 * 4 * dataset.dimension("embedding") * self._rows(job)
-        return matrix_bytes(dataset, "embedding") + (STATE_BYTES + 24) * rows + selected
-
-    def _rows(self, job: Job) -> int:
-        """Return the rows to select; of a budget in size it is known only that they are no more than all."""
-        rows = job.candidates.rows or 0
-        return rows if job.spec.budget.size is not None else resolve_budget(job.spec.budget, rows).value if rows else 0
-
     def order(self, run: Run) -> Order:
         """Read the vectors, take the farthest row until the budget is spent, count what each represents."""
         constraints = run.constraints()
@@ -214,6 +190,32 @@ class KCenter(GreedySelector):
             "mean_distance": mean,
             "covering_radius": radius,
         }
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Read, choose, count what each row represents, measure."""
+        dataset = job.candidates
+        bytes_to_read = matrix_bytes(dataset, "embedding")
+        compare = bytes_to_read / 4 * self._rows(job) / COORDINATES_PER_SECOND
+        represent = [PhaseCost("represent", 0, 0, compare)] if self.params.weighted else []
+        return [
+            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+            PhaseCost("choose", 0, 0, SHARE_COMPARED * compare),
+            *represent,
+            PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Vectors, the state of the choice, and the selected vectors twice over."""
+        rows, dataset = job.candidates.rows or 0, job.candidates
+        selected = 2 * 4 * dataset.dimension("embedding") * self._rows(job)
+        return matrix_bytes(dataset, "embedding") + (STATE_BYTES + 24) * rows + selected
+
+    def _rows(self, job: Job) -> int:
+        """Return the rows to select; of a budget in size it is known only that they are no more than all."""
+        rows = job.candidates.rows or 0
+        return rows if job.spec.budget.size is not None else resolve_budget(job.spec.budget, rows).value if rows else 0
 
 
 def _fits_first(constraints: Constraints) -> npt.NDArray[np.bool_]:

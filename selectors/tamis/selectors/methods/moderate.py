@@ -81,21 +81,6 @@ class Moderate(ScoreSelector):
         """Embeddings and their classes."""
         return Needs(roles=("embedding", "label"), target=False)
 
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Read, measure, choose, report."""
-        dataset = job.candidates
-        bytes_to_read = matrix_bytes(dataset, "embedding")
-        return [
-            PhaseCost("read", 2 * len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-            PhaseCost("centres", 0, 0, VALUE_SECONDS * bytes_to_read / 4),
-            PhaseCost("select", 0, 0, 2e-7 * (dataset.rows or 0)),
-            PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-        ]
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Vectors, the largest class's copy, and distances."""
-        return 2 * matrix_bytes(job.candidates, "embedding") + 60 * (job.candidates.rows or 0)
-
     def rank(self, run: Run) -> Ranked:
         """Find the centres, measure the distances from them, rank each class's middle first."""
         run.begin("read", run.candidates, run.candidates)
@@ -151,6 +136,23 @@ class Moderate(ScoreSelector):
                 }
             )
         return {"metric": self.params.metric, "classes_in_all": len(names), "classes": classes}
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Read, measure, choose, report."""
+        dataset = job.candidates
+        bytes_to_read = matrix_bytes(dataset, "embedding")
+        return [
+            PhaseCost("read", 2 * len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+            PhaseCost("centres", 0, 0, VALUE_SECONDS * bytes_to_read / 4),
+            PhaseCost("select", 0, 0, 2e-7 * (dataset.rows or 0)),
+            PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Vectors, the largest class's copy, and distances."""
+        return 2 * matrix_bytes(job.candidates, "embedding") + 60 * (job.candidates.rows or 0)
 
 
 def middle_keys(distances: Floats, codes: npt.NDArray[np.int32], classes: int) -> Floats:

@@ -56,14 +56,6 @@ class RandomRows(ScoreSelector):
         """Read nothing."""
         return Needs(roles=(), target=False)
 
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """One decision over the row numbers."""
-        return [PhaseCost("draw", 0, 0, 1e-7 * (job.candidates.rows or 0)), PhaseCost("report", 0, 0, 1e-3)]
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Hold the keys."""
-        return 20 * (job.candidates.rows or 0)
-
     def rank(self, run: Run) -> Ranked:
         """Give every row a uniform key."""
         run.begin("draw")
@@ -72,3 +64,13 @@ class RandomRows(ScoreSelector):
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Return nothing: the draw is its own baseline."""
         return {}
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """One decision over the row numbers."""
+        return [PhaseCost("draw", 0, 0, 1e-7 * (job.candidates.rows or 0)), PhaseCost("report", 0, 0, 1e-3)]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Hold the keys."""
+        return 20 * (job.candidates.rows or 0)

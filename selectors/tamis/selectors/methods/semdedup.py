@@ -109,26 +109,6 @@ class SemDeDup(GreedySelector):
         """Return k; 1 while the rows are not counted."""
         return min(self.params.clusters or max(1, math.ceil(n / ROWS_PER_CLUSTER)), max(1, n))
 
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Read, cluster, compare."""
-        dataset, n = job.candidates, job.candidates.rows or 0
-        bytes_to_read = 4 * n * dataset.dimension("embedding")
-        clusters = self._clusters(n)
-        trained = min(n, SAMPLE_PER_CLUSTER * clusters)
-        second = PAIRS_PER_SECOND / max(1.0, dataset.dimension("embedding") / 64)
-        return [
-            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-            PhaseCost("cluster", 0, 0, (n + TRAINING_STEPS * trained) * clusters / second),
-            PhaseCost("compare", 0, 0, n * n / clusters / second),
-            PhaseCost("report", 0, 0, 1e-7 * n),
-        ]
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Vectors, their copy in clusters, and the centres."""
-        n = job.candidates.rows or 0
-        centres = 12 * threads * self._clusters(n) * job.candidates.dimension("embedding")
-        return 2 * matrix_bytes(job.candidates, "embedding") + centres + 60 * n
-
     def order(self, run: Run) -> Order:
         """Cluster, find how near each row is to an earlier one of its cluster, take the least near first."""
         constraints = run.constraints()
@@ -219,6 +199,28 @@ class SemDeDup(GreedySelector):
             if len(scores)
             else {},
         }
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Read, cluster, compare."""
+        dataset, n = job.candidates, job.candidates.rows or 0
+        bytes_to_read = 4 * n * dataset.dimension("embedding")
+        clusters = self._clusters(n)
+        trained = min(n, SAMPLE_PER_CLUSTER * clusters)
+        second = PAIRS_PER_SECOND / max(1.0, dataset.dimension("embedding") / 64)
+        return [
+            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+            PhaseCost("cluster", 0, 0, (n + TRAINING_STEPS * trained) * clusters / second),
+            PhaseCost("compare", 0, 0, n * n / clusters / second),
+            PhaseCost("report", 0, 0, 1e-7 * n),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Vectors, their copy in clusters, and the centres."""
+        n = job.candidates.rows or 0
+        centres = 12 * threads * self._clusters(n) * job.candidates.dimension("embedding")
+        return 2 * matrix_bytes(job.candidates, "embedding") + centres + 60 * n
 
 
 def _blocks(first_panel: Ints) -> Iterator[list[tuple[int, int, int]]]:

@@ -78,25 +78,6 @@ class Stratified(ScoreSelector):
         """The column of groups."""
         return Needs(roles=(self.params.by,), target=False)
 
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Read the groups, draw."""
-        dataset, rows = job.candidates, job.candidates.rows or 0
-        if job.spec.budget.size is not None and self.params.allocation == "proportional":
-            raise Invalid(
-                "A proportional draw shares a number of rows out: give the budget in rows or as a fraction.",
-                pointer="/budget/size",
-            )
-        return [
-            PhaseCost("groups", len(dataset.units), dataset.bytes, dataset.bytes / 1e9 + 1e-7 * rows),
-            PhaseCost("draw", 0, 0, 1e-6 * rows),
-            PhaseCost("report", 0, 0, 6e-7 * rows + 1e-3),
-        ]
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Words, keys and groups of all rows."""
-        rows = job.candidates.rows or 0
-        return HELD_ROW_BYTES * rows + min(8 * rows, KEYS_IN_MEMORY)
-
     def rank(self, run: Run) -> Ranked:
         """Share the budget out over the groups, and order each group's rows at random."""
         run.begin("groups", run.candidates)
@@ -148,3 +129,24 @@ class Stratified(ScoreSelector):
             for group in range(min(groups, GROUPS_SHOWN))
         ]
         return {"allocation": self.params.allocation, "groups": listed, "groups_in_all": groups}
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Read the groups, draw."""
+        dataset, rows = job.candidates, job.candidates.rows or 0
+        if job.spec.budget.size is not None and self.params.allocation == "proportional":
+            raise Invalid(
+                "A proportional draw shares a number of rows out: give the budget in rows or as a fraction.",
+                pointer="/budget/size",
+            )
+        return [
+            PhaseCost("groups", len(dataset.units), dataset.bytes, dataset.bytes / 1e9 + 1e-7 * rows),
+            PhaseCost("draw", 0, 0, 1e-6 * rows),
+            PhaseCost("report", 0, 0, 6e-7 * rows + 1e-3),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Words, keys and groups of all rows."""
+        rows = job.candidates.rows or 0
+        return HELD_ROW_BYTES * rows + min(8 * rows, KEYS_IN_MEMORY)

@@ -124,33 +124,6 @@ class _Greedy(GreedySelector):
         """Return λ or α."""
         return 0.0
 
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Read, find neighbours, choose, measure."""
-        dataset, n = job.candidates, job.candidates.rows or 0
-        bytes_to_read = 4 * n * dataset.dimension("embedding")
-        pairs = n * self._pairs_per_row(job)
-        return [
-            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-            PhaseCost("neighbours", 0, 0, graph_seconds(dataset)),
-            PhaseCost("choose", 0, 0, PAIR_SECONDS * pairs),
-            PhaseCost("report", 0, 0, PAIR_SECONDS * pairs / 10),
-        ]
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Vectors, their copy in cells, the graph, and its pairs in both directions."""
-        n = job.candidates.rows or 0
-        per_row = self._pairs_per_row(job)
-        pairs = int(n * per_row * (8 if self._complete(n) else PAIR_BYTES))
-        graph = 0 if self._complete(n) else graph_bytes(job.candidates, int(per_row))
-        return matrix_bytes(job.candidates, "embedding") + graph + pairs + 80 * n
-
-    def _complete(self, n: int) -> bool:
-        return self.params.neighbors is None and n <= EXACT_ROWS
-
-    def _pairs_per_row(self, job: Job) -> float:
-        n = job.candidates.rows or 0
-        return n if self._complete(n) else self.params.neighbors or LEAST_NEIGHBOURS
-
     def order(self, run: Run) -> Order:
         """Read the vectors, relate them, take the row that gains most until the budget is spent."""
         constraints = run.constraints()
@@ -223,6 +196,35 @@ class _Greedy(GreedySelector):
             "pairs_per_row": len(facts.pairs.rows) / max(1, run.layout().rows),
             "gains": _thinned(facts.gains[facts.preselected :]),
         }
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Read, find neighbours, choose, measure."""
+        dataset, n = job.candidates, job.candidates.rows or 0
+        bytes_to_read = 4 * n * dataset.dimension("embedding")
+        pairs = n * self._pairs_per_row(job)
+        return [
+            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+            PhaseCost("neighbours", 0, 0, graph_seconds(dataset)),
+            PhaseCost("choose", 0, 0, PAIR_SECONDS * pairs),
+            PhaseCost("report", 0, 0, PAIR_SECONDS * pairs / 10),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Vectors, their copy in cells, the graph, and its pairs in both directions."""
+        n = job.candidates.rows or 0
+        per_row = self._pairs_per_row(job)
+        pairs = int(n * per_row * (8 if self._complete(n) else PAIR_BYTES))
+        graph = 0 if self._complete(n) else graph_bytes(job.candidates, int(per_row))
+        return matrix_bytes(job.candidates, "embedding") + graph + pairs + 80 * n
+
+    def _complete(self, n: int) -> bool:
+        return self.params.neighbors is None and n <= EXACT_ROWS
+
+    def _pairs_per_row(self, job: Job) -> float:
+        n = job.candidates.rows or 0
+        return n if self._complete(n) else self.params.neighbors or LEAST_NEIGHBOURS
 
 
 def _few_neighbours(k: int, chosen: int, n: int) -> list[Notice]:

@@ -66,17 +66,6 @@ class Topk(ScoreSelector):
         """Scores, or what they are computed from."""
         return difficulty.needs(self.params)
 
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Score, then one decision."""
-        difficulty.check(self.params, job)
-        rows = job.candidates.rows or 0
-        own = [PhaseCost("select", 0, 0, 2e-7 * rows), PhaseCost("report", 0, 0, 6e-7 * rows + 1e-3)]
-        return [*difficulty.costs(self.params, job), *own]
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Keys of the decision."""
-        return difficulty.memory(self.params, job) + min(8 * (job.candidates.rows or 0), KEYS_IN_MEMORY)
-
     def rank(self, run: Run) -> Ranked:
         """Rank rows by score, from the end that is asked."""
         run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
@@ -95,3 +84,16 @@ class Topk(ScoreSelector):
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Compare the mean score with that of a random draw."""
         return {"order": self.params.order, **super().evidence(run, decision, random)}
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Score, then one decision."""
+        difficulty.check(self.params, job)
+        rows = job.candidates.rows or 0
+        own = [PhaseCost("select", 0, 0, 2e-7 * rows), PhaseCost("report", 0, 0, 6e-7 * rows + 1e-3)]
+        return [*difficulty.costs(self.params, job), *own]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Keys of the decision."""
+        return difficulty.memory(self.params, job) + min(8 * (job.candidates.rows or 0), KEYS_IN_MEMORY)

@@ -165,40 +165,6 @@ class Ccs(Selector):
             dynamics=own.dynamics,
         )
 
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Score, sweep, select; refuse a budget that the cut-off leaves too few rows for."""
-        difficulty.check(self.params, job)
-        if self.params.beta == "sweep":
-            sweep.check(job)
-        rows, beta = job.candidates.rows or 0, self.params.beta
-        if beta is None and job.spec.budget.size is not None:
-            raise Invalid(
-                "With a budget of sizes the share of rows that is kept is not known: give beta.",
-                pointer="/selector/params/beta",
-            )
-        if rows and job.spec.budget.size is None and isinstance(beta, float) and job.spec.preselected is None:
-            # (Preselected rows are kept even where they are among the hardest.)
-            _check_room(resolve_budget(job.spec.budget, rows), beta, rows, share_dropped(beta, rows), rows)
-        phases = difficulty.costs(self.params, job)
-        if self.params.beta == "sweep":
-            phases.append(PhaseCost("sweep", *sweep.cost(job)))
-        seconds = STREAM_ROW_SECONDS if self._streams(job) else HELD_ROW_SECONDS
-        phases.append(PhaseCost("select", 0, 0, seconds * rows))
-        return [*phases, PhaseCost("report", 0, 0, REPORT_ROW_SECONDS * rows + 1e-3)]
-
-    def plan_warnings(self, job: Job) -> Iterator[Notice]:
-        """Return a warning where beta is left to its default."""
-        if self.params.beta is None and job.candidates.rows:
-            beta = _published_beta(resolve_budget(job.spec.budget, job.candidates.rows), job.candidates.rows)
-            yield _not_chosen(beta)
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Keys of the decision; ranks, codes and keys of all rows where they are held; vectors for a sweep."""
-        rows = job.candidates.rows or 0
-        held = 1 if self._streams(job) else coverage_strata.HELD_ROW_BYTES
-        swept = sweep.memory(job) if self.params.beta == "sweep" else 0
-        return difficulty.memory(self.params, job) + min(8 * rows, KEYS_IN_MEMORY) + held * rows + swept
-
     def _streams(self, job: Job) -> bool:
         """Whether the draw needs no place in the order for every row."""
         spec = job.spec
@@ -328,6 +294,42 @@ class Ccs(Selector):
             "classes_in_all": len(facts.parts),
             "sweep": None if facts.swept is None else facts.swept.curve(),
         }
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Score, sweep, select; refuse a budget that the cut-off leaves too few rows for."""
+        difficulty.check(self.params, job)
+        if self.params.beta == "sweep":
+            sweep.check(job)
+        rows, beta = job.candidates.rows or 0, self.params.beta
+        if beta is None and job.spec.budget.size is not None:
+            raise Invalid(
+                "With a budget of sizes the share of rows that is kept is not known: give beta.",
+                pointer="/selector/params/beta",
+            )
+        if rows and job.spec.budget.size is None and isinstance(beta, float) and job.spec.preselected is None:
+            # (Preselected rows are kept even where they are among the hardest.)
+            _check_room(resolve_budget(job.spec.budget, rows), beta, rows, share_dropped(beta, rows), rows)
+        phases = difficulty.costs(self.params, job)
+        if self.params.beta == "sweep":
+            phases.append(PhaseCost("sweep", *sweep.cost(job)))
+        seconds = STREAM_ROW_SECONDS if self._streams(job) else HELD_ROW_SECONDS
+        phases.append(PhaseCost("select", 0, 0, seconds * rows))
+        return [*phases, PhaseCost("report", 0, 0, REPORT_ROW_SECONDS * rows + 1e-3)]
+
+    def plan_warnings(self, job: Job) -> Iterator[Notice]:
+        """Return a warning where beta is left to its default."""
+        if self.params.beta is None and job.candidates.rows:
+            beta = _published_beta(resolve_budget(job.spec.budget, job.candidates.rows), job.candidates.rows)
+            yield _not_chosen(beta)
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Keys of the decision; ranks, codes and keys of all rows where they are held; vectors for a sweep."""
+        rows = job.candidates.rows or 0
+        held = 1 if self._streams(job) else coverage_strata.HELD_ROW_BYTES
+        swept = sweep.memory(job) if self.params.beta == "sweep" else 0
+        return difficulty.memory(self.params, job) + min(8 * rows, KEYS_IN_MEMORY) + held * rows + swept
 
 
 def _published_beta(amount: Amount, rows: int) -> float:

@@ -207,70 +207,6 @@ class Dsir(Selector):
         """Text, and a target to serve."""
         return Needs(roles=("text",), target=True)
 
-    # -- plan
-
-    def data_version(self) -> str:
-        """Return the version of the tokenizer's character tables."""
-        return tables_version(self.params.tokenizer)
-
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Two passes over the candidates' text, one over the target's, and the evidence."""
-        self._check(job)
-        pool, units = job.candidates.bytes, len(job.candidates.units)
-        fitted = [] if job.spec.target is not None and job.spec.target.model else [job.candidates, *job.targets]
-        fit_bytes = sum(dataset.bytes for dataset in fitted)
-        passes = 2 if self.params.quality_filter else 1
-        keys = [
-            Call(count_ngrams, dataset, unit, {"features": self.params.features()}, {}).key
-            for dataset in fitted
-            for unit in range(len(dataset.units))
-            if self.params.holdout == 0 or dataset is job.candidates
-        ]
-        return [
-            PhaseCost("fit", sum(len(dataset.units) for dataset in fitted), fit_bytes, fit_bytes / self._speed, keys),
-            PhaseCost("weights", passes * units, passes * pool, passes * pool / self._speed),
-            PhaseCost("resample", 0, 0, 2e-7 * (job.candidates.rows or 0)),
-            PhaseCost("report", units, pool, pool / (2 * self._speed)),
-        ]
-
-    @property
-    def _speed(self) -> float:
-        return FAST_BYTES_PER_SECOND if self.params.hash == "fast" else SHA256_BYTES_PER_SECOND
-
-    def plan_warnings(self, job: Job) -> Iterator[Notice]:
-        """Say when the target is so small that its n-grams will not fill the buckets."""
-        size = sum(target.bytes for target in job.targets)
-        if job.targets and size < TINY_TARGET_BYTES:
-            yield Notice(
-                code="tiny-target",
-                detail=f"The target holds about {size / 1e3:.0f} kB of text, few of {self._m:,} buckets will fill: "
-                "give more target text, fewer buckets or target_smoothing.",
-            )
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Bucket tables, a batch of text a thread and the decision's keys; the per-row signals stay on disk."""
-        tables = 8 * self.params.buckets * (len(job.targets) + 2) * (threads + 1)
-        return tables + ngram_evidence.MEMORY + 20 * (job.candidates.rows or 0)
-
-    def _check(self, job: Job) -> None:
-        check_tokenizer(self.params, job)
-        if job.spec.target is not None and job.spec.target.model is not None:
-            self._check_model(read_model(job.spec.target.model))
-
-    def _check_model(self, model: NgramModel) -> None:
-        wrong = [
-            f"{name}: the model has {model.features.get(name)!r}, this job {value!r}"
-            for name, value in self.params.features().items()
-            if model.features.get(name) != value
-        ]
-        if wrong:
-            raise Invalid(f"The model was fitted on other features ({'; '.join(wrong)}).", pointer="/target/model")
-        if self.params.separate_targets != (model.log_ratios.shape[1] > 1) and len(model.targets) > 1:
-            raise Invalid(
-                "separate_targets must be as it was when the model was fitted.",
-                pointer="/selector/params/separate_targets",
-            )
-
     # -- the paper's three steps
 
     def select(self, run: Run) -> Decision:
@@ -435,3 +371,67 @@ class Dsir(Selector):
             held = sum((self._count_target(run, target, "held") for target in run.targets), Counted.empty(self._m))
         assert decision.model is not None
         return ngram_evidence.measure(run, NgramModel.from_table(decision.model), held, decision.choice, random)
+
+    # -- plan
+
+    def data_version(self) -> str:
+        """Return the version of the tokenizer's character tables."""
+        return tables_version(self.params.tokenizer)
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Two passes over the candidates' text, one over the target's, and the evidence."""
+        self._check(job)
+        pool, units = job.candidates.bytes, len(job.candidates.units)
+        fitted = [] if job.spec.target is not None and job.spec.target.model else [job.candidates, *job.targets]
+        fit_bytes = sum(dataset.bytes for dataset in fitted)
+        passes = 2 if self.params.quality_filter else 1
+        keys = [
+            Call(count_ngrams, dataset, unit, {"features": self.params.features()}, {}).key
+            for dataset in fitted
+            for unit in range(len(dataset.units))
+            if self.params.holdout == 0 or dataset is job.candidates
+        ]
+        return [
+            PhaseCost("fit", sum(len(dataset.units) for dataset in fitted), fit_bytes, fit_bytes / self._speed, keys),
+            PhaseCost("weights", passes * units, passes * pool, passes * pool / self._speed),
+            PhaseCost("resample", 0, 0, 2e-7 * (job.candidates.rows or 0)),
+            PhaseCost("report", units, pool, pool / (2 * self._speed)),
+        ]
+
+    @property
+    def _speed(self) -> float:
+        return FAST_BYTES_PER_SECOND if self.params.hash == "fast" else SHA256_BYTES_PER_SECOND
+
+    def plan_warnings(self, job: Job) -> Iterator[Notice]:
+        """Say when the target is so small that its n-grams will not fill the buckets."""
+        size = sum(target.bytes for target in job.targets)
+        if job.targets and size < TINY_TARGET_BYTES:
+            yield Notice(
+                code="tiny-target",
+                detail=f"The target holds about {size / 1e3:.0f} kB of text, few of {self._m:,} buckets will fill: "
+                "give more target text, fewer buckets or target_smoothing.",
+            )
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Bucket tables, a batch of text a thread and the decision's keys; the per-row signals stay on disk."""
+        tables = 8 * self.params.buckets * (len(job.targets) + 2) * (threads + 1)
+        return tables + ngram_evidence.MEMORY + 20 * (job.candidates.rows or 0)
+
+    def _check(self, job: Job) -> None:
+        check_tokenizer(self.params, job)
+        if job.spec.target is not None and job.spec.target.model is not None:
+            self._check_model(read_model(job.spec.target.model))
+
+    def _check_model(self, model: NgramModel) -> None:
+        wrong = [
+            f"{name}: the model has {model.features.get(name)!r}, this job {value!r}"
+            for name, value in self.params.features().items()
+            if model.features.get(name) != value
+        ]
+        if wrong:
+            raise Invalid(f"The model was fitted on other features ({'; '.join(wrong)}).", pointer="/target/model")
+        if self.params.separate_targets != (model.log_ratios.shape[1] > 1) and len(model.targets) > 1:
+            raise Invalid(
+                "separate_targets must be as it was when the model was fitted.",
+                pointer="/selector/params/separate_targets",
+            )

@@ -88,36 +88,6 @@ class Gais(Selector):
         """Features and labels."""
         return Needs(roles=("embedding", "label"), target=False)
 
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Survey, training, scoring, the choice and the report."""
-        pool, units, rows = job.candidates.bytes, len(job.candidates.units), job.candidates.rows or 0
-        keys: list[str] = []
-        if job.candidates.rows is not None:
-            params = self._survey_params(job.spec.seed, job.candidates.rows)
-            keys = [Call(survey_unit, job.candidates, unit, params, {}).key for unit in range(units)]
-        steps = self.params.steps if self.params.needs_network else 0
-        return [
-            PhaseCost("survey", units, pool, pool / 1e9, keys),
-            PhaseCost("train", 0, 0, SECONDS_A_STEP * steps),
-            PhaseCost("score", units, pool, SECONDS_A_ROW * self.params.passes * rows),
-            PhaseCost("select", 0, 0, 2e-7 * rows),
-            PhaseCost("report", units, pool, pool / 1e9 + 1.0),
-        ]
-
-    def memory(self, job: Job, threads: int) -> int:
-        """A block's features and one graph a thread, the training rows, and the decision's keys."""
-        dimension = job.candidates.dimension("embedding")
-        counts = [
-            unit.bytes // (BYTES_A_NUMBER * dimension) if unit.rows is None else unit.rows
-            for unit in job.candidates.units
-        ]
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        largest = max((int(starts[block.last] - starts[block.first]) for block in plan_blocks(counts)), default=0)
-        slice_rows = self._settings(0, 1.0).slice_rows
-        block = 4 * dimension * (largest + 2 * slice_rows) + 60 * largest + ACTIVATION_BYTES * slice_rows
-        training = 8 * dimension * self.params.batch * training_batches(self.params.steps)
-        return threads * block + training + 20 * (job.candidates.rows or 0)
-
     def _survey_params(self, seed: int, rows: int) -> dict[str, Any]:
         share = sample_share(rows, self.params.batch, self.params.steps) if self.params.needs_network else 0.0
         return {"seed": seed, "share": share}
@@ -307,3 +277,35 @@ class Gais(Selector):
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Classes, margins and attention of all rows, the draw and the selection; 1-NN on the rest from either."""
         return measure(run, decision.facts, decision.choice, random)
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Survey, training, scoring, the choice and the report."""
+        pool, units, rows = job.candidates.bytes, len(job.candidates.units), job.candidates.rows or 0
+        keys: list[str] = []
+        if job.candidates.rows is not None:
+            params = self._survey_params(job.spec.seed, job.candidates.rows)
+            keys = [Call(survey_unit, job.candidates, unit, params, {}).key for unit in range(units)]
+        steps = self.params.steps if self.params.needs_network else 0
+        return [
+            PhaseCost("survey", units, pool, pool / 1e9, keys),
+            PhaseCost("train", 0, 0, SECONDS_A_STEP * steps),
+            PhaseCost("score", units, pool, SECONDS_A_ROW * self.params.passes * rows),
+            PhaseCost("select", 0, 0, 2e-7 * rows),
+            PhaseCost("report", units, pool, pool / 1e9 + 1.0),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """A block's features and one graph a thread, the training rows, and the decision's keys."""
+        dimension = job.candidates.dimension("embedding")
+        counts = [
+            unit.bytes // (BYTES_A_NUMBER * dimension) if unit.rows is None else unit.rows
+            for unit in job.candidates.units
+        ]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        largest = max((int(starts[block.last] - starts[block.first]) for block in plan_blocks(counts)), default=0)
+        slice_rows = self._settings(0, 1.0).slice_rows
+        block = 4 * dimension * (largest + 2 * slice_rows) + 60 * largest + ACTIVATION_BYTES * slice_rows
+        training = 8 * dimension * self.params.batch * training_batches(self.params.steps)
+        return threads * block + training + 20 * (job.candidates.rows or 0)

@@ -33,7 +33,7 @@ class QuadParams(MetricParams):
     reward: Reward = Field(
         "influence",
         description="Where the influence of a row comes from. 'influence': that column. 'gradient': its gradient times "
-        "an inverse-Hessian product of the target's. 'ask': whoever submitted the job is constraints, round by round.",
+        "an inverse-Hessian product of the target's. 'ask': whoever submitted the job is asked, round by round.",
     )
     rule: Literal["bandit", "quota"] = Field(
         "bandit",

@@ -105,7 +105,7 @@ class Quad(GreedySelector):
     name: ClassVar[str] = "quad"
     revision: ClassVar[int] = 1
     summary: ClassVar[str] = (
-        "Pulls clusters whose rows prove influential: influence and diversity, few influences constraints."
+        "Pulls clusters whose rows prove influential: influence and diversity, few influences asked."
     )
     citation: ClassVar[str] = (
         "Zhang et al.: Harnessing Diversity for Important Data Selection in Pretraining Large Language Models. ICLR "
@@ -157,100 +157,6 @@ class Quad(GreedySelector):
     def _makes_clusters(self) -> bool:
         """Whether the parameters are of clusters made here."""
         return self.params.clusters is not None or self.params.neighbor_distance is not None
-
-    # -- plan
-
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Cluster, score, pull."""
-        self.check(job)
-        dataset, n = job.candidates, job.candidates.rows or 0
-        reading = dataset.bytes / 1e9
-        clustering, units = reading, len(dataset.units)
-        if not dataset.columns.has("cluster"):
-            count, d = self._count(n), dataset.dimension("embedding")
-            trained = min(n, clusters.SAMPLE_PER_CLUSTER * count)
-            pairs = (n + clusters.TRAINING_STEPS * trained) * count
-            clustering, units = 2 * reading + pairs / PAIRS_PER_SECOND * max(1.0, d / 64), 2 * units
-        scoring = PhaseCost("influence", len(dataset.units), dataset.bytes, self._seconds(job))
-        return [
-            PhaseCost("clusters", units, dataset.bytes, clustering),
-            *([] if self.params.reward == "ask" else [scoring]),
-            PhaseCost("pull", 0, 0, 1e-6 * n + 0.1),
-            PhaseCost("report", 0, 0, 1e-6 * n),
-        ]
-
-    def _seconds(self, job: Job) -> float:
-        """Estimate the CPU seconds of reading or computing influences."""
-        reading = job.candidates.bytes / 1e9
-        if self.params.reward != "gradient" or self.params.inverse == "none":
-            return reading
-        d = sum(job.candidates.dimension(role) for role in self._reward_roles)
-        passes = 2 if self.params.inverse == "ekfac" else 1
-        return (1 + passes) * reading + passes * (job.candidates.rows or 0) * d * d / 2 / DOUBLE_FLOPS
-
-    def check(self, job: Job) -> None:
-        """Refuse a request that can't work."""
-        spec = job.spec
-        if spec.target is not None and spec.target.model is not None:
-            raise Invalid("quad takes target datasets, not a fitted model.", pointer="/target/model")
-        for target in job.targets:
-            for role in self._reward_roles:
-                lengths = target.dimension(role), job.candidates.dimension(role)
-                if lengths[0] != lengths[1]:
-                    raise Invalid(
-                        f"The vectors have {lengths[0]} values, those of the candidates {lengths[1]}: both must come "
-                        "from the same model and projection.",
-                        pointer=f"{target.pointer}/columns/{role}",
-                    )
-        if self._compares_gradients:
-            gradient_provenance.check_origins(job.candidates, job.targets, ignored=self._may_differ)
-        if self._makes_clusters and job.candidates.columns.has("cluster"):
-            name = "clusters" if self.params.clusters is not None else "neighbor_distance"
-            raise Invalid(
-                f"'{name}' is for clusters that k-means makes of the embeddings, but the dataset names a cluster "
-                "column: leave one of the two out.",
-                pointer=f"/selector/params/{name}",
-            )
-
-    @property
-    def _compares_gradients(self) -> bool:
-        """Whether a gradient column of the candidates meets one of the target."""
-        return self.params.reward == "gradient" and self.params.inverse != "ekfac"
-
-    @property
-    def _may_differ(self) -> tuple[str, ...]:
-        """Return what the target's gradients need not have in common: they may be inverse-Hessian products already."""
-        return ("preconditioning", "normalized", "reduction") if self.params.inverse == "none" else ()
-
-    def plan_warnings(self, job: Job) -> Iterator[Notice]:
-        """Return warnings where the gradients' origin is unknown, or the first round too small to estimate tau from."""
-        if self._compares_gradients:
-            yield from gradient_provenance.notices(job.candidates, job.targets)
-        yield from self.few_probes()
-
-    def few_probes(self) -> Iterator[Notice]:
-        """Return a warning where the first round is too small to estimate tau from."""
-        first = self.params.arms_per_round * self.params.probes
-        if self.params.rule == "bandit" and first < FEW_PROBES:
-            yield Notice(
-                code="few-probes",
-                detail=f"The first round probes {first} influences at most, from which tau and the unit of alpha are "
-                "estimated until there are more: raise arms_per_round or probes.",
-            )
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Columns over the rows, and what clustering holds."""
-        n = job.candidates.rows or 0
-        held = HELD_ROW_BYTES * n
-        if self.params.reward == "gradient" and self.params.inverse != "none":
-            d = sum(job.candidates.dimension(role) for role in self._reward_roles)
-            held += (threads + 1) * 40 * d * d
-        if job.candidates.columns.has("cluster"):
-            return held
-        count = self._count(n)
-        if self.params.neighbor_distance is not None:
-            held += PAIR_BYTES * min(count * count, MAX_PAIRS)
-        return held + clusters.training_bytes(job.candidates, count, threads)
 
     def _count(self, n: int) -> int:
         """Return k of k-means."""
@@ -386,6 +292,100 @@ class Quad(GreedySelector):
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Return what was pulled, how many influences that took, and influence and diversity beside a random draw."""
         return measure(self.params, decision.facts, decision, random)
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Cluster, score, pull."""
+        self.check(job)
+        dataset, n = job.candidates, job.candidates.rows or 0
+        reading = dataset.bytes / 1e9
+        clustering, units = reading, len(dataset.units)
+        if not dataset.columns.has("cluster"):
+            count, d = self._count(n), dataset.dimension("embedding")
+            trained = min(n, clusters.SAMPLE_PER_CLUSTER * count)
+            pairs = (n + clusters.TRAINING_STEPS * trained) * count
+            clustering, units = 2 * reading + pairs / PAIRS_PER_SECOND * max(1.0, d / 64), 2 * units
+        scoring = PhaseCost("influence", len(dataset.units), dataset.bytes, self._seconds(job))
+        return [
+            PhaseCost("clusters", units, dataset.bytes, clustering),
+            *([] if self.params.reward == "ask" else [scoring]),
+            PhaseCost("pull", 0, 0, 1e-6 * n + 0.1),
+            PhaseCost("report", 0, 0, 1e-6 * n),
+        ]
+
+    def _seconds(self, job: Job) -> float:
+        """Estimate the CPU seconds of reading or computing influences."""
+        reading = job.candidates.bytes / 1e9
+        if self.params.reward != "gradient" or self.params.inverse == "none":
+            return reading
+        d = sum(job.candidates.dimension(role) for role in self._reward_roles)
+        passes = 2 if self.params.inverse == "ekfac" else 1
+        return (1 + passes) * reading + passes * (job.candidates.rows or 0) * d * d / 2 / DOUBLE_FLOPS
+
+    def check(self, job: Job) -> None:
+        """Refuse a request that can't work."""
+        spec = job.spec
+        if spec.target is not None and spec.target.model is not None:
+            raise Invalid("quad takes target datasets, not a fitted model.", pointer="/target/model")
+        for target in job.targets:
+            for role in self._reward_roles:
+                lengths = target.dimension(role), job.candidates.dimension(role)
+                if lengths[0] != lengths[1]:
+                    raise Invalid(
+                        f"The vectors have {lengths[0]} values, those of the candidates {lengths[1]}: both must come "
+                        "from the same model and projection.",
+                        pointer=f"{target.pointer}/columns/{role}",
+                    )
+        if self._compares_gradients:
+            gradient_provenance.check_origins(job.candidates, job.targets, ignored=self._may_differ)
+        if self._makes_clusters and job.candidates.columns.has("cluster"):
+            name = "clusters" if self.params.clusters is not None else "neighbor_distance"
+            raise Invalid(
+                f"'{name}' is for clusters that k-means makes of the embeddings, but the dataset names a cluster "
+                "column: leave one of the two out.",
+                pointer=f"/selector/params/{name}",
+            )
+
+    @property
+    def _compares_gradients(self) -> bool:
+        """Whether a gradient column of the candidates meets one of the target."""
+        return self.params.reward == "gradient" and self.params.inverse != "ekfac"
+
+    @property
+    def _may_differ(self) -> tuple[str, ...]:
+        """Return what the target's gradients need not have in common: they may be inverse-Hessian products already."""
+        return ("preconditioning", "normalized", "reduction") if self.params.inverse == "none" else ()
+
+    def plan_warnings(self, job: Job) -> Iterator[Notice]:
+        """Return warnings where the gradients' origin is unknown, or the first round too small to estimate tau from."""
+        if self._compares_gradients:
+            yield from gradient_provenance.notices(job.candidates, job.targets)
+        yield from self.few_probes()
+
+    def few_probes(self) -> Iterator[Notice]:
+        """Return a warning where the first round is too small to estimate tau from."""
+        first = self.params.arms_per_round * self.params.probes
+        if self.params.rule == "bandit" and first < FEW_PROBES:
+            yield Notice(
+                code="few-probes",
+                detail=f"The first round probes {first} influences at most, from which tau and the unit of alpha are "
+                "estimated until there are more: raise arms_per_round or probes.",
+            )
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Columns over the rows, and what clustering holds."""
+        n = job.candidates.rows or 0
+        held = HELD_ROW_BYTES * n
+        if self.params.reward == "gradient" and self.params.inverse != "none":
+            d = sum(job.candidates.dimension(role) for role in self._reward_roles)
+            held += (threads + 1) * 40 * d * d
+        if job.candidates.columns.has("cluster"):
+            return held
+        count = self._count(n)
+        if self.params.neighbor_distance is not None:
+            held += PAIR_BYTES * min(count * count, MAX_PAIRS)
+        return held + clusters.training_bytes(job.candidates, count, threads)
 
 
 def order_of(rows: Ints, scores: Floats, pool: Pool, facts: QuadFacts, stopped: Notice | None) -> Order:

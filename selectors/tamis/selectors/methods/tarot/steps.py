@@ -1,4 +1,4 @@
-"""Steps that TAROT's modes share: what a budget covers, transport of some rows, and the decision."""
+"""Steps that TAROT's modes share: transport of some rows, readers of vectors, and the decision."""
 
 from __future__ import annotations
 
@@ -31,17 +31,25 @@ GATHERED_BYTES = 2**29
 
 
 @dataclass
-class Found:
-    """What select leaves for the report."""
+class Trail:
+    """Measurements that are made along the way of a selection."""
 
-    space: Space
     details: dict[str, JsonValue] = field(default_factory=dict)
     problems: dict[str, Transport] = field(default_factory=dict)
     curve: otm.Curve | None = None
-    notices: list[Notice] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TarotFacts:
+    """The space of a selection and the measurements made on its way, for its report."""
+
+    space: Space
+    trail: Trail
 
 
 def decision(choice: Choice, ranked: LayerOrder, layers: Layers) -> Decision:
+    """Return the decision with each row's layer, nearest target and similarity as columns."""
     rows = choice.rows
     layer, target = layers.layer[rows], layers.target[rows]
     columns = {
