@@ -162,6 +162,7 @@ def by_job(path: Path, n: int) -> tuple[Any, Any, Any]:
 
     from tamis.selectors.datasets import Dataset, LocalStorage
     from tamis.selectors.features import difficulty
+    from tamis.selectors.features.difficulty_params import SourceParams
     from tamis.selectors.jobs.catalogue import find
     from tamis.selectors.run.observer import Unobserved
     from tamis.selectors.run.opened import Opened
@@ -184,7 +185,7 @@ def by_job(path: Path, n: int) -> tuple[Any, Any, Any]:
                 "budget": {"rows": 1},
             }
         )
-        wanted = difficulty.SourceParams(source="dynamics")
+        wanted = SourceParams(source="dynamics")
         storage, store, engine = LocalStorage(), SignalStore(folder / "cache"), LocalEngine(2)
         candidates = Dataset.open(spec.dataset, storage, needs=set(), pointer="/dataset")  # type: ignore[arg-type]
         roles = set(difficulty.needs(wanted).dynamics)
@@ -202,7 +203,7 @@ def by_job(path: Path, n: int) -> tuple[Any, Any, Any]:
         found = []
         for metric in ("aum", "forgetting", "el2n"):
             run.begin(difficulty.PHASE)
-            params = difficulty.SourceParams(source="dynamics", metric=metric, never_learned="as_counted")
+            params = SourceParams(source="dynamics", metric=metric, never_learned="as_counted")
             found.append(np.concatenate(list(difficulty.scores(run, params).columns)))
         engine.close()
         return tuple(found)  # type: ignore[return-value]

@@ -123,7 +123,8 @@ def unit(n: int, d: int, seed: int) -> npt.NDArray[np.float32]:
 
 def transport(sizes: list[str], d: int) -> None:
     """Compare solvers of one transport problem."""
-    from tamis.selectors.features.transport import Costs, solve
+    from tamis.selectors.features.transport.problem import Costs
+    from tamis.selectors.features.transport.solve import solve
 
     small, few = unit(40, d, 1), np.full(40, 1 / 40)
     for solver in ("released", "converged", "exact"):

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from tamis.selectors.datasets import Dataset
 from tamis.selectors.features import difficulty
-from tamis.selectors.features.difficulty import Difficulty, SourceParams
+from tamis.selectors.features.difficulty import Difficulty
+from tamis.selectors.features.difficulty_params import SourceParams
 from tamis.selectors.jobs.open import Environment
 from tamis.selectors.run.observer import Observer
 from tamis.selectors.run.opened import Job

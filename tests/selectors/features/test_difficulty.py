@@ -19,7 +19,7 @@ from tamis.native.learning import dynamics
 from tamis.selectors.datasets import Dataset
 from tamis.selectors.errors import Cancelled, DataError, Invalid
 from tamis.selectors.features import difficulty
-from tamis.selectors.features.difficulty import METRICS, DifficultyParams, SourceParams
+from tamis.selectors.features.difficulty_params import METRICS, DifficultyParams, SourceParams
 from tamis.selectors.jobs.execute import execute
 from tamis.selectors.jobs.open import Environment
 from tamis.selectors.run.observer import Unobserved

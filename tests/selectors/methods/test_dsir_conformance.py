@@ -16,7 +16,9 @@ from tamis.selectors.decision.ranking import Ranked, RankedUnit
 from tamis.selectors.decision.request import Request
 from tamis.selectors.features.ngram_model import NgramModel
 from tamis.selectors.jobs.open import Environment
-from tamis.selectors.methods.dsir.selector import REASONS, Dsir, DsirParams, LogWeights
+from tamis.selectors.methods.dsir.params import DsirParams
+from tamis.selectors.methods.dsir.selector import REASONS, Dsir
+from tamis.selectors.methods.dsir.weights import LogWeights
 from tamis.selectors.schema.request import Budget, JobSpec
 
 from ..runs import opened_run

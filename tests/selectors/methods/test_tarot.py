@@ -266,7 +266,8 @@ def test_the_last_layer_is_filled_with_what_brings_the_selection_nearer(
     tmp_path: Path, environment: MakeEnvironment
 ) -> None:
     """Defect 7: the release takes the rows that are the most expensive to transport."""
-    from tamis.selectors.features.transport import Costs, solve
+    from tamis.selectors.features.transport.problem import Costs
+    from tamis.selectors.features.transport.solve import solve
     from tamis.selectors.methods.tarot.layers import Layers, cut
 
     nearer = 0

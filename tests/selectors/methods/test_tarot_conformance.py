@@ -14,7 +14,8 @@ import pytest
 
 from tamis.selectors.datasets import LocalStorage
 from tamis.selectors.features.gradients import Space
-from tamis.selectors.features.transport import Costs, Transport, solve
+from tamis.selectors.features.transport.problem import Costs, Transport
+from tamis.selectors.features.transport.solve import solve
 from tamis.selectors.jobs.open import Environment
 from tamis.selectors.methods.tarot.layers import Layers, cut, released_set
 from tamis.selectors.methods.tarot.otm import released_folds

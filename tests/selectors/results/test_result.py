@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors.datasets import Dataset, LocalStorage
+from tamis.selectors.datasets.row_ids import read_ids
 from tamis.selectors.decision.by_key import choose, choose_by_target
 from tamis.selectors.decision.choice import Choice
 from tamis.selectors.decision.decision import Decision
@@ -29,7 +30,6 @@ from tamis.selectors.errors import DataError, Invalid, NotFound, StorageError, T
 from tamis.selectors.results.files import DECISION, MODEL, REPORT, RESULT, SCORES, SELECTION, published
 from tamis.selectors.results.result import (
     load_rows,
-    read_ids,
     read_result,
     read_selection,
     verify_result,

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tamis.selectors.datasets.columns import CATEGORY_ROLES, COUNT_ROLES, VECTOR_ROLES, RoleColumn, is_text
+from tamis.selectors.datasets.columns import RoleColumn
+from tamis.selectors.datasets.role_types import CATEGORY_ROLES, COUNT_ROLES, VECTOR_ROLES, is_text
 from tamis.selectors.datasets.text_template import Template
 from tamis.selectors.datasets.vector_mixture import Mixture
 from tamis.selectors.schema.request import Role

@@ -25,7 +25,8 @@ from tamis.selectors.decision.decision import Decision
 from tamis.selectors.decision.in_order import Constraints
 from tamis.selectors.errors import Invalid
 from tamis.selectors.features import difficulty
-from tamis.selectors.features.difficulty import REASON_DETAILS, REASONS, DifficultyParams
+from tamis.selectors.features.difficulty import REASON_DETAILS, REASONS
+from tamis.selectors.features.difficulty_params import DifficultyParams, HardEnd
 from tamis.selectors.features.embeddings import matrix_bytes
 from tamis.selectors.features.neighbours import (
     PAIR_BYTES,
@@ -209,9 +210,7 @@ class D2(GreedySelector):
         return matrix_bytes(job.candidates, "embedding") + graph + difficulty.memory(self.params, job) + 60 * rows
 
 
-def _scaled(
-    scores: npt.NDArray[np.float32], reasons: npt.NDArray[np.uint8], hard_end: difficulty.HardEnd | None
-) -> Floats:
+def _scaled(scores: npt.NDArray[np.float32], reasons: npt.NDArray[np.uint8], hard_end: HardEnd | None) -> Floats:
     """Return the difficulty from 0 to 1; 0 for rows without a score, and where all scores are equal.
 
     Raises

@@ -17,7 +17,8 @@ from tamis.selectors.decision.decision import Decision
 from tamis.selectors.decision.ranking import Ranked, RankedUnit
 from tamis.selectors.decision.request import KEYS_IN_MEMORY
 from tamis.selectors.features import difficulty
-from tamis.selectors.features.difficulty import Difficulty, SourceParams
+from tamis.selectors.features.difficulty import Difficulty
+from tamis.selectors.features.difficulty_params import SourceParams
 from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
 from tamis.selectors.run.score_selector import ScoreSelector

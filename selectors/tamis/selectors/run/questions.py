@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tamis.selectors.datasets import Dataset
+from tamis.selectors.datasets.row_ids import read_ids
 from tamis.selectors.decision.ranking import Rows
 from tamis.selectors.errors import Invalid, TamisError
-from tamis.selectors.results.result import read_ids
 from tamis.selectors.schema.answers import Scores
 
 MAX_ROWS: Final = 1_000_000

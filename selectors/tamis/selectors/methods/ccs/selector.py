@@ -24,7 +24,7 @@ from tamis.selectors.decision.decision import Decision
 from tamis.selectors.decision.request import KEYS_IN_MEMORY
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.features import difficulty
-from tamis.selectors.features.difficulty import DifficultyParams, HardEnd, Metric
+from tamis.selectors.features.difficulty_params import METRICS, DifficultyParams, HardEnd, Metric
 from tamis.selectors.methods.ccs import strata as coverage_strata
 from tamis.selectors.methods.ccs import sweep
 from tamis.selectors.methods.ccs.strata import NO_STRATUM, Classes, Columns, Held, Part, Streamed
@@ -96,7 +96,7 @@ class CcsParams(DifficultyParams):
             return self
         if self.source == "score":
             raise ValueError("cutoff_metric is for dynamics and snapshots; give cutoff_hard_end and a cutoff column")
-        if self.source not in difficulty.METRICS[self.cutoff_metric].sources:
+        if self.source not in METRICS[self.cutoff_metric].sources:
             raise ValueError(f"'{self.cutoff_metric}' can't be computed from {self.source}")
         return self
 

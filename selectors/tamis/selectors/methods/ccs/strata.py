@@ -21,7 +21,8 @@ from tamis.selectors.decision.ranking import RankedUnit
 from tamis.selectors.errors import DataError, Invalid
 from tamis.selectors.features.difficulty import REASON_DETAILS as SCORE_DETAILS
 from tamis.selectors.features.difficulty import REASONS as SCORE_REASONS
-from tamis.selectors.features.difficulty import Difficulty, HardEnd
+from tamis.selectors.features.difficulty import Difficulty
+from tamis.selectors.features.difficulty_params import HardEnd
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -11,7 +11,8 @@ from pydantic import JsonValue
 from tamis.native.math import rng
 from tamis.selectors.decision.choice import Choice
 from tamis.selectors.features.gradients import Space
-from tamis.selectors.features.transport import Costs, solve
+from tamis.selectors.features.transport.problem import Costs
+from tamis.selectors.features.transport.solve import solve
 
 if TYPE_CHECKING:
     from tamis.selectors.run.run import Run

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from tamis.selectors.features.gradients import Source
 from tamis.selectors.features.ngrams import NgramParams
-from tamis.selectors.features.transport import Solver
+from tamis.selectors.features.transport.problem import Solver
 from tamis.selectors.features.whitening import Whitening
 from tamis.selectors.schema.request import Shape
 

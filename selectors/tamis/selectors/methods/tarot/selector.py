@@ -38,7 +38,7 @@ from tamis.selectors.features.gradients import (
     source_dimension,
 )
 from tamis.selectors.features.ngrams import check_tokenizer, tables_version
-from tamis.selectors.features.transport import KEPT_COST_BYTES
+from tamis.selectors.features.transport.problem import KEPT_COST_BYTES
 from tamis.selectors.features.whitening import Whitener, make_whitener
 from tamis.selectors.methods.tarot import otm
 from tamis.selectors.methods.tarot.curve_svg import drawing

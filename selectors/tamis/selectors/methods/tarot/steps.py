@@ -14,7 +14,8 @@ from pydantic import JsonValue
 from tamis.selectors.decision.choice import Choice
 from tamis.selectors.decision.decision import Decision
 from tamis.selectors.features.gradients import Space
-from tamis.selectors.features.transport import Costs, Solver, Transport, solve
+from tamis.selectors.features.transport.problem import Costs, Solver, Transport
+from tamis.selectors.features.transport.solve import solve
 from tamis.selectors.methods.tarot import otm
 from tamis.selectors.methods.tarot.layers import LayerOrder, Layers
 from tamis.selectors.run.run import Run

@@ -1,23 +1,12 @@
-"""Optimal transport between selected rows and targets: Sinkhorn as released, converged, and the exact distance.
-
-Three solvers of one problem, min <P, C> over plans P with marginals a (rows) and b (targets):
-
-- ``released``: one sweep a temperature, from the squared diameter down to blur² (GeomLoss, as TAROT calls it). Cheap,
-  and by design not converged: it lies 0.4 to 11 % below the exact distance.
-- ``converged``: temperatures cooled slowly, then sweeps at blur² until the marginals hold.
-- ``exact``: the network simplex on a graph of near pairs, grown until no pair left out could lower the cost.
-
-Whatever the solver, :func:`bracket` tells how far the exact distance can be: a feasible plan's cost above, a feasible
-dual's value below. Marginals and potentials are float64.
-"""
+"""Transport problems: costs between rows and targets, kept or computed in blocks, and bounds of the optimum."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -27,44 +16,21 @@ from tamis.native.math.elementary import exponentials, logarithms
 from tamis.native.neighbours.panels import pack
 from tamis.native.transport import sinkhorn
 from tamis.native.transport.costs import sphere_costs
-from tamis.selectors.errors import TamisError
 
 Floats = npt.NDArray[np.float64]
+
 Matrix = npt.NDArray[np.float32]
-Solver = Literal["released", "converged", "exact"]
 
 BLUR = 0.01
 """Square root of the last temperature (GeomLoss' blur, as released)."""
 
-RELEASED_SCALING = 0.5
-"""Factor between the roots of two temperatures, as released: 11 or 12 sweeps in all."""
-
-SLOW_SCALING = 0.9
-"""The same, where the result is to converge."""
-
-MARGINAL_TOLERANCE = 1e-3
-"""Sum of what is missing or too much in the marginals from which a plan counts as converged."""
-
-MAX_SWEEPS = 3000
-"""At the last temperature; then the solver gives up and says so."""
-
-RELAXATION = 1.8
-"""Each potential is moved so many times as far as Sinkhorn would: an order of magnitude fewer sweeps."""
+Solver = Literal["released", "converged", "exact"]
 
 BLOCK_ROWS = 512
 """Rows whose costs are computed, kept and swept at a time: the same for any number of threads."""
 
 KEPT_COST_BYTES = 2**29
 """Costs kept in memory; what goes beyond is computed anew in every sweep, in O(rows + targets) memory."""
-
-GRAPH_NEIGHBOURS = 32
-"""Near pairs of a row, and of a target, that the exact solver starts from."""
-
-SIMPLEX_STEPS = 10**9
-"""Pivots of the network simplex at most: a bound that no problem which fits in memory meets."""
-
-REDUCED_COST_TOLERANCE = 1e-9
-"""A pair left out whose reduced cost is above minus this can't lower the distance by more than this."""
 
 
 @dataclass(frozen=True)
@@ -161,45 +127,7 @@ class Costs:
         return math.sqrt(math.fsum(((high - low) ** 2).tolist()))
 
 
-def temperatures(diameter: float, blur: float, scaling: float) -> list[float]:
-    """Return the temperatures of GeomLoss' epsilon scaling for p = 2, the largest first."""
-    steps = np.arange(2 * math.log(diameter), 2 * math.log(blur), 2 * math.log(scaling))
-    return [diameter**2, *(math.exp(step) for step in steps.tolist()), blur**2]
-
-
-def solve(
-    costs: Costs,
-    row_weights: Floats,
-    target_weights: Floats,
-    solver: Solver = "released",
-    *,
-    bounds: bool = False,
-) -> Transport:
-    """Solve one problem.
-
-    Parameters
-    ----------
-    costs : Costs
-        Of one row and one target or more.
-    row_weights, target_weights : ndarray, shapes (n,) and (m,), float64
-        Positive, each with the sum 1.
-    solver : Solver
-        See the module.
-    bounds : bool
-        Also bracket the exact distance; takes about as long as the released schedule.
-    """
-    problem = _Problem(costs, row_weights, target_weights)
-    found = _exact(problem) if solver == "exact" else _sinkhorn(problem, solver)
-    if not bounds:
-        return found
-    lower, upper = bracket(problem, found.rows, found.targets)
-    return replace(found, lower=lower, upper=upper if found.upper is None else found.upper)
-
-
-# -- Sinkhorn
-
-
-class _Problem:
+class Problem:
     def __init__(self, costs: Costs, a: Floats, b: Floats) -> None:
         if costs.shape != (len(a), len(b)) or not len(a) or not len(b):
             raise ValueError("weights of one row and one target or more are needed, as many as the costs have")
@@ -271,37 +199,7 @@ class _Problem:
                 new_g[column] = sinkhorn.row_potential(np.ascontiguousarray(line), by_row, epsilon)
 
 
-def _sinkhorn(problem: _Problem, solver: Solver) -> Transport:
-    """Symmetric Sinkhorn with cooling: both potentials move half way at every temperature (Feydy, GeomLoss)."""
-    n, m = problem.costs.shape
-    scaling = RELEASED_SCALING if solver == "released" else SLOW_SCALING
-    schedule = temperatures(problem.costs.diameter(), BLUR, scaling)
-    f, g, error = problem.sweep(np.zeros(n), np.zeros(m), schedule[0])
-    for epsilon in schedule:
-        new_f, new_g, _ = problem.sweep(f, g, epsilon)
-        f, g = (f + new_f) / 2, (g + new_g) / 2
-    last, sweeps = schedule[-1], len(schedule) + 2
-    if solver == "released":
-        f, g, error = problem.sweep(f, g, last)
-        return Transport(solver, problem.value(f, g), f, g, sweeps, error, error <= MARGINAL_TOLERANCE)
-    relaxation = RELAXATION
-    for _ in range(MAX_SWEEPS // 2):
-        new_f, _, error = problem.sweep(f, g, last, wide=True)
-        sweeps += 2
-        if error <= MARGINAL_TOLERANCE:
-            break
-        if not math.isfinite(error):  # carried too far: begin again from a plain step
-            relaxation = 1.0
-        f = f + relaxation * (new_f - f)
-        _, new_g, _ = problem.sweep(f, g, last, wide=True)
-        g = g + relaxation * (new_g - g)
-    return Transport(solver, problem.value(f, g), f, g, sweeps, error, error <= MARGINAL_TOLERANCE)
-
-
-# -- how far the exact distance can be
-
-
-def bracket(problem: _Problem, f: Floats, g: Floats) -> tuple[float, float]:
+def bracket(problem: Problem, f: Floats, g: Floats) -> tuple[float, float]:
     """Return bounds of the exact distance from any potentials.
 
     Below: g and its c-transform, which are feasible for the dual. Above: the plan of f and g at the last temperature,
@@ -333,69 +231,3 @@ def bracket(problem: _Problem, f: Floats, g: Floats) -> tuple[float, float]:
     if spread > 0:
         upper += math.fsum(rest for _, rest in parts) / spread
     return problem.value(transform, g), upper
-
-
-# -- exact
-
-
-def _exact(problem: _Problem) -> Transport:
-    """Solve by network simplex on near pairs, adding every pair that the dual finds cheaper until there is none."""
-    import ot  # here: a slow import that few jobs need
-    from scipy.sparse import coo_array
-
-    n, m = problem.costs.shape
-    pairs = np.unique(np.concatenate([*_near_pairs(problem.costs), _corner_pairs(problem)]))
-    rounds = 0
-    while True:
-        rounds += 1
-        rows, columns = pairs // m, pairs % m
-        graph = coo_array((_costs_at(problem.costs, rows, columns), (rows, columns)), shape=(n, m))
-        _, log = ot.emd(problem.a, problem.b, graph, numItermax=SIMPLEX_STEPS, log=True, check_marginals=False)
-        if log["warning"] is not None:
-            raise TamisError(f"The exact transport was not solved: {log['warning']}")
-        f, g = np.asarray(log["u"]), np.asarray(log["v"])
-        cheaper = [_cheaper(problem.costs, start, f, g) for start in problem.costs.starts]
-        more = np.setdiff1d(np.concatenate(cheaper), pairs)
-        if not len(more):
-            break
-        pairs = np.union1d(pairs, more)
-    return Transport("exact", problem.value(f, g), f, g, rounds, 0.0, True, upper=float(log["cost"]))
-
-
-def _near_pairs(costs: Costs) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield codes row * m + target of each row's nearest targets, and of each target's nearest rows of every block."""
-    m = len(costs.targets)
-    for start in costs.starts:
-        block = costs.block(start)
-        rows = np.arange(start, start + len(block))
-        k = min(GRAPH_NEIGHBOURS, m)
-        yield (rows[:, None] * m + np.argpartition(block, k - 1, axis=1)[:, :k]).ravel()
-        k = min(max(1, GRAPH_NEIGHBOURS // len(costs.starts)), len(block))
-        yield ((np.argpartition(block, k - 1, axis=0)[:k] + start) * m + np.arange(m)).ravel()
-
-
-def _corner_pairs(problem: _Problem) -> npt.NDArray[np.int64]:
-    """Return the pairs of the north-west corner rule: with them, there is a feasible plan."""
-    n, m = problem.costs.shape
-    ends = np.union1d(np.cumsum(problem.a)[:-1], np.cumsum(problem.b)[:-1])
-    middles = (np.concatenate([[0.0], ends]) + np.concatenate([ends, [1.0]])) / 2
-    rows = np.minimum(np.searchsorted(np.cumsum(problem.a), middles), n - 1)
-    columns = np.minimum(np.searchsorted(np.cumsum(problem.b), middles), m - 1)
-    near = [(rows + by) * m + columns for by in (-1, 0, 1)]  # where the sums' rounding cuts a mass in two
-    codes = np.concatenate(near)
-    return codes[(codes >= 0) & (codes < n * m)]
-
-
-def _costs_at(costs: Costs, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> Floats:
-    found = np.empty(len(rows))
-    for start in costs.starts:
-        block = costs.block(start)
-        inside = slice(*np.searchsorted(rows, [start, start + len(block)]).tolist())
-        found[inside] = block[rows[inside] - start, columns[inside]]
-    return found
-
-
-def _cheaper(costs: Costs, start: int, f: Floats, g: Floats) -> npt.NDArray[np.int64]:
-    block = costs.block(start)
-    rows, columns = np.nonzero(block - f[start : start + len(block), None] - g < -REDUCED_COST_TOLERANCE)
-    return (rows + start) * len(g) + columns
