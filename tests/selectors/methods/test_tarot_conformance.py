@@ -74,7 +74,7 @@ def case(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.
     }
     environment = Environment(LocalStorage(), tmp_path_factory.mktemp("cache"), 2)
     with opened_run(job, environment) as run:
-        yield Case(folder, request.param, Tarot(TarotParams(release=release)).whiten(run))
+        yield Case(folder, request.param, Tarot.make(TarotParams(release=release)).whiten(run))
 
 
 def test_neighbours(case: Case) -> None:

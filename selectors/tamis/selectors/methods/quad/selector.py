@@ -43,7 +43,7 @@ from tamis.selectors.methods.quad.taking import Intake, quota_order
 from tamis.selectors.run.greedy_selector import GreedySelector, Order
 from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Needs, PhaseCost, Selector
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.request import Role
 from tamis.selectors.schema.response import Notice
 
@@ -123,7 +123,7 @@ class Quad(GreedySelector):
     params: QuadParams
 
     @classmethod
-    def make(cls, params: QuadParams) -> Selector:
+    def make(cls, params: QuadParams) -> Quad:
         """Return the variant of these parameters."""
         from tamis.selectors.methods.quad.released import ReleasedQuad  # here: a subclass of this class
 

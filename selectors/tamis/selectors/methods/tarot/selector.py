@@ -97,7 +97,7 @@ class Tarot(Selector):
     params: TarotParams
 
     @classmethod
-    def make(cls, params: TarotParams) -> Selector:
+    def make(cls, params: TarotParams) -> Tarot:
         """Return the variant of these parameters."""
         from tamis.selectors.methods.tarot.released import ReleasedTarot  # here: a subclass of this class
 
