@@ -16,7 +16,7 @@ from tamis.service.api import catalogue, health, jobs, problems, questions, resu
 from tamis.service.api.context import Limits, Service
 from tamis.service.api.metrics import Metrics
 from tamis.service.api.middleware import Observed
-from tamis.service.api.openapi import describe
+from tamis.service.api.openapi_document import describe
 from tamis.service.callbacks.delivery import Deliverer
 from tamis.service.settings import Settings
 from tamis.service.store import Store

@@ -23,7 +23,7 @@ from tamis.service.api.access import Caller, CallerDep, with_key
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import matches_etag
-from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, problems
+from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, error_responses
 from tamis.service.api.resources import etag, job_resource
 from tamis.service.api.submission import RESULT, check, check_resumable, plan_of, resolve
 from tamis.service.retention import Retention
@@ -80,7 +80,7 @@ JOB_HEADERS: Final[dict[str, Any]] = {
     status_code=202,
     response_model=JobResource,
     summary="Submit a job",
-    responses=problems(
+    responses=error_responses(
         *(400, 403, 404, 409, 413, 415, 422, 503),
         more={
             200: {
@@ -168,7 +168,7 @@ def _in_flight(service: Service, caller: Caller, key: str) -> Iterator[None]:
 @router.post(
     "/plan",
     summary="Plan a job",
-    responses=problems(400, 403, 404, 409, 413, 415, 422),
+    responses=error_responses(400, 403, 404, 409, 413, 415, 422),
     openapi_extra=request_body(JobRequest),
 )
 def plan(service: ServiceDep, caller: CallerDep, body: JobBody) -> JobPlan:
@@ -176,7 +176,7 @@ def plan(service: ServiceDep, caller: CallerDep, body: JobBody) -> JobPlan:
     return plan_of(service, caller, body.shape)
 
 
-@router.get("", summary="List jobs", responses=problems(400))
+@router.get("", summary="List jobs", responses=error_responses(400))
 def list_jobs(
     service: ServiceDep,
     caller: CallerDep,
@@ -228,7 +228,7 @@ JobDep = Annotated[Job, Depends(_job)]
     "/{job_id:job}",
     response_model=JobResource,
     summary="Look at a job",
-    responses=problems(
+    responses=error_responses(
         404,
         more={
             200: {"headers": {"ETag": {"description": "Changes with the job.", "schema": {"type": "string"}}}},
@@ -279,7 +279,7 @@ def wait_seconds(prefer: str | None) -> float | None:
     "/{job_id:job}/cancel",
     status_code=202,
     summary="Cancel a job",
-    responses=problems(404, 409, more={200: {"model": JobResource, "description": "It was cancelled already."}}),
+    responses=error_responses(404, 409, more={200: {"model": JobResource, "description": "It was cancelled already."}}),
 )
 def cancel(service: ServiceDep, job: JobDep, response: Response) -> JobResource:
     """Stop a job within one unit of work. What is finished of it is kept, for a resume or for another job."""
@@ -292,7 +292,7 @@ def cancel(service: ServiceDep, job: JobDep, response: Response) -> JobResource:
     "/{job_id:job}/resume",
     status_code=202,
     summary="Resume a job",
-    responses=problems(404, 409, 412, 503),
+    responses=error_responses(404, 409, 412, 503),
 )
 def resume(service: ServiceDep, job: JobDep) -> JobResource:
     """Queue a failed or cancelled job again: only what is missing runs, and the result is the same bytes."""
@@ -304,7 +304,7 @@ def resume(service: ServiceDep, job: JobDep) -> JobResource:
     return job_resource(service.store.jobs.resume(job.id, max_queued=service.limits.max_queued_jobs))
 
 
-@router.delete("/{job_id:job}", status_code=204, summary="Delete a job", responses=problems(404, 409))
+@router.delete("/{job_id:job}", status_code=204, summary="Delete a job", responses=error_responses(404, 409))
 def delete(service: ServiceDep, job: JobDep) -> None:
     """Delete a finished job with its log and its result."""
     service.store.jobs.delete(job.id)
