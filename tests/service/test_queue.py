@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tamis.service.store import Claim, Control, EventKind, JobState, LogLine, Store, queue
+from tamis.service.job_state import JobState
+from tamis.service.store import Claim, Control, EventKind, LogLine, Store, queue
 from tamis.service.store.jobs import MAX_ATTEMPTS
 
 pytestmark = pytest.mark.both_databases

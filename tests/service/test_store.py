@@ -12,16 +12,8 @@ import numpy as np
 import pytest
 
 from tamis.selectors.errors import Conflict, NotFound, StorageError
-from tamis.service.store import (
-    BadCursor,
-    EventKind,
-    IdempotencyKeyReused,
-    JobState,
-    LogLine,
-    Store,
-    idempotency,
-    ids,
-)
+from tamis.service.job_state import JobState
+from tamis.service.store import BadCursor, EventKind, IdempotencyKeyReused, LogLine, Store, idempotency, ids
 from tamis.service.store.job_rows import MAX_LOG_LINES
 
 pytestmark = pytest.mark.both_databases

@@ -16,7 +16,8 @@ import pytest
 
 from tamis.selectors.jobs.execute import Environment, execute, open_job
 from tamis.selectors.schema.request import JobSpec
-from tamis.service.store import Job, JobState, Store
+from tamis.service.job_state import JobState
+from tamis.service.store import Job, Store
 from tamis.service.worker.job_process import EXECUTE
 
 Submit = Callable[..., Any]

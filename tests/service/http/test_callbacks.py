@@ -23,9 +23,10 @@ from tamis.service.callbacks import signing
 from tamis.service.callbacks.addresses import checked_addresses, parse_url
 from tamis.service.callbacks.delivery import Deliverer, Pace
 from tamis.service.cli.commands import app
+from tamis.service.job_state import JobState
 from tamis.service.schema import CallbackStatus
 from tamis.service.settings import AllowedHosts, BadSettings, Settings
-from tamis.service.store import JobState, Store
+from tamis.service.store import Store
 
 NOBODY = AllowedHosts()
 QUICK = Pace(poll=0.02, timeout=2.0, lease=0.5, retries=(0.05,) * 50)

@@ -26,9 +26,10 @@ from tamis.service.api.files import matches_etag
 from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, error_responses
 from tamis.service.api.resources import etag, job_resource
 from tamis.service.api.submission import RESULT, check, check_resumable, plan_of, resolve
+from tamis.service.job_state import JobState
 from tamis.service.retention import Retention
 from tamis.service.schema import MAX_PAGE, JobList, JobPlan, JobRequest, JobResource, State
-from tamis.service.store import Job, JobState, Submission
+from tamis.service.store import Job, Submission
 from tamis.service.tracing import traceparent
 
 
@@ -193,7 +194,7 @@ def list_jobs(
     """Give jobs, newest first; all given filters must fit."""
     page = service.store.jobs.list(
         owner=caller.sees,
-        state=None if state is None else JobState(state),
+        state=state,
         selector=selector,
         labels=_labels(label),
         limit=limit,

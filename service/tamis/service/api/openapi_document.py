@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from tamis.selectors.schema.request import Manifest
 from tamis.service.api.access import scope_of
 from tamis.service.api.problems import Problem, Unauthorized
+from tamis.service.job_state import JobState
 from tamis.service.schema import JobRequest, RoundAnswers
 
 BODIES: Final = (JobRequest, Manifest, RoundAnswers)
@@ -44,7 +45,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         )
         schemas = document["components"]["schemas"]
         schemas.update(shapes["$defs"])
-        for unused in ("HTTPValidationError", "ValidationError"):
+        for unused in ("HTTPValidationError", "ValidationError", JobState.__name__):
             schemas.pop(unused, None)
         document["components"]["securitySchemes"] = {SECURITY: SECURITY_SCHEME}
         for path in document["paths"].values():

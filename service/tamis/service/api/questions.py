@@ -15,9 +15,10 @@ from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.jobs import LOOK_SECONDS, JobDep, wait_seconds
 from tamis.service.api.problems import error_responses
+from tamis.service.job_state import JobState
 from tamis.service.question_files import read_question
 from tamis.service.schema import MAX_ANSWERS, AnswersTaken, JobQuestion, RoundAnswers
-from tamis.service.store import BadCursor, Job, JobState
+from tamis.service.store import BadCursor, Job
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -22,8 +22,9 @@ from tamis.service.api.jobs import JobDep
 from tamis.service.api.problems import BadRequest, Expired, NotAcceptable, error_responses
 from tamis.service.api.resources import job_result, log_entry, timestamp
 from tamis.service.api.submission import RESULT
+from tamis.service.job_state import JobState
 from tamis.service.schema import JobResult
-from tamis.service.store import Job, JobState
+from tamis.service.store import Job
 from tamis.service.unit_journal import read_units
 
 router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"], dependencies=with_key)

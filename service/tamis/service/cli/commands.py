@@ -14,7 +14,7 @@ from tamis.service.cli.job_files import read_job_file, with_absolute_paths
 from tamis.service.cli.keys import keys
 from tamis.service.client import DEFAULT_URL, Client, Job
 from tamis.service.client.job import SELECTION
-from tamis.service.schema import State
+from tamis.service.job_state import JobState
 
 app = typer.Typer(
     name="tamis",
@@ -200,8 +200,7 @@ def list_jobs(
 ) -> None:
     """List jobs, the newest first."""
     with Client(url) as client:
-        wanted: Any = _state(state)
-        found = client.jobs(state=wanted, selector=selector, labels=_labels(label or []))
+        found = client.jobs(state=_state(state), selector=selector, labels=_labels(label or []))
         resources = [job.resource for job in islice(found, limit)]
     if json:
         output.machine([resource.model_dump(mode="json") for resource in resources])
@@ -268,7 +267,7 @@ def _wait(job: Job, timeout: float | None) -> None:
 
 
 def _state(state: str | None) -> str | None:
-    known = State.__args__  # type: ignore[attr-defined] # a Literal's values
+    known = [str(one) for one in JobState]
     if state is not None and state not in known:
         raise typer.BadParameter(f"{state!r} is none of {', '.join(known)}", param_hint="--state")
     return state

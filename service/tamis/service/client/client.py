@@ -13,7 +13,7 @@ import httpx
 from tamis.selectors.schema.request import JobSpec, Manifest
 from tamis.service.client.job import Job
 from tamis.service.client.transport import Transport
-from tamis.service.schema import DatasetResource, JobPlan, JobResource, SelectorList, SelectorResource, State, Version
+from tamis.service.schema import DatasetResource, JobPlan, JobResource, SelectorList, SelectorResource, Version
 
 DEFAULT_URL: Final = "http://127.0.0.1:8321"
 """Where `tamis serve` listens."""
@@ -101,7 +101,7 @@ class Client:
         return Job(self.transport, JobResource.model_validate_json(self.transport.request("GET", path).content))
 
     def jobs(
-        self, *, state: State | None = None, selector: str | None = None, labels: Mapping[str, str] | None = None
+        self, *, state: str | None = None, selector: str | None = None, labels: Mapping[str, str] | None = None
     ) -> Iterator[Job]:
         """Go through the jobs, newest first, a page at a time; all given filters must fit."""
         params: dict[str, Any] = {"limit": PAGE, "label": [f"{key}:{value}" for key, value in (labels or {}).items()]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tamis.service.store.errors import BadCursor, IdempotencyKeyReused
 from tamis.service.store.records import (
-    ACTIVE_STATES,
     Answer,
     ApiKey,
     Callback,
@@ -17,7 +16,6 @@ from tamis.service.store.records import (
     EventKind,
     Job,
     JobPage,
-    JobState,
     Lease,
     LogLine,
     NewKey,
@@ -31,7 +29,6 @@ from tamis.service.store.records import (
 from tamis.service.store.store import Store
 
 __all__ = [
-    "ACTIVE_STATES",
     "Answer",
     "ApiKey",
     "BadCursor",
@@ -46,7 +43,6 @@ __all__ = [
     "IdempotencyKeyReused",
     "Job",
     "JobPage",
-    "JobState",
     "Lease",
     "LogLine",
     "NewKey",

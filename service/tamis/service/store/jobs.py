@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from tamis.selectors.errors import Conflict, NotFound
+from tamis.service.job_state import ACTIVE_STATES, RESUMABLE_STATES, JobState
 from tamis.service.store import cursors
 from tamis.service.store.database import Database
 from tamis.service.store.errors import QueueFull
@@ -19,18 +20,7 @@ from tamis.service.store.idempotency import store_answer, stored_answer
 from tamis.service.store.ids import is_id, new_id
 from tamis.service.store.job_rows import JOB_COLUMNS, change_state, select_job, select_whole_job, to_jobs, write_event
 from tamis.service.store.models import datasets, job_labels, job_uses, jobs, removals
-from tamis.service.store.records import (
-    ACTIVE_STATES,
-    RESUMABLE_STATES,
-    Cancellation,
-    Event,
-    EventKind,
-    Job,
-    JobPage,
-    JobState,
-    Json,
-    Submission,
-)
+from tamis.service.store.records import Cancellation, Event, EventKind, Job, JobPage, Json, Submission
 from tamis.service.store.waiting_reasons import waiting_reasons
 
 DEFAULT_PAGE: Final = 50

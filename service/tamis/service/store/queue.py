@@ -12,13 +12,14 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tamis.service.job_state import LEASED_STATES, JobState
 from tamis.service.store.database import Database
 from tamis.service.store.fair_share import ORDER, may_start
 from tamis.service.store.job_rows import JOB_COLUMNS, AnyRow, change_state, to_jobs, write_event, write_logs
 from tamis.service.store.jobs import MAX_ATTEMPTS
 from tamis.service.store.models import jobs
 from tamis.service.store.questions import ask
-from tamis.service.store.records import LEASED_STATES, Claim, Control, Event, EventKind, JobState, Json, Lease, LogLine
+from tamis.service.store.records import Claim, Control, Event, EventKind, Json, Lease, LogLine
 
 PROGRESS_EVENT_SECONDS: Final = 1.0
 """Shortest time between two progress events of one job; the job itself shows every progress."""

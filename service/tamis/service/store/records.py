@@ -7,43 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from tamis.service.job_state import JobState
+
 Json = Mapping[str, Any]
 """A JSON object."""
-
-
-class JobState(StrEnum):
-    """Where a job is in its life."""
-
-    QUEUED = "queued"
-    """Waits for a worker; also between two attempts."""
-
-    RUNNING = "running"
-    """A worker holds its lease."""
-
-    WAITING = "waiting"
-    """It asked for scores, holds no worker, and is queued again when the last of them is given."""
-
-    CANCELLING = "cancelling"
-    """A worker holds its lease and was told to stop."""
-
-    SUCCEEDED = "succeeded"
-    """Its result is there."""
-
-    FAILED = "failed"
-    """It ended with a problem; `resume` tries again."""
-
-    CANCELLED = "cancelled"
-    """It was stopped on request; `resume` goes on from its finished units."""
-
-    @property
-    def terminal(self) -> bool:
-        """Whether nothing more happens by itself."""
-        return self not in ACTIVE_STATES
-
-
-ACTIVE_STATES = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.WAITING, JobState.CANCELLING})
-LEASED_STATES = frozenset({JobState.RUNNING, JobState.CANCELLING})
-RESUMABLE_STATES = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 
 class Scope(StrEnum):

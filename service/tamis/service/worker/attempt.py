@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 
 from tamis.selectors.errors import OutOfLimits, StorageError, TamisError
+from tamis.service.job_state import JobState
 from tamis.service.metrics_model import (
     ATTEMPT,
     ATTEMPTS,
@@ -24,7 +25,7 @@ from tamis.service.metrics_model import (
     Tally,
 )
 from tamis.service.problem_details import problem_of
-from tamis.service.store import Claim, Control, JobState, LogLine, Store
+from tamis.service.store import Claim, Control, LogLine, Store
 from tamis.service.tracing import AttemptSpan
 from tamis.service.worker.process_handle import JobProcessHandle
 from tamis.service.worker.protocol import Message, unpacked
