@@ -29,7 +29,7 @@ from tamis.service.api.submission import RESULT, check, check_resumable, plan_of
 from tamis.service.job_state import JobState
 from tamis.service.retention import Retention
 from tamis.service.schema import MAX_PAGE, JobList, JobPlan, JobRequest, JobResource, State
-from tamis.service.store import Job, Submission
+from tamis.service.store import IdempotencyKey, Job, NewJob, Submission
 from tamis.service.tracing import traceparent
 
 
@@ -57,7 +57,7 @@ MAX_LABEL_FILTERS: Final = 16
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
 
 JobBody = Annotated[Body[JobRequest], Depends(json_body(JobRequest))]
-IdempotencyKey = Annotated[
+IdempotencyKeyHeader = Annotated[
     str | None,
     Header(
         min_length=1,
@@ -94,24 +94,27 @@ JOB_HEADERS: Final[dict[str, Any]] = {
     ),
     openapi_extra=request_body(JobRequest),
 )
-def submit(service: ServiceDep, caller: CallerDep, body: JobBody, idempotency_key: IdempotencyKey = None) -> Response:
+def submit(
+    service: ServiceDep, caller: CallerDep, body: JobBody, idempotency_key: IdempotencyKeyHeader = None
+) -> Response:
     """Check the request against the data's footers and store the job; it is durable when this answers."""
     if service.draining.is_set():
         raise Draining
     if idempotency_key is None:
         return _accepted(_submit(service, caller, body, None))
-    stored = service.store.jobs.replay(owner=caller.owner, idempotency_key=idempotency_key, body_sha256=body.sha256)
-    if stored is not None:
-        return _accepted(stored)
-    with _in_flight(service, caller, idempotency_key):
-        return _accepted(_submit(service, caller, body, idempotency_key))
+    key = IdempotencyKey(idempotency_key, body.sha256)
+    earlier = service.store.jobs.replay(caller.owner, key)
+    if earlier is not None:
+        return _accepted(earlier)
+    with _in_flight(service, caller, key):
+        return _accepted(_submit(service, caller, body, key))
 
 
-def _submit(service: Service, caller: Caller, body: Body[JobRequest], key: str | None) -> Submission:
+def _submit(service: Service, caller: Caller, body: Body[JobRequest], key: IdempotencyKey | None) -> Submission:
     request = body.shape
     resolved = resolve(service, caller, request)
     checked = check(service, resolved)
-    submission = service.store.jobs.submit(
+    new = NewJob(
         owner=caller.owner,
         request=body.document,
         spec=checked.spec.model_dump(mode="json", exclude_none=True),
@@ -119,12 +122,13 @@ def _submit(service: Service, caller: Caller, body: Body[JobRequest], key: str |
         fingerprint=checked.plan.fingerprint,
         labels=request.labels,
         priority=request.priority,
-        render=lambda job: job_resource(job).model_dump(mode="json"),
         uses=resolved.uses,
         callback_url=None if request.callback is None else request.callback.url,
         traceparent=traceparent(),
-        idempotency_key=key,
-        body_sha256=body.sha256 if key is not None else None,
+    )
+    submission = service.store.jobs.submit(
+        new,
+        key=key,
         reusable=partial(_same_files, service, checked.spec) if _may_reuse(request, checked.plan) else None,
         max_queued=service.limits.max_queued_jobs,
     )
@@ -144,17 +148,18 @@ def _same_files(service: Service, spec: JobSpec, earlier: Job) -> bool:
 
 def _accepted(submission: Submission) -> Response:
     headers = {"Location": f"/v1/jobs/{submission.job_id}"}
-    is_new = not submission.response["terminal"]  # else it is an earlier job, which `reuse` has found
+    is_new = not submission.job.state.terminal  # else it is an earlier job, which `reuse` has found
     if is_new:
         headers["Retry-After"] = str(POLL_AFTER_SECONDS)
     if submission.replayed:
         headers["Idempotent-Replayed"] = "true"
-    return JSONResponse(dict(submission.response), status_code=202 if is_new else 200, headers=headers)
+    resource = job_resource(submission.job).model_dump(mode="json")
+    return JSONResponse(resource, status_code=202 if is_new else 200, headers=headers)
 
 
 @contextmanager
-def _in_flight(service: Service, caller: Caller, key: str) -> Iterator[None]:
-    entry = (caller.owner, key)
+def _in_flight(service: Service, caller: Caller, key: IdempotencyKey) -> Iterator[None]:
+    entry = (caller.owner, key.key)
     with service.lock:
         if entry in service.keys_in_flight:
             raise KeyInFlight
