@@ -36,7 +36,7 @@ def test_a_locked_database(store_url: str, locked: None, monkeypatch: pytest.Mon
     assert store.jobs.list().items == []  # readers do not wait for writers
     with pytest.raises(StorageError, match="locked") as caught:
         store.workers.report("w", host="h", pid=1, slots=1, running=0)
-    assert caught.value.retryable and caught.value.status == 503
+    assert caught.value.code == "storage" and caught.value.status == 503
     store.close()
 
 

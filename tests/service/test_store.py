@@ -45,7 +45,7 @@ def run_to(store: Store, job_id: str, state: JobState) -> None:
         case JobState.SUCCEEDED:
             store.queue.succeed(claim.lease)
         case JobState.FAILED:
-            store.queue.fail(claim.lease, {"code": "bad-data", "detail": "bad"}, retry=False)
+            store.queue.fail(claim.lease, {"code": "bad-data", "detail": "bad"})
         case JobState.WAITING:
             store.queue.wait(claim.lease, 0, np.array([3, 1]).tobytes())
         case JobState.CANCELLING | JobState.CANCELLED:
@@ -503,6 +503,6 @@ def test_a_queued_job_says_why_it_waits(store: Store, submit: Submit) -> None:
     assert "1 job is ahead" in reasons[second] and "2 jobs are ahead" in reasons[third]
     claim = store.queue.claim("w", 60)
     assert claim is not None and claim.job.waiting_reason is None
-    store.queue.fail(claim.lease, {"detail": "the disk hiccuped"}, retry=True)
+    store.queue.fail(claim.lease, {"code": "storage", "detail": "the disk hiccuped"})
     assert "the disk hiccuped" in (store.jobs.get(first).waiting_reason or "")
     assert store.jobs.get(first).error is None

@@ -115,7 +115,7 @@ def python(code: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 
 PREPARE = """
-from tamis.service.entry import prepare_process
+from tamis.service.process_setup import prepare_process
 from tamis.service.settings import Settings
 prepare_process(Settings.from_environment())
 """

@@ -245,9 +245,7 @@ def _run(
     from tamis.selectors.schema.request import JobSpec
 
     observer = PipeObserver(channel)
-    outcome = Outcome(
-        kind="outcome", state="succeeded", question=None, problem=None, retry=False, progress=None, again=True
-    )
+    outcome = Outcome(kind="outcome", state="succeeded", question=None, problem=None, progress=None, again=True)
     answers = Answers(
         Answered(
             one["round"], np.frombuffer(unpacked(one["rows"]), "<i8"), np.frombuffer(unpacked(one["scores"]), "<f8")
@@ -282,7 +280,7 @@ def _run(
         else:
             observer.log("error", _short(error), traceback=traceback.format_exc())
         in_order = isinstance(error, TamisError | OSError)  # of the data's or the disk's making, not of this process's
-        outcome |= {"state": "failed", "problem": problem_of(known), "retry": known.retryable, "again": in_order}
+        outcome |= {"state": "failed", "problem": problem_of(known), "again": in_order}
     observer.tell_work()
     outcome["progress"] = observer.last
     return outcome
@@ -333,7 +331,6 @@ class OutOfMemory(TamisError):
 
     code = "out-of-memory"
     status = 500
-    retryable = True
 
 
 def _short(error: Exception) -> str:
