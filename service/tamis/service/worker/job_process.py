@@ -255,7 +255,7 @@ def _run(
     try:
         spec = JobSpec.model_validate(order["spec"])
         environment = Environment(
-            storage=open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS),
+            storage=open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS.variable),
             cache=settings.signals_dir,
             threads=order["threads"],
         )
