@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from tamis.selectors.errors import Conflict, Invalid, NotFound
-from tamis.service.store import EventKind, JobState, Store, Taken
+from tamis.service.job_state import JobState
+from tamis.service.store import EventKind, Store, Taken
 from tamis.service.store.errors import QueueFull
 from tamis.service.store.jobs import MAX_ATTEMPTS
 from tamis.service.store.models import questions

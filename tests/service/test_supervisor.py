@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from tamis.service.job_state import JobState
 from tamis.service.metrics_model import Key
-from tamis.service.store import EventKind, Job, JobState, Store
+from tamis.service.store import EventKind, Job, Store
 
 Submit = Callable[..., Any]
 StartWorker = Callable[..., Any]

@@ -17,7 +17,8 @@ import pytest
 from tamis.selectors.jobs.execute import execute
 from tamis.selectors.jobs.open import Environment, open_job
 from tamis.selectors.schema.request import JobSpec
-from tamis.service.store import Job, JobState, Store
+from tamis.service.job_state import JobState
+from tamis.service.store import Job, Store
 from tamis.service.worker.job_process import EXECUTE
 
 Submit = Callable[..., Any]

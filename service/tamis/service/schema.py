@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from tamis.selectors.schema.request import DatasetId, JobId, JobSpec, Manifest, Shape, Target
 from tamis.selectors.schema.response import ColumnInfo, Plan, Progress, ResultFile, ResultManifest
-
-State = Literal["queued", "running", "waiting", "cancelling", "succeeded", "failed", "cancelled"]
+from tamis.service.job_state import State
 
 MAX_PAGE = 1000
 """Items on a page at most."""

@@ -13,10 +13,10 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from tamis.service.api import catalogue, health, jobs, problems, questions, results
-from tamis.service.api.context import Limits, Service
+from tamis.service.api.context import Service
 from tamis.service.api.metrics import Metrics
 from tamis.service.api.middleware import Observed
-from tamis.service.api.openapi import describe
+from tamis.service.api.openapi_document import describe
 from tamis.service.callbacks.delivery import Deliverer
 from tamis.service.settings import Settings
 from tamis.service.store import Store
@@ -30,17 +30,13 @@ Every error is an RFC 9457 problem (`application/problem+json`) whose `code` and
 ROUTERS = (jobs.router, questions.router, results.router, catalogue.router, health.router)
 
 
-def create_app(
-    settings: Settings, limits: Limits | None = None, *, keys_required: bool = False, names: Collection[str] = ()
-) -> FastAPI:
+def create_app(settings: Settings, *, keys_required: bool = False, names: Collection[str] = ()) -> FastAPI:
     """Make the application.
 
     Parameters
     ----------
     settings : Settings
         Its database is migrated and its folders are created when the application starts.
-    limits : Limits, optional
-        What one request may ask for.
     keys_required : bool
         Ask for an API key even when none was ever made; without it, nobody is asked until one is. Needed wherever
         others than this machine's users can connect.
@@ -48,7 +44,7 @@ def create_app(
         Host names, besides ``localhost``, that requests without a key may be sent to.
     """
     store = Store(settings.database_url, running_per_owner=settings.running_per_owner)
-    service = Service(settings, limits or Limits(), store, keys_required, frozenset(name.casefold() for name in names))
+    service = Service(settings, store, keys_required, frozenset(name.casefold() for name in names))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -11,7 +11,7 @@ from tamis.selectors.schema.request import Manifest
 from tamis.service.api.access import CallerDep, with_key
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import ServiceDep
-from tamis.service.api.problems import problems
+from tamis.service.api.problems import error_responses
 from tamis.service.api.resources import dataset_resource
 from tamis.service.schema import MAX_PAGE, DatasetList, DatasetResource, SelectorList, SelectorResource
 
@@ -22,7 +22,7 @@ DEFAULT_PAGE = 50
 ManifestBody = Annotated[Body[Manifest], Depends(json_body(Manifest))]
 
 
-@router.get("/selectors", tags=["selectors"], summary="List the selectors", responses=problems())
+@router.get("/selectors", tags=["selectors"], summary="List the selectors", responses=error_responses())
 def list_selectors() -> SelectorList:
     """Give the catalogue: what each selector does, needs and costs, and the JSON Schema of its parameters."""
     from tamis.selectors.jobs.catalogue import catalogue
@@ -30,7 +30,7 @@ def list_selectors() -> SelectorList:
     return SelectorList(items=[SelectorResource.model_validate(info.model_dump()) for info in catalogue()])
 
 
-@router.get("/selectors/{name}", tags=["selectors"], summary="Look at a selector", responses=problems(404))
+@router.get("/selectors/{name}", tags=["selectors"], summary="Look at a selector", responses=error_responses(404))
 def get_selector(name: str) -> SelectorResource:
     """Give one entry of the catalogue."""
     from tamis.selectors.jobs.catalogue import info
@@ -46,7 +46,7 @@ def get_selector(name: str) -> SelectorResource:
     status_code=201,
     tags=["datasets"],
     summary="Register a dataset",
-    responses=problems(
+    responses=error_responses(
         400,
         403,
         409,
@@ -80,7 +80,7 @@ def register(service: ServiceDep, caller: CallerDep, body: ManifestBody, respons
     return resource
 
 
-@router.get("/datasets", tags=["datasets"], summary="List datasets", responses=problems(400))
+@router.get("/datasets", tags=["datasets"], summary="List datasets", responses=error_responses(400))
 def list_datasets(
     service: ServiceDep,
     caller: CallerDep,
@@ -92,7 +92,7 @@ def list_datasets(
     return DatasetList(items=[dataset_resource(item) for item in page.items], next_cursor=page.next_cursor)
 
 
-@router.get("/datasets/{dataset_id}", tags=["datasets"], summary="Look at a dataset", responses=problems(404))
+@router.get("/datasets/{dataset_id}", tags=["datasets"], summary="Look at a dataset", responses=error_responses(404))
 def get_dataset(service: ServiceDep, caller: CallerDep, dataset_id: str) -> DatasetResource:
     """Show a registered dataset."""
     return dataset_resource(service.store.datasets.get(dataset_id, owner=caller.sees))
@@ -103,7 +103,7 @@ def get_dataset(service: ServiceDep, caller: CallerDep, dataset_id: str) -> Data
     status_code=204,
     tags=["datasets"],
     summary="Forget a dataset",
-    responses=problems(404, 409),
+    responses=error_responses(404, 409),
 )
 def delete_dataset(service: ServiceDep, caller: CallerDep, dataset_id: str) -> None:
     """Forget a dataset that no active job uses; its files are not touched."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Final, Self
+from typing import TYPE_CHECKING, Annotated, Final
 
 from fastapi import Depends, Request
 
-from tamis.selectors.schema.request import MAX_SHARDS
 from tamis.service.api.rate_limit import TokenBuckets
 from tamis.service.callbacks.addresses import checked_addresses, parse_url, resolve
-from tamis.service.settings import DATA_ROOTS, BadSettings, Settings
+from tamis.service.settings import DATA_ROOTS, RequestLimits, Settings
 from tamis.service.store import Store
 
 if TYPE_CHECKING:
@@ -31,45 +28,11 @@ KEYS_LOOK_SECONDS: Final = 1.0
 """How long it is believed that no API key was ever made."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What callers may ask for; every field has the environment variable of its comment."""
-
-    max_body_bytes: int = 8 * 2**20  # TAMIS_MAX_BODY_BYTES: of one request
-    max_shards: int = MAX_SHARDS  # TAMIS_MAX_SHARDS: files that one manifest may name, globs expanded
-    max_queued_jobs: int = 10_000  # TAMIS_MAX_QUEUED_JOBS: of one owner
-    requests_per_second: int = 500  # TAMIS_REQUESTS_PER_SECOND: of one owner, to one process; see `TokenBuckets`
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read the limits. Raises BadSettings."""
-        environ = os.environ if environ is None else environ
-        given = {}
-        for field_name, (low, high) in _RANGES.items():
-            name = f"TAMIS_{field_name.upper()}"
-            value = environ.get(name)
-            if not value:
-                continue
-            if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
-                raise BadSettings(f"{name}: {value!r} is not a whole number from {low} to {high}")
-            given[field_name] = int(value)
-        return cls(**given)
-
-
-_RANGES: Final = {
-    "max_body_bytes": (1024, 2**30),
-    "max_shards": (1, MAX_SHARDS),
-    "max_queued_jobs": (1, 10**9),
-    "requests_per_second": (1, 10**6),
-}
-
-
 @dataclass
 class Service:
     """One running API."""
 
     settings: Settings
-    limits: Limits
     store: Store
     keys_required: bool = False  # also when none was ever made: whoever listens beyond this machine says so
     names: frozenset[str] = frozenset()  # host names that it may be called by without a key; see `refuse_foreign`
@@ -83,6 +46,11 @@ class Service:
 
     def __post_init__(self) -> None:
         self.rates = TokenBuckets(self.limits.requests_per_second)
+
+    @property
+    def limits(self) -> RequestLimits:
+        """Bounds of what one caller may ask for."""
+        return self.settings.limits
 
     def keys_asked(self) -> bool:
         """Whether an API key is needed: always, or from `KEYS_LOOK_SECONDS` after the first was made."""
@@ -125,7 +93,10 @@ class Service:
             roots = ()
         return Environment(
             storage=open_storage(
-                roots, s3_endpoint=self.settings.s3_endpoint, setting=DATA_ROOTS, max_files=self.limits.max_shards
+                roots,
+                s3_endpoint=self.settings.s3_endpoint,
+                setting=DATA_ROOTS.variable,
+                max_files=self.limits.max_shards,
             ),
             cache=self.settings.signals_dir,
             threads=self.settings.threads,

@@ -14,7 +14,7 @@ from tamis.selectors.errors import StorageError
 from tamis.service.api.access import with_key
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.metrics import CONTENT_TYPE, Metrics
-from tamis.service.api.problems import NotReady, problems
+from tamis.service.api.problems import NotReady, error_responses
 from tamis.service.schema import Health, Version
 
 PROBE_BYTES: Final = 4096
@@ -23,13 +23,13 @@ PROBE_BYTES: Final = 4096
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz", summary="Is the process alive?", responses=problems(keyed=False))
+@router.get("/healthz", summary="Is the process alive?", responses=error_responses(keyed=False))
 def healthz() -> Health:
     """Answer as long as the process can."""
     return Health()
 
 
-@router.get("/readyz", summary="Can jobs be run?", responses=problems(503, keyed=False))
+@router.get("/readyz", summary="Can jobs be run?", responses=error_responses(503, keyed=False))
 def readyz(service: ServiceDep) -> Health:
     """Answer 200 when the store answers, the storage can be written and a worker lives."""
     missing = [
@@ -81,7 +81,7 @@ def _worker_fault(service: Service) -> str | None:
     dependencies=with_key,
     response_class=Response,
     summary="Metrics for Prometheus",
-    responses=problems(
+    responses=error_responses(
         more={200: {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
     ),
 )
@@ -94,7 +94,7 @@ def metrics(request: Request) -> Response:
     return Response(measured.text(), media_type=CONTENT_TYPE)
 
 
-@router.get("/v1/version", dependencies=with_key, summary="What is running?", responses=problems())
+@router.get("/v1/version", dependencies=with_key, summary="What is running?", responses=error_responses())
 def version() -> Version:
     """Give the versions of Tamis, its API and Python."""
     return Version(tamis=installed_version("tamis"), python=platform.python_version())

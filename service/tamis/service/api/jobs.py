@@ -23,12 +23,13 @@ from tamis.service.api.access import Caller, CallerDep, with_key
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import matches_etag
-from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, problems
+from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, error_responses
 from tamis.service.api.resources import etag, job_resource
 from tamis.service.api.submission import RESULT, check, check_resumable, plan_of, resolve
+from tamis.service.job_state import JobState
 from tamis.service.retention import Retention
 from tamis.service.schema import MAX_PAGE, JobList, JobPlan, JobRequest, JobResource, State
-from tamis.service.store import Job, JobState, Submission
+from tamis.service.store import IdempotencyKey, Job, NewJob, Submission
 from tamis.service.tracing import traceparent
 
 
@@ -56,7 +57,7 @@ MAX_LABEL_FILTERS: Final = 16
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
 
 JobBody = Annotated[Body[JobRequest], Depends(json_body(JobRequest))]
-IdempotencyKey = Annotated[
+IdempotencyKeyHeader = Annotated[
     str | None,
     Header(
         min_length=1,
@@ -80,7 +81,7 @@ JOB_HEADERS: Final[dict[str, Any]] = {
     status_code=202,
     response_model=JobResource,
     summary="Submit a job",
-    responses=problems(
+    responses=error_responses(
         *(400, 403, 404, 409, 413, 415, 422, 503),
         more={
             200: {
@@ -93,24 +94,27 @@ JOB_HEADERS: Final[dict[str, Any]] = {
     ),
     openapi_extra=request_body(JobRequest),
 )
-def submit(service: ServiceDep, caller: CallerDep, body: JobBody, idempotency_key: IdempotencyKey = None) -> Response:
+def submit(
+    service: ServiceDep, caller: CallerDep, body: JobBody, idempotency_key: IdempotencyKeyHeader = None
+) -> Response:
     """Check the request against the data's footers and store the job; it is durable when this answers."""
     if service.draining.is_set():
         raise Draining
     if idempotency_key is None:
         return _accepted(_submit(service, caller, body, None))
-    stored = service.store.jobs.replay(owner=caller.owner, idempotency_key=idempotency_key, body_sha256=body.sha256)
-    if stored is not None:
-        return _accepted(stored)
-    with _in_flight(service, caller, idempotency_key):
-        return _accepted(_submit(service, caller, body, idempotency_key))
+    key = IdempotencyKey(idempotency_key, body.sha256)
+    earlier = service.store.jobs.replay(caller.owner, key)
+    if earlier is not None:
+        return _accepted(earlier)
+    with _in_flight(service, caller, key):
+        return _accepted(_submit(service, caller, body, key))
 
 
-def _submit(service: Service, caller: Caller, body: Body[JobRequest], key: str | None) -> Submission:
+def _submit(service: Service, caller: Caller, body: Body[JobRequest], key: IdempotencyKey | None) -> Submission:
     request = body.shape
     resolved = resolve(service, caller, request)
     checked = check(service, resolved)
-    submission = service.store.jobs.submit(
+    new = NewJob(
         owner=caller.owner,
         request=body.document,
         spec=checked.spec.model_dump(mode="json", exclude_none=True),
@@ -118,12 +122,13 @@ def _submit(service: Service, caller: Caller, body: Body[JobRequest], key: str |
         fingerprint=checked.plan.fingerprint,
         labels=request.labels,
         priority=request.priority,
-        render=lambda job: job_resource(job).model_dump(mode="json"),
         uses=resolved.uses,
         callback_url=None if request.callback is None else request.callback.url,
         traceparent=traceparent(),
-        idempotency_key=key,
-        body_sha256=body.sha256 if key is not None else None,
+    )
+    submission = service.store.jobs.submit(
+        new,
+        key=key,
         reusable=partial(_same_files, service, checked.spec) if _may_reuse(request, checked.plan) else None,
         max_queued=service.limits.max_queued_jobs,
     )
@@ -143,17 +148,18 @@ def _same_files(service: Service, spec: JobSpec, earlier: Job) -> bool:
 
 def _accepted(submission: Submission) -> Response:
     headers = {"Location": f"/v1/jobs/{submission.job_id}"}
-    is_new = not submission.response["terminal"]  # else it is an earlier job, which `reuse` has found
+    is_new = not submission.job.state.terminal  # else it is an earlier job, which `reuse` has found
     if is_new:
         headers["Retry-After"] = str(POLL_AFTER_SECONDS)
     if submission.replayed:
         headers["Idempotent-Replayed"] = "true"
-    return JSONResponse(dict(submission.response), status_code=202 if is_new else 200, headers=headers)
+    resource = job_resource(submission.job).model_dump(mode="json")
+    return JSONResponse(resource, status_code=202 if is_new else 200, headers=headers)
 
 
 @contextmanager
-def _in_flight(service: Service, caller: Caller, key: str) -> Iterator[None]:
-    entry = (caller.owner, key)
+def _in_flight(service: Service, caller: Caller, key: IdempotencyKey) -> Iterator[None]:
+    entry = (caller.owner, key.key)
     with service.lock:
         if entry in service.keys_in_flight:
             raise KeyInFlight
@@ -168,7 +174,7 @@ def _in_flight(service: Service, caller: Caller, key: str) -> Iterator[None]:
 @router.post(
     "/plan",
     summary="Plan a job",
-    responses=problems(400, 403, 404, 409, 413, 415, 422),
+    responses=error_responses(400, 403, 404, 409, 413, 415, 422),
     openapi_extra=request_body(JobRequest),
 )
 def plan(service: ServiceDep, caller: CallerDep, body: JobBody) -> JobPlan:
@@ -176,7 +182,7 @@ def plan(service: ServiceDep, caller: CallerDep, body: JobBody) -> JobPlan:
     return plan_of(service, caller, body.shape)
 
 
-@router.get("", summary="List jobs", responses=problems(400))
+@router.get("", summary="List jobs", responses=error_responses(400))
 def list_jobs(
     service: ServiceDep,
     caller: CallerDep,
@@ -193,7 +199,7 @@ def list_jobs(
     """Give jobs, newest first; all given filters must fit."""
     page = service.store.jobs.list(
         owner=caller.sees,
-        state=None if state is None else JobState(state),
+        state=state,
         selector=selector,
         labels=_labels(label),
         limit=limit,
@@ -228,7 +234,7 @@ JobDep = Annotated[Job, Depends(_job)]
     "/{job_id:job}",
     response_model=JobResource,
     summary="Look at a job",
-    responses=problems(
+    responses=error_responses(
         404,
         more={
             200: {"headers": {"ETag": {"description": "Changes with the job.", "schema": {"type": "string"}}}},
@@ -279,7 +285,7 @@ def wait_seconds(prefer: str | None) -> float | None:
     "/{job_id:job}/cancel",
     status_code=202,
     summary="Cancel a job",
-    responses=problems(404, 409, more={200: {"model": JobResource, "description": "It was cancelled already."}}),
+    responses=error_responses(404, 409, more={200: {"model": JobResource, "description": "It was cancelled already."}}),
 )
 def cancel(service: ServiceDep, job: JobDep, response: Response) -> JobResource:
     """Stop a job within one unit of work. What is finished of it is kept, for a resume or for another job."""
@@ -292,7 +298,7 @@ def cancel(service: ServiceDep, job: JobDep, response: Response) -> JobResource:
     "/{job_id:job}/resume",
     status_code=202,
     summary="Resume a job",
-    responses=problems(404, 409, 412, 503),
+    responses=error_responses(404, 409, 412, 503),
 )
 def resume(service: ServiceDep, job: JobDep) -> JobResource:
     """Queue a failed or cancelled job again: only what is missing runs, and the result is the same bytes."""
@@ -304,7 +310,7 @@ def resume(service: ServiceDep, job: JobDep) -> JobResource:
     return job_resource(service.store.jobs.resume(job.id, max_queued=service.limits.max_queued_jobs))
 
 
-@router.delete("/{job_id:job}", status_code=204, summary="Delete a job", responses=problems(404, 409))
+@router.delete("/{job_id:job}", status_code=204, summary="Delete a job", responses=error_responses(404, 409))
 def delete(service: ServiceDep, job: JobDep) -> None:
     """Delete a finished job with its log and its result."""
     service.store.jobs.delete(job.id)

@@ -164,7 +164,7 @@ FRAMEWORK_CODES = {
 """Codes of what the framework refuses by itself."""
 
 
-def problem(error: TamisError, instance: str) -> dict[str, Any]:
+def _problem_at(error: TamisError, instance: str) -> dict[str, Any]:
     """Describe an error as the problem of the request for the path `instance`."""
     return problem_of(error) | {"instance": instance}
 
@@ -180,7 +180,7 @@ def problem_response(error: TamisError, request: Request, headers: Mapping[str, 
         scope = f', scope="{error.where["scope"]}"' if "scope" in error.where else ""
         more["WWW-Authenticate"] = error.challenge + scope
     return JSONResponse(
-        problem(error, request.url.path),
+        _problem_at(error, request.url.path),
         status_code=error.status,
         media_type=MEDIA_TYPE,
         headers={"Cache-Control": "no-store", **more, **(headers or {})},
@@ -196,7 +196,7 @@ KEYED: Final = (401, 403, 429, 503)
 """What every endpoint that asks for an API key may answer: the last when the store of the keys does not."""
 
 
-def problems(*statuses: int, more: Responses | None = None, keyed: bool = True) -> Responses:
+def error_responses(*statuses: int, more: Responses | None = None, keyed: bool = True) -> Responses:
     """Declare the errors of an endpoint, those that all have included, and `more` answers, for the OpenAPI document."""
     schema = {"$ref": "#/components/schemas/Problem"}
     errors: Responses = {
@@ -232,7 +232,7 @@ async def _on_invalid_parameters(request: Request, error: Exception) -> Response
     ]
     detail = "; ".join(f"{item['pointer'].removeprefix('/')}: {item['detail']}" for item in errors)
     refused = BadRequest(f"Parameters do not fit: {detail}.")
-    document = problem(refused, request.url.path) | {"errors": errors}
+    document = _problem_at(refused, request.url.path) | {"errors": errors}
     return JSONResponse(document, status_code=refused.status, media_type=MEDIA_TYPE)
 
 

@@ -14,10 +14,11 @@ from tamis.service.api.access import with_key
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.jobs import LOOK_SECONDS, JobDep, wait_seconds
-from tamis.service.api.problems import problems
+from tamis.service.api.problems import error_responses
+from tamis.service.job_state import JobState
 from tamis.service.question_files import read_question
 from tamis.service.schema import MAX_ANSWERS, AnswersTaken, JobQuestion, RoundAnswers
-from tamis.service.store import BadCursor, Job, JobState
+from tamis.service.store import BadCursor, Job
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +37,7 @@ AnswersBody = Annotated[
     "/questions",
     response_model=JobQuestion,
     summary="Look at what a job asks",
-    responses=problems(400, 404, 409, 503),
+    responses=error_responses(400, 404, 409, 503),
 )
 async def questions(
     request: Request,
@@ -99,7 +100,7 @@ def _columns(table: pa.Table) -> dict[str, Any]:
 @router.post(
     "/answers",
     summary="Answer a job",
-    responses=problems(400, 404, 409, 413, 415, 422),
+    responses=error_responses(400, 404, 409, 413, 415, 422),
     openapi_extra=request_body(RoundAnswers),
 )
 def answers(service: ServiceDep, job: JobDep, body: AnswersBody) -> AnswersTaken:

@@ -8,8 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from tamis.selectors.schema.response import ResultManifest
+from tamis.service.job_state import JobState
 from tamis.service.schema import DatasetLinks, DatasetResource, FileLink, JobLinks, JobResource, JobResult, LogEntry
-from tamis.service.store import Dataset, Event, Job, JobState
+from tamis.service.store import Dataset, Event, Job
 
 MIN_FRACTION = 0.02
 """Work done before the time left is guessed from it."""

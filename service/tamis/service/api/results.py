@@ -19,11 +19,12 @@ from tamis.service.api.access import with_key
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import FILE_HEADERS, file_response
 from tamis.service.api.jobs import JobDep
-from tamis.service.api.problems import BadRequest, Expired, NotAcceptable, problems
+from tamis.service.api.problems import BadRequest, Expired, NotAcceptable, error_responses
 from tamis.service.api.resources import job_result, log_entry, timestamp
 from tamis.service.api.submission import RESULT
+from tamis.service.job_state import JobState
 from tamis.service.schema import JobResult
-from tamis.service.store import Job, JobState
+from tamis.service.store import Job
 from tamis.service.unit_journal import read_units
 
 router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"], dependencies=with_key)
@@ -83,7 +84,7 @@ def _file(service: Service, job: Job, name: str) -> ResultFile:
     "/events",
     response_class=EventSourceResponse,
     summary="Follow a job",
-    responses=problems(
+    responses=error_responses(
         400, 404, more={200: {"description": "Server-Sent Events: state, progress and log; the last is 'end'."}}
     ),
 )
@@ -120,7 +121,7 @@ async def events(
     "/logs",
     response_class=StreamingResponse,
     summary="Read a job's log",
-    responses=problems(
+    responses=error_responses(
         404, more={200: {"description": "One JSON object a line.", "content": {"application/x-ndjson": {}}}}
     ),
 )
@@ -140,7 +141,7 @@ def logs(service: ServiceDep, job: JobDep) -> Response:
     "/units",
     response_class=StreamingResponse,
     summary="Read what is done of a job",
-    responses=problems(
+    responses=error_responses(
         404, more={200: {"description": "One JSON object a line.", "content": {"application/x-ndjson": {}}}}
     ),
 )
@@ -152,7 +153,7 @@ def units(service: ServiceDep, job: JobDep) -> Response:
     return StreamingResponse(read_units(service.settings.job_dir(job.id)), media_type="application/x-ndjson")
 
 
-@router.get("/result", summary="Look at the result", responses=problems(404, 409, 410, 503))
+@router.get("/result", summary="Look at the result", responses=error_responses(404, 409, 410, 503))
 def result(service: ServiceDep, job: FinishedJob) -> JobResult:
     """Give the result's manifest: files with sizes and digests, totals, asked and got, provenance."""
     return job_result(job, _manifest(service, job))
@@ -162,7 +163,7 @@ def result(service: ServiceDep, job: FinishedJob) -> JobResult:
     "/selection.parquet",
     response_class=Response,
     summary="Ask about the selection",
-    responses=problems(404, 409, 410, 412, 416, 503, more={**FILE_RESPONSES}),
+    responses=error_responses(404, 409, 410, 412, 416, 503, more={**FILE_RESPONSES}),
 )
 @router.get(
     "/selection.parquet",
@@ -172,7 +173,7 @@ def result(service: ServiceDep, job: FinishedJob) -> JobResult:
         **FILE_RESPONSES,
         200: {**FILE_RESPONSES[200], "content": {PARQUET: {"schema": {"type": "string", "format": "binary"}}}},
     }
-    | problems(404, 409, 410, 412, 416, 503),
+    | error_responses(404, 409, 410, 412, 416, 503),
 )
 def selection(request: Request, service: ServiceDep, job: FinishedJob) -> Response:
     """Give the selected rows as Parquet; ranges and conditional requests are answered as RFC 9110 has them."""
@@ -184,7 +185,7 @@ def selection(request: Request, service: ServiceDep, job: FinishedJob) -> Respon
     "/files/{name}",
     response_class=Response,
     summary="Ask about a file of the result",
-    responses=problems(404, 409, 410, 412, 416, 503, more={**FILE_RESPONSES}),
+    responses=error_responses(404, 409, 410, 412, 416, 503, more={**FILE_RESPONSES}),
 )
 @router.get(
     "/files/{name}",
@@ -197,7 +198,7 @@ def selection(request: Request, service: ServiceDep, job: FinishedJob) -> Respon
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         },
     }
-    | problems(404, 409, 410, 412, 416, 503),
+    | error_responses(404, 409, 410, 412, 416, 503),
 )
 def result_file(request: Request, service: ServiceDep, job: FinishedJob, name: str) -> Response:
     """Give a file that the result's manifest lists (scores.parquet, model.arrow, …), as the selection is given."""
@@ -209,7 +210,7 @@ def result_file(request: Request, service: ServiceDep, job: FinishedJob, name: s
     "/report",
     response_class=Response,
     summary="Read the report",
-    responses=problems(
+    responses=error_responses(
         *(404, 406, 409, 410, 503),
         more={
             200: {"description": "The evidence.", "content": {"application/json": {"schema": {"type": "object"}}}},
@@ -257,7 +258,7 @@ def preferred(accept: str | None, offered: list[str]) -> str | None:
     return best if liking(best) > 0 else None
 
 
-@router.get("/explain", summary="Explain a row", responses=problems(400, 404, 409, 410, 503))
+@router.get("/explain", summary="Explain a row", responses=error_responses(400, 404, 409, 410, 503))
 def explain(
     service: ServiceDep,
     job: FinishedJob,

@@ -14,8 +14,9 @@ from tamis.service.api.access import Caller
 from tamis.service.api.context import Service
 from tamis.service.api.problems import InsufficientScope
 from tamis.service.input_check import check_inputs
+from tamis.service.job_state import JobState
 from tamis.service.schema import JobPlan, JobRequest
-from tamis.service.store import Job, JobState, Scope
+from tamis.service.store import Job, Scope
 
 SELECTION = "selection.parquet"
 MODEL = "model.arrow"

@@ -117,7 +117,7 @@ def checked_addresses(endpoint: Endpoint, allowed: AllowedHosts, resolve: Resolv
                 # The address itself is not told: who asks may not know the names of this network.
                 raise Forbidden(
                     f"The callback's host {endpoint.host} is not on the public internet: the service sends there only "
-                    f"when its operator allows it ({CALLBACK_HOSTS})."
+                    f"when its operator allows it ({CALLBACK_HOSTS.variable})."
                 )
     return addresses
 

@@ -7,10 +7,9 @@ that one that is killed loses nothing: the callback is sent again, under the sam
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,6 +22,7 @@ from fastapi.concurrency import run_in_threadpool
 from tamis.selectors.errors import StorageError, TamisError
 from tamis.service.callbacks import signing
 from tamis.service.callbacks.addresses import Address, Endpoint, Resolve, checked_addresses, parse_url, resolve
+from tamis.service.retry import Backoff, GiveUp, RetryAfter
 from tamis.service.settings import AllowedHosts
 from tamis.service.store import Callback, Store
 
@@ -35,7 +35,8 @@ RESOLVING_THREADS: Final = 8
 TRIED_ADDRESSES: Final = 3
 """Of one host, in one attempt."""
 
-JITTER: Final = 0.1
+RETRY: Final = Backoff((5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400), jitter=0.1)
+"""Pauses that Standard Webhooks suggests; delivery is given up on the fourth day."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.callbacks")
 
@@ -48,8 +49,7 @@ class Pace:
     timeout: float = 15.0  # of one attempt, the resolution of the name included
     lease: float = 60.0  # a callback whose process died is another's after so long
     store_down: float = 10.0  # until the next look when the store did not answer
-    # After the first failure, the second, …: what Standard Webhooks suggests; then, on day four, it is given up.
-    retries: Sequence[float] = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+    retry: Backoff = RETRY
 
 
 class NotDelivered(TamisError):
@@ -108,17 +108,13 @@ class Deliverer:
             status = await self._send(client, callback)
         except (TamisError, OSError, httpx.HTTPError) as error:  # a timeout is an OSError
             reason = error.detail if isinstance(error, TamisError) else str(error) or type(error).__name__
-            wait = self._wait(callback.attempts, error)
+            decision = GiveUp() if isinstance(error, Gone) else self._pace.retry.decide(callback.attempts)
+            wait = decision.seconds if isinstance(decision, RetryAfter) else None
             log.warning("callback not delivered", reason=reason, retry_seconds=wait, **told)
             await self._settle(self._store.callbacks.unheard, callback, reason, wait)
         else:
             log.info("callback delivered", status=status, **told)
             await self._settle(self._store.callbacks.heard, callback, f"answered with {status}")
-
-    def _wait(self, attempts: int, error: Exception) -> float | None:
-        if isinstance(error, Gone) or attempts > len(self._pace.retries):
-            return None
-        return self._pace.retries[attempts - 1] * random.uniform(1 - JITTER, 1 + JITTER)
 
     async def _settle(self, settle: Callable[..., None], callback: Callback, *told: Any) -> None:
         try:

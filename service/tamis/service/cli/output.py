@@ -19,6 +19,7 @@ from tamis.selectors.errors import TamisError
 if TYPE_CHECKING:
     from tamis.selectors.schema.response import Plan
     from tamis.service.schema import JobResource, SelectorResource
+    from tamis.service.settings import SettingRow
     from tamis.service.store import ApiKey
 
 console: Final = Console(stderr=True, highlight=False)
@@ -165,7 +166,7 @@ def _count(number: int, what: str) -> str:
 
 
 def show_selectors(selectors: list[SelectorResource]) -> None:
-    """Show the catalogue."""
+    """Write the catalogue to stdout."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("selector", "needs", "what it does"):
         table.add_column(title, overflow="fold")
@@ -173,11 +174,11 @@ def show_selectors(selectors: list[SelectorResource]) -> None:
         either = [" or ".join(selector.needs.either)] if selector.needs.either else []
         needs = [*selector.needs.roles, *either, *(["a target"] if selector.needs.target else [])]
         table.add_row(Text(selector.name, style="bold"), ", ".join(needs), Text(selector.summary))
-    console.print(table)
+    _stdout().print(table)
 
 
 def show_selector(selector: SelectorResource) -> None:
-    """Show one selector with its parameters."""
+    """Write one selector with its parameters to stdout."""
     show_selectors([selector])
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("parameter", "default", "meaning"):
@@ -186,4 +187,23 @@ def show_selector(selector: SelectorResource) -> None:
     for name, schema in properties.items():
         default = json.dumps(schema["default"]) if "default" in schema else "required"
         table.add_row(Text(name), Text(default), Text(schema.get("description", "")))
-    console.print("", table, "", Text(f"Cost: {selector.cost}"), Text(selector.citation, style="dim"))
+    _stdout().print("", table, "", Text(f"Cost: {selector.cost}"), Text(selector.citation, style="dim"), sep="\n")
+
+
+def show_settings(rows: Sequence[SettingRow]) -> None:
+    """Write all settings to stdout."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("setting", no_wrap=True)
+    for title in ("value", "default", "meaning"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(row.name, Text(row.value or ""), Text(row.default), Text(row.meaning))
+    _stdout().print(table)
+
+
+def _stdout() -> Console:
+    """Make a console over standard output."""
+    made = Console(highlight=False)
+    if not made.is_terminal:
+        made.width = UNLIMITED_WIDTH
+    return made

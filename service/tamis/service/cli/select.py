@@ -20,7 +20,7 @@ from tamis.service.cli.output import console
 from tamis.service.client.job import SELECTION
 from tamis.service.client.progress import PhaseBar, phase_bar
 from tamis.service.process_setup import prepare_process
-from tamis.service.schema import JobProgress
+from tamis.service.schema import JobProgress, SelectorResource
 from tamis.service.settings import DATA_ROOTS, Settings
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def run_here(document: dict[str, Any], out: Path, threads: int | None) -> Result
     from tamis.selectors.jobs.open import Environment
 
     environment = Environment(
-        open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS),
+        open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS.variable),
         settings.signals_dir,
         settings.threads,
     )
@@ -100,6 +100,21 @@ def run_here(document: dict[str, Any], out: Path, threads: int | None) -> Result
     totals = manifest.totals
     console.print(f"{totals.rows:,} of {totals.candidates:,} rows selected: {out / SELECTION}", markup=False)
     return manifest
+
+
+def installed_selectors(name: str | None = None) -> list[SelectorResource]:
+    """List the selectors of this installation, plugins included, or only the one of a name.
+
+    Raises
+    ------
+    UnknownSelector
+        There is none of that name.
+    """
+    prepare_process(Settings.from_environment())
+    from tamis.selectors.jobs.catalogue import catalogue, info
+
+    found = catalogue() if name is None else [info(name)]
+    return [SelectorResource.model_validate(one.model_dump()) for one in found]
 
 
 def compile_kernels() -> float:

@@ -19,7 +19,7 @@ import uvicorn
 
 from tamis.selectors.errors import TamisError
 from tamis.service.api.app import create_app
-from tamis.service.api.context import Limits, Service
+from tamis.service.api.context import Service
 from tamis.service.logs import configure_logs
 from tamis.service.process_setup import prepare_process
 from tamis.service.settings import Settings
@@ -65,7 +65,7 @@ def run_service(host: str, port: int, *, jobs: int, drain: float = 0.0) -> None:
     drain : float
         Seconds to go on answering after the signal to stop, for a load balancer to notice; new jobs are refused.
     """
-    settings, limits = Settings.from_environment(), Limits.from_environment()
+    settings = Settings.from_environment()
     address = _resolved(host, port)
     exposed = not address.loopback
     if exposed:
@@ -74,7 +74,7 @@ def run_service(host: str, port: int, *, jobs: int, drain: float = 0.0) -> None:
     # For the kernels' cache and the thread pools: the worker inherits the environment that this sets.
     prepare_process(settings)
     configure_logs()
-    app = create_app(settings, limits, keys_required=exposed, names=(host,))
+    app = create_app(settings, keys_required=exposed, names=(host,))
     app.state.service.store.migrate()  # here, where a database that can't be used is told in one line
     worker = _Worker(jobs) if jobs else None
     config = uvicorn.Config(

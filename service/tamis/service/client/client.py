@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Self
@@ -13,9 +12,10 @@ import httpx
 from tamis.selectors.schema.request import JobSpec, Manifest
 from tamis.service.client.job import Job
 from tamis.service.client.transport import Transport
-from tamis.service.schema import DatasetResource, JobPlan, JobResource, SelectorList, SelectorResource, State, Version
+from tamis.service.schema import DatasetResource, JobPlan, JobResource, SelectorList, SelectorResource, Version
+from tamis.service.settings import API_KEY, SERVICE_URL
 
-DEFAULT_URL: Final = "http://127.0.0.1:8321"
+DEFAULT_URL: Final = SERVICE_URL.unset
 """Where `tamis serve` listens."""
 
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
@@ -50,9 +50,9 @@ class Client:
         self, url: str | None = None, *, api_key: str | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS
     ) -> None:
         self.transport = Transport(
-            url or os.environ.get("TAMIS_URL") or DEFAULT_URL,
+            url or SERVICE_URL.read(),
             timeout,
-            api_key=api_key or os.environ.get("TAMIS_API_KEY") or None,
+            api_key=api_key or API_KEY.read(),
         )
         self._check_timeout = max(timeout, CHECK_SECONDS)
 
@@ -101,7 +101,7 @@ class Client:
         return Job(self.transport, JobResource.model_validate_json(self.transport.request("GET", path).content))
 
     def jobs(
-        self, *, state: State | None = None, selector: str | None = None, labels: Mapping[str, str] | None = None
+        self, *, state: str | None = None, selector: str | None = None, labels: Mapping[str, str] | None = None
     ) -> Iterator[Job]:
         """Go through the jobs, newest first, a page at a time; all given filters must fit."""
         params: dict[str, Any] = {"limit": PAGE, "label": [f"{key}:{value}" for key, value in (labels or {}).items()]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tamis.service.store.errors import BadCursor, IdempotencyKeyReused
 from tamis.service.store.records import (
-    ACTIVE_STATES,
     Answer,
     ApiKey,
     Callback,
@@ -15,11 +14,12 @@ from tamis.service.store.records import (
     DatasetPage,
     Event,
     EventKind,
+    IdempotencyKey,
     Job,
     JobPage,
-    JobState,
     Lease,
     LogLine,
+    NewJob,
     NewKey,
     OpenQuestion,
     Registration,
@@ -31,7 +31,6 @@ from tamis.service.store.records import (
 from tamis.service.store.store import Store
 
 __all__ = [
-    "ACTIVE_STATES",
     "Answer",
     "ApiKey",
     "BadCursor",
@@ -43,12 +42,13 @@ __all__ = [
     "DatasetPage",
     "Event",
     "EventKind",
+    "IdempotencyKey",
     "IdempotencyKeyReused",
     "Job",
     "JobPage",
-    "JobState",
     "Lease",
     "LogLine",
+    "NewJob",
     "NewKey",
     "OpenQuestion",
     "Registration",

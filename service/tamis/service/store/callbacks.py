@@ -11,11 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from tamis.service.callbacks.signing import new_secret
+from tamis.service.job_state import JobState
 from tamis.service.store.database import Database
 from tamis.service.store.ids import new_id
 from tamis.service.store.models import callbacks, jobs, webhook_secrets
-from tamis.service.store.records import Callback, JobState
+from tamis.service.store.records import Callback
+from tamis.service.store.secrets import new_secret
 
 
 class Callbacks:

@@ -16,8 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tamis.service.job_state import LEASED_STATES, JobState
 from tamis.service.store.models import jobs
-from tamis.service.store.records import LEASED_STATES, JobState
 
 STARTED_STATES = frozenset(JobState) - {JobState.QUEUED, JobState.CANCELLED}
 """A worker has had them; of the cancelled it can't be told, and they tell nothing of whose turn it is."""

@@ -8,9 +8,10 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tamis.service.job_state import ACTIVE_STATES, LEASED_STATES
 from tamis.service.store.database import Database
 from tamis.service.store.models import job_uses, jobs, removals
-from tamis.service.store.records import ACTIVE_STATES, LEASED_STATES, Finished
+from tamis.service.store.records import Finished
 
 _FINISHED: Final = (jobs.c.state.not_in(ACTIVE_STATES), jobs.c.expired_at.is_(None))
 

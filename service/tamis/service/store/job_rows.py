@@ -9,10 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from tamis.selectors.errors import NotFound
+from tamis.service.job_state import JobState
 from tamis.service.store.callbacks import announce
 from tamis.service.store.ids import is_id
 from tamis.service.store.models import job_events, job_uses, jobs
-from tamis.service.store.records import Event, EventKind, Job, JobState, LogLine
+from tamis.service.store.records import Event, EventKind, Job, LogLine
 
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 """A row of columns chosen at run time."""

@@ -181,7 +181,7 @@ idempotency_keys = Table(
     Column("key", _NAME, primary_key=True),
     Column("body_sha256", String(64), nullable=False),
     Column("job_id", _ID, nullable=False),  # no foreign key: the answer is replayed even when the job was deleted
-    Column("response", _JSON, nullable=False),
+    Column("response", _JSON, nullable=False),  # the job that was the first answer, as it was then; see `idempotency`
     Column("created_at", Float(53), nullable=False),
     Index(None, "created_at"),
 )

@@ -16,10 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tamis.selectors.errors import Conflict, Invalid
+from tamis.service.job_state import JobState
 from tamis.service.store.database import Database
 from tamis.service.store.job_rows import AnyRow, change_state, select_job
 from tamis.service.store.models import jobs, questions
-from tamis.service.store.records import Answer, JobState, OpenQuestion, Taken
+from tamis.service.store.records import Answer, OpenQuestion, Taken
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,19 +12,18 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tamis.service.job_state import LEASED_STATES, JobState
+from tamis.service.retry import GiveUp, JobRetry
 from tamis.service.store.database import Database
 from tamis.service.store.fair_share import ORDER, may_start
 from tamis.service.store.job_rows import JOB_COLUMNS, AnyRow, change_state, to_jobs, write_event, write_logs
 from tamis.service.store.jobs import MAX_ATTEMPTS
 from tamis.service.store.models import jobs
 from tamis.service.store.questions import ask
-from tamis.service.store.records import LEASED_STATES, Claim, Control, Event, EventKind, JobState, Json, Lease, LogLine
+from tamis.service.store.records import Claim, Control, Event, EventKind, Json, Lease, LogLine
 
 PROGRESS_EVENT_SECONDS: Final = 1.0
 """Shortest time between two progress events of one job; the job itself shows every progress."""
-
-RETRY_SECONDS: Final = (1.0, 5.0, 30.0)
-"""How long a failed attempt waits before the next: the first failure, the second, every further one."""
 
 CLAIM_LOCK: Final = 0x636C61696D
 """Key of the PostgreSQL advisory lock under which claims are counted ('claim' in ASCII)."""
@@ -35,9 +34,10 @@ _NO_LEASE: Final[dict[str, Any]] = {"worker": None, "lease_until": None}
 class Queue:
     """Claim, heartbeat, finish, give back; every write after the claim is fenced on the lease."""
 
-    def __init__(self, database: Database, running_per_owner: int | None = None) -> None:
+    def __init__(self, database: Database, running_per_owner: int | None, retry: JobRetry) -> None:
         self._database = database
         self._running_per_owner = running_per_owner
+        self._retry = retry
 
     def claim(self, worker: str, lease_seconds: float) -> Claim | None:
         """Take the next job, or None: one left behind by a worker whose lease ran out, else the first in the queue."""
@@ -107,16 +107,17 @@ class Queue:
 
         return self._end(lease, end, progress, logs)
 
-    def fail(self, lease: Lease, problem: Json, *, retry: bool, logs: Sequence[LogLine] = ()) -> JobState | None:
-        """End the attempt: queued again when `retry` and attempts are left, else failed.
+    def fail(self, lease: Lease, problem: Json, *, logs: Sequence[LogLine] = ()) -> JobState | None:
+        """End the attempt with a problem: the retry strategy queues the job again or lets it fail.
 
-        Gives the state it ended in (cancelled when that was asked before), None when the lease is lost.
+        Gives the state it ended in (cancelled when that was requested before), None when the lease is lost.
         """
 
         def end(connection: Connection, held: AnyRow, now: float) -> JobState:
-            if not retry or held.attempts >= held.attempts_limit:
+            decision = self._retry.decide(problem["code"], held.attempts, held.attempts_limit)
+            if isinstance(decision, GiveUp):
                 return _finish(connection, lease.job_id, JobState.FAILED, now, error=problem)
-            wait = RETRY_SECONDS[min(held.attempts, len(RETRY_SECONDS)) - 1]
+            wait = decision.seconds
             change_state(
                 connection,
                 lease.job_id,

@@ -2,48 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from tamis.service.job_state import JobState
+
 Json = Mapping[str, Any]
 """A JSON object."""
-
-
-class JobState(StrEnum):
-    """Where a job is in its life."""
-
-    QUEUED = "queued"
-    """Waits for a worker; also between two attempts."""
-
-    RUNNING = "running"
-    """A worker holds its lease."""
-
-    WAITING = "waiting"
-    """It asked for scores, holds no worker, and is queued again when the last of them is given."""
-
-    CANCELLING = "cancelling"
-    """A worker holds its lease and was told to stop."""
-
-    SUCCEEDED = "succeeded"
-    """Its result is there."""
-
-    FAILED = "failed"
-    """It ended with a problem; `resume` tries again."""
-
-    CANCELLED = "cancelled"
-    """It was stopped on request; `resume` goes on from its finished units."""
-
-    @property
-    def terminal(self) -> bool:
-        """Whether nothing more happens by itself."""
-        return self not in ACTIVE_STATES
-
-
-ACTIVE_STATES = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.WAITING, JobState.CANCELLING})
-LEASED_STATES = frozenset({JobState.RUNNING, JobState.CANCELLING})
-RESUMABLE_STATES = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 
 class Scope(StrEnum):
@@ -101,12 +68,40 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
-    """What `Jobs.submit` did."""
+class NewJob:
+    """A job to be submitted: a checked request."""
 
-    job_id: str
-    replayed: bool  # an earlier submission with the same idempotency key answered
-    response: Json  # what `render` made of the job when it was first submitted
+    owner: str  # the caller that submits it
+    request: Json  # as it was sent
+    spec: Json  # resolved: a `JobSpec` as JSON, no ids of datasets or jobs left
+    selector: str
+    fingerprint: str | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0  # larger runs first
+    uses: Collection[str] = ()  # ids of the datasets and jobs it was resolved from: not deletable while it is active
+    traceparent: str | None = None  # W3C trace context that its attempts belong to
+    callback_url: str | None = None  # receives a POST when the job is over; see `Callbacks`
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A caller's key for one request, and what the request was."""
+
+    key: str
+    body_sha256: str  # hexadecimal, of the canonical body
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Outcome of `Jobs.submit`."""
+
+    job: Job  # as it was when its key was first answered; in a replay without its `spec`, which is not kept
+    replayed: bool  # an earlier submission with the same idempotency key is the answer
+
+    @property
+    def job_id(self) -> str:
+        """Id of the job."""
+        return self.job.id
 
 
 @dataclass(frozen=True, slots=True)

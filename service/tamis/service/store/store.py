@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tamis.service.retry import JobRetry
 from tamis.service.store.callbacks import Callbacks
 from tamis.service.store.counters import Totals
 from tamis.service.store.database import Database
@@ -45,7 +46,7 @@ class Store:
         What is to be sent to callers, and the secrets that sign it.
     """
 
-    def __init__(self, url: str, *, running_per_owner: int | None = None) -> None:
+    def __init__(self, url: str, *, running_per_owner: int | None = None, retry: JobRetry | None = None) -> None:
         """Connect lazily: nothing is opened before the first call, and nothing is created before `migrate`.
 
         Parameters
@@ -54,10 +55,12 @@ class Store:
             ``sqlite:////absolute/path.sqlite3`` or ``postgresql+psycopg://…``.
         running_per_owner : int, optional
             Jobs of one owner that run at a time, over all workers; all may when left out.
+        retry : JobRetry, optional
+            Decides after a failed attempt whether and when the job runs again; the default's pauses when left out.
         """
         self.database = Database(url)
         self.jobs = Jobs(self.database, running_per_owner)
-        self.queue = Queue(self.database, running_per_owner)
+        self.queue = Queue(self.database, running_per_owner, retry or JobRetry())
         self.questions = Questions(self.database)
         self.datasets = Datasets(self.database)
         self.events = Events(self.database)

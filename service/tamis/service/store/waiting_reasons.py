@@ -7,10 +7,10 @@ from collections.abc import Collection
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tamis.service.job_state import JobState
 from tamis.service.store.fair_share import ORDER, running
 from tamis.service.store.job_rows import AnyRow
 from tamis.service.store.models import jobs, questions
-from tamis.service.store.records import JobState
 from tamis.service.store.workers import live_workers
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 
 from tamis.selectors.errors import OutOfLimits, StorageError, TamisError
+from tamis.service.job_state import JobState
 from tamis.service.metrics_model import (
     ATTEMPT,
     ATTEMPTS,
@@ -24,7 +25,7 @@ from tamis.service.metrics_model import (
     Tally,
 )
 from tamis.service.problem_details import problem_of
-from tamis.service.store import Claim, Control, JobState, LogLine, Store
+from tamis.service.store import Claim, Control, LogLine, Store
 from tamis.service.tracing import AttemptSpan
 from tamis.service.worker.process_handle import JobProcessHandle
 from tamis.service.worker.protocol import Message, unpacked
@@ -58,7 +59,6 @@ class JobProcessDied(TamisError):
 
     code = "job-process-died"
     status = 500
-    retryable = True
 
 
 class Attempt:
@@ -163,7 +163,7 @@ class Attempt:
                 return lambda: queue.wait(lease, round, rows, progress=self._progress, logs=self._logs)
             case _:
                 self._problem = message["problem"]
-                return lambda: queue.fail(lease, message["problem"], retry=message["retry"], logs=self._logs)
+                return lambda: queue.fail(lease, message["problem"], logs=self._logs)
 
     def _watch(self, now: float) -> None:
         """End the attempt if the process died, took too long, took too much, or did not stop when it was told."""
@@ -234,7 +234,7 @@ class Attempt:
     def _fail(self, error: TamisError) -> None:
         self._problem = problem = problem_of(error)
         self._log("error", error.detail, {"code": error.code})
-        self._end(lambda: self._store.queue.fail(self.claim.lease, problem, retry=error.retryable, logs=self._logs))
+        self._end(lambda: self._store.queue.fail(self.claim.lease, problem, logs=self._logs))
 
     def _end(self, report: Callable[[], JobState | None]) -> None:
         """Settle how the attempt ended; it is told at once, and again until the store took it."""

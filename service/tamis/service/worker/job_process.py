@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from pydantic import ValidationError
 
 from tamis.selectors.errors import Cancelled, StorageError, TamisError
-from tamis.service.input_check import check_inputs
 from tamis.service.problem_details import problem_of
 from tamis.service.process_setup import die_with_parent, prepare_process
 from tamis.service.question_files import write_question
@@ -58,10 +57,10 @@ if TYPE_CHECKING:
     from tamis.selectors.schema.request import JobSpec
     from tamis.selectors.schema.response import Progress
 
-    Runner = Callable[[JobSpec, Path, Environment, Observer, Answer], object]
+    Runner = Callable[[JobSpec, str | None, Path, Environment, Observer, Answer], object]
 
-EXECUTE: Final = "tamis.selectors.jobs.execute:execute"
-"""What runs a job."""
+EXECUTE: Final = "tamis.service.worker.execution:execute"
+"""The function that runs a job."""
 
 PROGRESS_SECONDS: Final = 0.2
 """Shortest time between two progress messages; what comes between replaces what waits."""
@@ -245,9 +244,7 @@ def _run(
     from tamis.selectors.schema.request import JobSpec
 
     observer = PipeObserver(channel)
-    outcome = Outcome(
-        kind="outcome", state="succeeded", question=None, problem=None, retry=False, progress=None, again=True
-    )
+    outcome = Outcome(kind="outcome", state="succeeded", question=None, problem=None, progress=None, again=True)
     answers = Answers(
         Answered(
             one["round"], np.frombuffer(unpacked(one["rows"]), "<i8"), np.frombuffer(unpacked(one["scores"]), "<f8")
@@ -257,22 +254,19 @@ def _run(
     try:
         spec = JobSpec.model_validate(order["spec"])
         environment = Environment(
-            storage=open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS),
+            storage=open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS.variable),
             cache=settings.signals_dir,
             threads=order["threads"],
         )
         out = Path(order["out"])
-        with _alone(out, observer):
-            if order["fingerprint"] is not None:
-                check_inputs(spec, order["fingerprint"], environment)
-            with contextlib.closing(Journal(out, order["attempt"])) as observer.journal:
-                try:
-                    runner(spec, out, environment, observer, answers)
-                except Waiting as waiting:
-                    write_question(out, waiting.question)
-                    outcome["state"] = "waiting"
-                    rows = packed(waiting.question.rows.astype("<i8").tobytes())
-                    outcome["question"] = Asked(round=waiting.question.round, rows=rows)
+        with _alone(out, observer), contextlib.closing(Journal(out, order["attempt"])) as observer.journal:
+            try:
+                runner(spec, order["fingerprint"], out, environment, observer, answers)
+            except Waiting as waiting:
+                write_question(out, waiting.question)
+                outcome["state"] = "waiting"
+                rows = packed(waiting.question.rows.astype("<i8").tobytes())
+                outcome["question"] = Asked(round=waiting.question.round, rows=rows)
     except Cancelled:
         outcome |= {"state": "cancelled", "again": False}  # the supervisor may be about to kill this process
     except Exception as error:
@@ -282,7 +276,7 @@ def _run(
         else:
             observer.log("error", _short(error), traceback=traceback.format_exc())
         in_order = isinstance(error, TamisError | OSError)  # of the data's or the disk's making, not of this process's
-        outcome |= {"state": "failed", "problem": problem_of(known), "retry": known.retryable, "again": in_order}
+        outcome |= {"state": "failed", "problem": problem_of(known), "again": in_order}
     observer.tell_work()
     outcome["progress"] = observer.last
     return outcome
@@ -333,7 +327,6 @@ class OutOfMemory(TamisError):
 
     code = "out-of-memory"
     status = 500
-    retryable = True
 
 
 def _short(error: Exception) -> str:

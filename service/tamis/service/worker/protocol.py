@@ -62,7 +62,6 @@ class Outcome(TypedDict):
     state: Literal["succeeded", "failed", "cancelled", "waiting"]
     question: Asked | None  # for waiting
     problem: dict[str, Any] | None  # for failed
-    retry: bool  # for failed: whether the same job may succeed when it is tried again
     progress: dict[str, Any] | None  # the last
     again: bool  # whether the process takes another order
 

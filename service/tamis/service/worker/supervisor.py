@@ -51,7 +51,7 @@ class Supervisor:
         timing : Timing, optional
             How often and how long.
         runner : str
-            ``module:function`` that runs a job, with the signature of `tamis.selectors.jobs.execute.execute`.
+            ``module:function`` that runs a job, with the signature of `tamis.service.worker.execution.execute`.
         """
         self._store = store
         self._settings = settings
