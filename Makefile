@@ -35,12 +35,13 @@ coverage: $(VENV)/.installed-dev ## All tests, and which lines they run; half as
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/native/test_topk.py -q -k "not many_rows" --cov --cov-report=
 	$(PYTEST) --cov --cov-append --cov-report=term:skip-covered
 
-lint: $(VENV)/.installed-dev ## Style, types, import directions, drift of openapi.yaml
+lint: $(VENV)/.installed-dev ## Style, types, import directions, drift of openapi.yaml and of the pages' tables
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tamis.service.api.openapi --check
+	$(BIN)/python -m tamis.service.cli.reference --check
 
 format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix .
