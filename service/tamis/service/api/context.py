@@ -24,8 +24,8 @@ RESOLVE_SECONDS: Final = 2.0
 """How long a submission waits for the name of its callback's host."""
 
 
-KEYS_LOOK_SECONDS: Final = 1.0
-"""How long it is believed that no API key was ever made."""
+KEYS_POLL_INTERVAL_SECONDS: Final = 1.0
+"""Time after which the store is asked again whether an API key was ever made."""
 
 
 @dataclass
@@ -53,13 +53,13 @@ class Service:
         return self.settings.limits
 
     def keys_asked(self) -> bool:
-        """Whether an API key is needed: always, or from `KEYS_LOOK_SECONDS` after the first was made."""
+        """Whether an API key is needed: always, or from `KEYS_POLL_INTERVAL_SECONDS` after the first was made."""
         if self.keys_required or self._keys_made:
             return True
         if not self.open_for_now():
-            looked_at = time.monotonic()
+            polled_at = time.monotonic()
             self._keys_made = self.store.keys.asked()
-            self._open_until = looked_at + KEYS_LOOK_SECONDS
+            self._open_until = polled_at + KEYS_POLL_INTERVAL_SECONDS
         return self._keys_made
 
     def open_for_now(self) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +21,7 @@ from tamis.service.api.access import Caller, CallerDep, with_key
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import matches_etag
+from tamis.service.api.long_poll import wait_for, wait_seconds
 from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, error_responses
 from tamis.service.api.resources import etag, job_resource
 from tamis.service.api.submission import RESULT, check, check_resumable, plan_of, resolve
@@ -47,14 +46,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.api")
 POLL_AFTER_SECONDS: Final = 1
 """What Retry-After tells a client that polls."""
 
-MAX_WAIT_SECONDS: Final = 60.0
-LOOK_SECONDS: Final = 0.2
-"""How often a long poll looks at the store."""
-
 DEFAULT_PAGE: Final = 50
 MAX_LABEL_FILTERS: Final = 16
-
-_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
 
 JobBody = Annotated[Body[JobRequest], Depends(json_body(JobRequest))]
 IdempotencyKeyHeader = Annotated[
@@ -256,29 +249,23 @@ async def get_job(
     says (a new state or new progress), without it until the job has ended.
     """
     wait = wait_seconds(prefer)
-    deadline = time.monotonic() + (wait or 0.0)
-    while True:
-        job = await run_in_threadpool(service.store.jobs.get, job_id, owner=caller.sees)
-        unchanged = if_none_match is not None and matches_etag(if_none_match, etag(job), weak=True)
-        waiting = not job.state.terminal and (unchanged or if_none_match is None)
-        left = deadline - time.monotonic()
-        if not waiting or left <= 0 or service.draining.is_set() or await request.is_disconnected():
-            break
-        await asyncio.sleep(min(left, LOOK_SECONDS))
+
+    def unchanged(job: Job) -> bool:
+        return if_none_match is not None and matches_etag(if_none_match, etag(job), weak=True)
+
+    def ready(job: Job) -> bool:
+        return job.state.terminal or (if_none_match is not None and not unchanged(job))
+
+    job = await run_in_threadpool(service.store.jobs.get, job_id, owner=caller.sees)
+    job = await wait_for(request, service, job, wait or 0.0, ready)
     headers = {"ETag": etag(job), "Cache-Control": "no-cache", "Vary": "Prefer"}
     if wait is not None:
         headers["Preference-Applied"] = f"wait={wait:.0f}"
     if not job.state.terminal:
         headers["Retry-After"] = str(POLL_AFTER_SECONDS)
-    if unchanged:
+    if unchanged(job):
         return Response(status_code=304, headers=headers)
     return JSONResponse(job_resource(job).model_dump(mode="json"), headers=headers)
-
-
-def wait_seconds(prefer: str | None) -> float | None:
-    """Read how long an answer may wait from a Prefer header, within `MAX_WAIT_SECONDS`; None where it says nothing."""
-    wanted = _WAIT.search(prefer or "")
-    return min(float(wanted.group(1)), MAX_WAIT_SECONDS) if wanted else None
 
 
 @router.post(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -13,7 +11,8 @@ from fastapi.responses import JSONResponse
 from tamis.service.api.access import with_key
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
-from tamis.service.api.jobs import LOOK_SECONDS, JobDep, wait_seconds
+from tamis.service.api.jobs import JobDep
+from tamis.service.api.long_poll import wait_for, wait_seconds
 from tamis.service.api.problems import error_responses
 from tamis.service.job_state import JobState
 from tamis.service.question_files import read_question
@@ -55,13 +54,13 @@ async def questions(
     A job in another state asks nothing: 409, whose member `state` says which. With `Prefer: wait=N` the answer waits up
     to N seconds until it asks, or is over.
     """
-    deadline = time.monotonic() + (wait_seconds(prefer) or 0.0)
-    while job.state is not JobState.WAITING and not job.state.terminal:
-        left = deadline - time.monotonic()
-        if left <= 0 or service.draining.is_set() or await request.is_disconnected():
-            break
-        await asyncio.sleep(min(left, LOOK_SECONDS))
-        job = await run_in_threadpool(service.store.jobs.get, job.id)
+    job = await wait_for(
+        request,
+        service,
+        job,
+        wait_seconds(prefer) or 0.0,
+        lambda job: job.state is JobState.WAITING or job.state.terminal,
+    )
     found = await run_in_threadpool(_question, service, job, limit, cursor)
     return JSONResponse(found.model_dump(mode="json"), headers={"Cache-Control": "no-store", "Vary": "Prefer"})
 

@@ -29,8 +29,8 @@ from tamis.service.unit_journal import read_units
 
 router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"], dependencies=with_key)
 
-LOOK_SECONDS: Final = 0.25
-"""How often an event stream looks at the store."""
+POLL_INTERVAL_SECONDS: Final = 0.25
+"""Time between two polls of the store by an event stream."""
 
 RETRY_MILLISECONDS: Final = 1000
 """How long a client waits before it connects again."""
@@ -104,17 +104,18 @@ async def events(
     retry: int | None = RETRY_MILLISECONDS
     while not service.draining.is_set():
         # The job first: what it did before it ended is then among the events read next.
-        now = await run_in_threadpool(service.store.jobs.get, job.id)
+        if await run_in_threadpool(service.store.jobs.version, job.id) != job.version:
+            job = await run_in_threadpool(service.store.jobs.get, job.id)
         fresh = await run_in_threadpool(service.store.events.list, job.id, after=seen)
         for event in fresh:
             data = {**event.data, "at": timestamp(event.at)}
             yield ServerSentEvent(event=str(event.kind), id=str(event.seq), data=data, retry=retry)
             seen, retry = event.seq, None
-        if not fresh and now.state.terminal:
-            yield ServerSentEvent(event="end", id=str(seen + 1), data={"state": str(now.state)}, retry=retry)
+        if not fresh and job.state.terminal:
+            yield ServerSentEvent(event="end", id=str(seen + 1), data={"state": str(job.state)}, retry=retry)
             return
         if not fresh:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 
 @router.get(

@@ -50,6 +50,7 @@ JOB_COLUMNS: Final = (
 
 # Made once: making a statement takes longer than running it, and every look at a job runs these.
 _JOB: Final = sa.select(*JOB_COLUMNS).where(jobs.c.id == sa.bindparam("job_id"))
+_VERSION: Final = sa.select(jobs.c.version).where(jobs.c.id == sa.bindparam("job_id"))
 _USES: Final = (
     sa.select(job_uses.c.job_id, job_uses.c.used_id)
     .where(job_uses.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
@@ -66,6 +67,11 @@ def select_job(connection: Connection, job_id: str, *columns: sa.Column[Any], lo
 def select_whole_job(connection: Connection, job_id: str) -> AnyRow:
     """Read `JOB_COLUMNS` of one job. Raises NotFound."""
     return _first(connection, _JOB, job_id)
+
+
+def select_version(connection: Connection, job_id: str) -> int:
+    """Read the version of one job. Raises NotFound."""
+    return int(_first(connection, _VERSION, job_id).version)
 
 
 def _first(connection: Connection, query: sa.Select[Any], job_id: str) -> AnyRow:

@@ -17,7 +17,15 @@ from tamis.service.store.errors import QueueFull
 from tamis.service.store.fair_share import next_turn
 from tamis.service.store.file_removals import promise_removal
 from tamis.service.store.ids import is_id, new_id
-from tamis.service.store.job_rows import JOB_COLUMNS, change_state, select_job, select_whole_job, to_jobs, write_event
+from tamis.service.store.job_rows import (
+    JOB_COLUMNS,
+    change_state,
+    select_job,
+    select_version,
+    select_whole_job,
+    to_jobs,
+    write_event,
+)
 from tamis.service.store.models import datasets, job_labels, job_uses, jobs, removals
 from tamis.service.store.records import Cancellation, Event, EventKind, IdempotencyKey, Job, JobPage, NewJob, Submission
 from tamis.service.store.waiting_reasons import waiting_reasons
@@ -112,7 +120,7 @@ class Jobs:
     def version(self, job_id: str) -> int:
         """Give the version only: cheap, for polling. Raises NotFound."""
         with self._database.read() as connection:
-            return int(select_job(connection, job_id, jobs.c.version).version)
+            return select_version(connection, job_id)
 
     def list(
         self,
