@@ -1,4 +1,4 @@
-"""Whether a stored job would still compute what it was accepted for: asked before a resume and before every attempt."""
+"""Check, before a resume and before every attempt, that a stored job would still compute the accepted result."""
 
 from __future__ import annotations
 

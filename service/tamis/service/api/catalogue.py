@@ -1,4 +1,4 @@
-"""What jobs are made of: selectors and registered datasets."""
+"""Endpoints of the selectors and of registered datasets."""
 
 from __future__ import annotations
 

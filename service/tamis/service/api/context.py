@@ -1,4 +1,4 @@
-"""What the endpoints stand on: settings, store, and the selectors' library, loaded when first needed."""
+"""Context of the endpoints: settings, store, and the selectors' library, loaded when first needed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 RESOLVE_SECONDS: Final = 2.0
-"""How long a submission waits for the name of its callback's host."""
+"""Longest wait of a submission for the name of its callback's host to resolve."""
 
 
 KEYS_POLL_INTERVAL_SECONDS: Final = 1.0
@@ -30,7 +30,7 @@ KEYS_POLL_INTERVAL_SECONDS: Final = 1.0
 
 @dataclass
 class Service:
-    """One running API."""
+    """State of one running API process."""
 
     settings: Settings
     store: Store
@@ -53,7 +53,7 @@ class Service:
         return self.settings.limits
 
     def keys_asked(self) -> bool:
-        """Whether an API key is needed: always, or from `KEYS_POLL_INTERVAL_SECONDS` after the first was made."""
+        """Whether an API key is required: always, or from `KEYS_POLL_INTERVAL_SECONDS` after the first was made."""
         if self.keys_required or self._keys_made:
             return True
         if not self.open_for_now():
@@ -63,11 +63,11 @@ class Service:
         return self._keys_made
 
     def open_for_now(self) -> bool:
-        """Whether it is known, without a look at the store, that no key is needed."""
+        """Whether no key is required, as far as is known without reading the store."""
         return not (self.keys_required or self._keys_made) and time.monotonic() < self._open_until
 
     def check_callback(self, url: str) -> None:
-        """Refuse a url that no callback may go to. A name that does not resolve now may do so when the job is over.
+        """Refuse a URL that callbacks may not go to; a name that does not resolve yet is accepted.
 
         Raises
         ------
@@ -80,7 +80,7 @@ class Service:
             looked_up.result(RESOLVE_SECONDS)
 
     def environment(self) -> Environment:
-        """Say where jobs read. Loads the selectors' library: a second or so, once.
+        """Return the environment in which jobs are opened. Loads the selectors' library: about a second, once.
 
         Without TAMIS_DATA_ROOTS that is everywhere as long as nobody needs a key, and nowhere from then on: what the
         operator may read is not for everyone who holds a key.
@@ -104,7 +104,7 @@ class Service:
 
 
 async def get_service(request: Request) -> Service:
-    """Give the service that answers this request. Async, though it waits for nothing: a thread would cost more."""
+    """Return the service that answers this request. Async because a thread would cost more."""
     service: Service = request.app.state.service
     return service
 

@@ -16,7 +16,7 @@ from tamis.selectors.schema.response import ResultFile
 from tamis.service.api.problems import PreconditionFailed, RangeNotSatisfiable, problem_response
 
 MAX_RANGES: Final = 16
-"""A request for more ranges is answered with the whole file."""
+"""Maximum number of ranges of one request; beyond, the whole file is the answer."""
 
 _ENTITY_TAG = re.compile(r'(W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _RANGE = re.compile(r"(\d*)-(\d*)", re.ASCII)

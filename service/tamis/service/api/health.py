@@ -1,4 +1,4 @@
-"""For those who run the service: liveness, readiness, metrics, version."""
+"""Endpoints for operators: liveness, readiness, metrics, version."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tamis.service.api.problems import NotReady, error_responses
 from tamis.service.schema import Health, Version
 
 PROBE_BYTES: Final = 4096
-"""Written to see whether there is room: an empty file fits on a full disk."""
+"""Size of the file that probes the storage: an empty file would fit on a full disk."""
 
 router = APIRouter(tags=["operations"])
 

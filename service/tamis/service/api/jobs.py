@@ -1,4 +1,4 @@
-"""Jobs: submit, plan, look, wait, cancel, resume, delete."""
+"""Endpoints of jobs: submit, plan, list, read, cancel, resume, delete."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tamis.service.tracing import traceparent
 
 
 class JobIdConvertor(StringConvertor):
-    """Any part of a path but ``plan``, an address of its own: another method there is 405, and no missing job."""
+    """Path parameter of a job id: any text but ``plan``, where another method is 405 instead of a missing job."""
 
     regex = "(?!plan(?:/|$))[^/]+"
 
@@ -44,7 +44,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=with_key)
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.api")
 
 POLL_AFTER_SECONDS: Final = 1
-"""What Retry-After tells a client that polls."""
+"""Retry-After of answers about a job that is not over."""
 
 DEFAULT_PAGE: Final = 50
 MAX_LABEL_FILTERS: Final = 16
@@ -134,7 +134,7 @@ def _may_reuse(request: JobRequest, plan: Plan) -> bool:
 
 
 def _same_files(service: Service, spec: JobSpec, earlier: Job) -> bool:
-    """Whether an earlier job of the same fingerprint has what `spec` asks for, and has it still."""
+    """Whether an earlier job of the same fingerprint still has all files that `spec` requests."""
     scores = dict(earlier.spec.get("output", {})).get("scores", "selected")
     return scores == spec.output.scores and (service.settings.job_dir(earlier.id) / RESULT).is_file()
 
@@ -220,7 +220,7 @@ def _job(service: ServiceDep, caller: CallerDep, job_id: str) -> Job:
 
 
 JobDep = Annotated[Job, Depends(_job)]
-"""The job that the path names; 404 when there is none, or it is another owner's."""
+"""Job of the path; 404 when there is none, or it is another owner's."""
 
 
 @router.get(

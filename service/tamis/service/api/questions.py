@@ -1,4 +1,4 @@
-"""Ask and tell: what a waiting job asks, and the answers."""
+"""Endpoints of ask and tell: the questions of a waiting job, and their answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["questions"], dependencies=with_key)
 
 DEFAULT_ROWS: Final = 100_000
-"""Rows of a question on a page."""
+"""Rows of a question on one page."""
 
 AnswersBody = Annotated[
     Body[RoundAnswers], Depends(json_body(RoundAnswers, smaller="send the answers in several parts"))

@@ -1,4 +1,4 @@
-"""What a job leaves behind: events, log, result, files, report, explanations."""
+"""Endpoints of a job's output: events, log, units, result, files, report, explanations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ POLL_INTERVAL_SECONDS: Final = 0.25
 """Time between two polls of the store by an event stream."""
 
 RETRY_MILLISECONDS: Final = 1000
-"""How long a client waits before it connects again."""
+"""Pause of a client before it connects again."""
 
 CACHED_MANIFESTS: Final = 256
 
@@ -57,7 +57,7 @@ def _finished(job: JobDep) -> Job:
 
 
 FinishedJob = Annotated[Job, Depends(_finished)]
-"""The job that the path names, which has succeeded; 404, 409 and 410 without."""
+"""Job of the path, which has succeeded; 404, 409 and 410 otherwise."""
 
 
 @lru_cache(maxsize=CACHED_MANIFESTS)
@@ -234,7 +234,7 @@ def report(request: Request, service: ServiceDep, job: FinishedJob) -> Response:
 
 
 def preferred(accept: str | None, offered: list[str]) -> str | None:
-    """Choose among the media types offered what an Accept header likes best, the first offered among equals."""
+    """Choose the offered media type that an Accept header prefers, the first among equals; None: none is accepted."""
     if accept is None or not accept.strip():
         return offered[0]
     weights: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""From a request to a job that can run anywhere: ids looked up, checked against the data's footers, globs expanded."""
+"""Submission: ids resolved to data, checks against the data's footers, the plan."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tamis.service.store import Job, Scope
 SELECTION = "selection.parquet"
 MODEL = "model.arrow"
 RESULT = "result.json"
-"""Written last: it is there when all is."""
+"""File of a result that is written last: where it exists, all others do."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A request without references."""
+    """Request whose references to datasets and jobs are resolved."""
 
     spec: JobSpec
     uses: tuple[str, ...]  # the datasets and jobs it was resolved from
@@ -34,7 +34,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Checked:
-    """A request that can run."""
+    """Request that passed all checks."""
 
     spec: JobSpec  # globs expanded, formats set
     plan: Plan
@@ -113,7 +113,7 @@ def resolve(service: Service, caller: Caller, request: JobRequest) -> Resolved:
 
 
 def plan_of(service: Service, caller: Caller, request: JobRequest) -> JobPlan:
-    """Check a request as a submission does, and say what the job would need. Raises as `resolve` and `check` do."""
+    """Check a request as a submission does, and return its plan. Raises as `resolve` and `check` do."""
     checked = check(service, resolve(service, caller, request))
     named = request.model_dump(mode="json", include={"preselected", "exclude", "priority", "reuse", "callback"})
     resolved = checked.spec.model_dump(mode="json") | named  # ids of jobs, not the paths of their files
@@ -153,7 +153,7 @@ def check_resumable(service: Service, job: Job) -> None:
 
 @contextmanager
 def _at(pointer: str) -> Iterator[None]:
-    """Point errors in this block to a field of the request."""
+    """Give errors raised in the block a pointer to a field of the request."""
     try:
         yield
     except TamisError as error:

@@ -1,4 +1,4 @@
-"""Where a callback may go: to public addresses, and to hosts and networks that the operator named.
+"""Allowed destinations of callbacks: public addresses, and the hosts and networks that the operator named.
 
 A caller chooses the url, and the service sends from inside the operator's network: without a check it would reach what
 the caller can't (server-side request forgery). A name is resolved once, every address is checked, and the connection is
@@ -22,7 +22,7 @@ from tamis.service.settings import CALLBACK_HOSTS, AllowedHosts
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 Resolve = Callable[[str, int], Sequence[str]]
-"""From a host's name and a port to its addresses; raises OSError when there are none."""
+"""Function from a host's name and a port to its addresses; raises OSError when there are none."""
 
 PORTS: Final = {"http": 80, "https": 443}
 
@@ -38,7 +38,7 @@ _COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A url in its parts."""
+    """Parts of a URL."""
 
     url: httpx.URL
     host: str  # lower case, without brackets
@@ -47,13 +47,13 @@ class Endpoint:
 
 
 def resolve(host: str, port: int) -> Sequence[str]:
-    """Resolve a name as this machine does."""
+    """Resolve a name with this machine's resolver."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 def parse_url(url: str) -> Endpoint:
-    """Take a url apart.
+    """Parse the URL of a callback.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def _literal(host: str) -> Address | None:
 
 
 def checked_addresses(endpoint: Endpoint, allowed: AllowedHosts, resolve: Resolve) -> Sequence[Address]:
-    """Give the addresses of a host, all of which may be connected to.
+    """Resolve a host to addresses, all of which are allowed.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def checked_addresses(endpoint: Endpoint, allowed: AllowedHosts, resolve: Resolv
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is a public host's; what carries an IPv4 address inside is judged by that one."""
+    """Whether an address is on the public internet; an embedded IPv4 address decides."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = _carried(address)
         if inner is not None:

@@ -1,4 +1,4 @@
-"""Sends what the store's outbox holds, until it was heard or given up. One task in the API's event loop.
+"""Deliver webhooks from the outbox, retrying until acknowledged or expired: one task in the API's event loop.
 
 What is in the outbox was put there in the transaction that ended the job. Any API process takes it under a lease, so
 that one that is killed loses nothing: the callback is sent again, under the same id, by whoever takes it next.
@@ -27,13 +27,13 @@ from tamis.service.settings import AllowedHosts
 from tamis.service.store import Callback, Store
 
 AT_A_TIME: Final = 16
-"""Callbacks under way in one process."""
+"""Maximum number of callbacks under way in one process."""
 
 RESOLVING_THREADS: Final = 8
-"""Of their own: a name server that does not answer must hold up nothing else."""
+"""Threads that resolve names, apart from all others: a silent name server holds up nothing else."""
 
 TRIED_ADDRESSES: Final = 3
-"""Of one host, in one attempt."""
+"""Addresses of one host tried in one attempt."""
 
 RETRY: Final = Backoff((5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400), jitter=0.1)
 """Pauses that Standard Webhooks suggests; delivery is given up on the fourth day."""
@@ -43,7 +43,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.callbacks")
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often and how long, in seconds."""
+    """Intervals and limits of delivery, in seconds."""
 
     poll: float = 1.0  # between two looks into the outbox
     timeout: float = 15.0  # of one attempt, the resolution of the name included
@@ -63,7 +63,7 @@ class Gone(NotDelivered):
 
 
 class Deliverer:
-    """Takes callbacks out of the outbox and sends them."""
+    """Task that claims callbacks from the outbox and sends them."""
 
     def __init__(
         self, store: Store, allowed: AllowedHosts, *, resolve: Resolve = resolve, pace: Pace | None = None
@@ -76,7 +76,7 @@ class Deliverer:
         self._resolvers = ThreadPoolExecutor(RESOLVING_THREADS, "tamis-resolve")
 
     async def run(self, stopping: threading.Event) -> None:
-        """Deliver until told to stop, or cancelled; what is under way then is sent again by the next process."""
+        """Deliver until `stopping` is set or the task is cancelled; another process resends what is under way then."""
         try:
             # No proxy, no cookies, no redirects, no connection kept: each request goes where it was checked to go.
             limits = httpx.Limits(max_keepalive_connections=0)
@@ -123,7 +123,7 @@ class Deliverer:
             log.warning("the store does not answer", detail=error.detail)
 
     async def _send(self, client: httpx.AsyncClient, callback: Callback) -> int:
-        """Send once. Raises what went wrong."""
+        """Make one attempt; returns the status of a 2xx answer and raises otherwise."""
         endpoint = parse_url(callback.url)
         async with asyncio.timeout(self._pace.timeout):
             loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""All commands."""
+"""Commands of ``tamis``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloads: whole or not at all, checked against the digest, and resumed where a connection broke."""
+"""Downloads: atomic, verified against the digest, resumed after a broken connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tamis.service.client.errors import DownloadDamaged, ServiceUnreachable
 from tamis.service.client.transport import Transport, pause
 
 ATTEMPTS: Final = 5
-"""Attempts in a row that bring nothing; one that brings bytes starts the count again."""
+"""Maximum number of attempts in a row that bring no bytes."""
 
 CHUNK_BYTES: Final = 2**20
 

@@ -1,4 +1,4 @@
-"""Server-Sent Events, as a client reads them."""
+"""Parser of Server-Sent Events."""
 
 from __future__ import annotations
 

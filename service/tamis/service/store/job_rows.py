@@ -1,4 +1,4 @@
-"""From rows to records, and the two things every change of a job does: raise its version, write its event."""
+"""Conversion of rows to records, and changes of a job: every one raises its version and writes an event."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tamis.service.store.models import job_events, job_uses, jobs
 from tamis.service.store.records import Event, EventKind, Job, LogLine
 
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
-"""A row of columns chosen at run time."""
+"""Row whose columns are chosen at run time."""
 
 MAX_LOG_LINES: Final = 10_000
-"""Lines kept of one job's log; the line that would be one more says that the rest is dropped."""
+"""Maximum number of lines of one job's log; one more line says that the rest is dropped."""
 
 MAX_LOG_MESSAGE: Final = 16_384
-"""Characters kept of one message."""
+"""Maximum number of characters of one message."""
 
 JOB_COLUMNS: Final = (
     jobs.c.id,
@@ -83,7 +83,7 @@ def _first(connection: Connection, query: sa.Select[Any], job_id: str) -> AnyRow
 
 
 def to_jobs(connection: Connection, rows: Sequence[AnyRow], waiting: Mapping[str, str]) -> list[Job]:
-    """Make records of rows of `JOB_COLUMNS`, with what they use; `waiting` gives reasons by job id."""
+    """Convert rows of `JOB_COLUMNS` to jobs, with the ids they use; `waiting` maps job ids to waiting reasons."""
     uses: dict[str, list[str]] = {row.id: [] for row in rows}
     for job_id, used_id in connection.execute(_USES, {"job_ids": list(uses)}) if uses else ():
         uses[job_id].append(used_id)
@@ -102,14 +102,14 @@ def to_jobs(connection: Connection, rows: Sequence[AnyRow], waiting: Mapping[str
 
 
 def to_event(row: AnyRow) -> Event:
-    """Make a record of a row of `job_events`."""
+    """Convert a row of `job_events`."""
     return Event(seq=row.seq, at=row.at, kind=EventKind(row.kind), data=row.data)
 
 
 def change_state(
     connection: Connection, job_id: str, state: JobState, now: float, *, detail: str | None = None, **values: Any
 ) -> None:
-    """Set a job's state and other columns; the caller holds the row (its lock, or SQLite's write lock)."""
+    """Set a job's state and other columns; the caller holds the row's lock, or SQLite's write lock."""
     changed = connection.execute(
         sa.update(jobs)
         .where(jobs.c.id == job_id)
@@ -127,7 +127,7 @@ def change_state(
 
 
 def write_event(connection: Connection, job_id: str, event: Event) -> None:
-    """Write one event under a number that the caller took from `last_seq`."""
+    """Write one event; the caller took its number from `last_seq`."""
     connection.execute(
         sa.insert(job_events).values(job_id=job_id, seq=event.seq, at=event.at, kind=event.kind, data=dict(event.data))
     )

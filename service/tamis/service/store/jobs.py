@@ -1,4 +1,4 @@
-"""Jobs as their callers see them."""
+"""Callers' operations on jobs."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from tamis.service.store.records import Cancellation, Event, EventKind, Idempote
 from tamis.service.store.waiting_reasons import waiting_reasons
 
 DEFAULT_PAGE: Final = 50
-"""Jobs on a page."""
+"""Default number of jobs on a page."""
 
 QUEUE_RETRY_SECONDS: Final = 10
-"""What a caller whose queue is full is told to wait."""
+"""Retry-After of a caller whose queue is full."""
 
 MAX_ATTEMPTS: Final = 3
-"""Attempts before a job whose worker keeps dying fails; `resume` grants as many again."""
+"""Attempts before a job fails for good; `resume` grants the same number again."""
 
 
 class Jobs:
-    """Submit, look, wait, cancel, resume, delete, count."""
+    """Submission, reading, cancellation, resumption and removal of jobs."""
 
     def __init__(self, database: Database, running_per_owner: int | None = None) -> None:
         self._database = database
@@ -110,7 +110,7 @@ class Jobs:
             return idempotency.replay(connection, owner, key, self._database.now(connection))
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
-        """Give one job; with `owner`, only when it is theirs. Raises NotFound."""
+        """Return one job; with `owner`, only one of this owner. Raises NotFound."""
         with self._database.read() as connection:
             job = self._get(connection, job_id, self._database.now(connection))
         if owner is not None and job.owner != owner:
@@ -118,7 +118,7 @@ class Jobs:
         return job
 
     def version(self, job_id: str) -> int:
-        """Give the version only: cheap, for polling. Raises NotFound."""
+        """Return the version of a job only: cheap, for polling. Raises NotFound."""
         with self._database.read() as connection:
             return select_version(connection, job_id)
 
@@ -132,7 +132,7 @@ class Jobs:
         limit: int = DEFAULT_PAGE,
         cursor: str | None = None,
     ) -> JobPage:
-        """List jobs, newest first; all given filters hold at once. Raises BadCursor."""
+        """List jobs, newest first; all filters must match. Raises BadCursor."""
         if any("\0" in text for text in (selector or "", *(labels or {}), *(labels or {}).values())):
             return JobPage([], None)  # no stored text holds a NUL, and PostgreSQL refuses to look for one
         query = sa.select(*JOB_COLUMNS).order_by(jobs.c.id.desc()).limit(limit + 1)
@@ -200,7 +200,7 @@ class Jobs:
             return self._get(connection, job_id, now)
 
     def delete(self, job_id: str) -> None:
-        """Delete a finished job, its events and its log; its files become a removal, for the caller to do.
+        """Delete a finished job, its events and its log, and record that its files have to be removed.
 
         Raises
         ------
@@ -224,7 +224,7 @@ class Jobs:
             return {(JobState(state), selector): count for state, selector, count in connection.execute(query)}
 
     def oldest_queued_age(self) -> float | None:
-        """Seconds that the longest waiting queued job has waited; None when none waits."""
+        """Return the seconds that the oldest queued job has waited; None when none is queued."""
         with self._database.read() as connection:
             query = sa.select(sa.func.min(jobs.c.queued_at)).where(jobs.c.state == JobState.QUEUED)
             since = connection.execute(query).scalar_one()
@@ -249,7 +249,7 @@ def refuse_used(connection: Connection, used_id: str) -> None:
 
 
 def _identical(connection: Connection, new: NewJob, reusable: Callable[[Job], bool]) -> Job | None:
-    """Find the newest job of the owner whose result has the fingerprint of the new one and is reusable."""
+    """Return the newest reusable job of the owner with the fingerprint of the new one."""
     query = (
         sa.select(*JOB_COLUMNS)
         .where(
@@ -265,7 +265,7 @@ def _identical(connection: Connection, new: NewJob, reusable: Callable[[Job], bo
 
 
 def _insert(connection: Connection, new: NewJob, now: float) -> str:
-    """Store a queued job with its labels, its uses and its first event; gives its id. Raises NotFound."""
+    """Store a queued job with its labels, its uses and its first event; returns its id. Raises NotFound."""
     _lock_used(connection, new.uses)
     job_id = new_id("job_")
     connection.execute(
@@ -317,7 +317,7 @@ def _refuse_full_queue(connection: Connection, owner: str, max_queued: int | Non
 
 
 def _lock_used(connection: Connection, uses: Collection[str]) -> None:
-    """Keep what a new job uses from being deleted until the job is there. Raises NotFound."""
+    """Lock the datasets and jobs that a new job uses against deletion until it is stored. Raises NotFound."""
     for used in sorted(set(uses)):
         table = datasets if used.startswith("ds_") else jobs
         query = sa.select(table.c.id).where(table.c.id == used).with_for_update(read=True)

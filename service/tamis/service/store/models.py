@@ -1,4 +1,4 @@
-"""The tables. Times are seconds since the epoch, UTC; a change here needs a migration beside it (a test compares)."""
+"""Tables. Times are seconds since the epoch, UTC; a change here needs a migration (a test compares)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ removals = Table(
     Column("job_id", _ID, primary_key=True),  # no foreign key: the job is gone, or soon
     Column("since", Float(53), nullable=False),
 )
-"""Jobs whose files are to be removed: promised in the transaction that takes the job away, done after it."""
+"""Jobs whose files have to be removed: recorded in the transaction that deletes the job, done after it."""
 
 job_labels = Table(
     "job_labels",

@@ -1,4 +1,4 @@
-"""Questions that jobs ask, and their answers: the other half of the state ``waiting``.
+"""Questions of jobs in the state ``waiting``, and their answers.
 
 A worker asks (`ask`, in the transaction in which its lease ends), a caller answers, in parts and in any order; whoever
 brings the last answer of a round queues the job in the same transaction. What was answered stays as it is.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Flags: TypeAlias = npt.NDArray[np.bool_]
 
 MAX_ERRORS: Final = 100
-"""Rows at fault that are named at once."""
+"""Maximum number of rows at fault in one problem."""
 
 INT64: Final = "<i8"
 FLOAT64: Final = "<f8"
@@ -40,13 +40,13 @@ _NAN: Final = struct.pack("<d", float("nan"))
 
 
 class Questions:
-    """Look at what a job asks, answer it, read what was answered."""
+    """Reading and answering of questions."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def open(self, job_id: str) -> OpenQuestion:
-        """Give what a waiting job asks. Raises NotFound; Conflict when it does not wait."""
+        """Return the open question of a waiting job. Raises NotFound; Conflict when it does not wait."""
         with self._database.read() as connection:
             job = select_job(connection, job_id, jobs.c.state, jobs.c.round)
             if job.state != JobState.WAITING:
@@ -55,7 +55,7 @@ class Questions:
         return OpenQuestion(asked.round, asked.rows, asked.answered)
 
     def answer(self, job_id: str, round: int, rows: Rows, scores: Scores) -> Taken:
-        """Take the scores of some rows of a round; the last of them queues the job.
+        """Store the scores of some rows of a round; the last missing score queues the job.
 
         Nothing is taken unless all is: the same answers again, also those of an earlier round, change nothing.
 
@@ -99,7 +99,7 @@ class Questions:
         return Taken(round, len(told), missing, state)
 
     def answers(self, job_id: str) -> Sequence[Answer]:
-        """Give the rounds that were answered whole, in order: what a job goes on from."""
+        """Return the rounds that are answered completely, in order: a job goes on from them."""
         query = sa.select(questions).where(questions.c.job_id == job_id, questions.c.missing == 0)
         with self._database.read() as connection:
             found = connection.execute(query.order_by(questions.c.round))
@@ -107,7 +107,7 @@ class Questions:
 
 
 def ask(connection: Connection, job_id: str, round: int, rows: bytes, now: float) -> int | None:
-    """Store a question (int64, little-endian) unless it is there; the caller holds the job.
+    """Store a question (int64, little-endian) unless it is stored already; the caller holds the job's lock.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def ask(connection: Connection, job_id: str, round: int, rows: bytes, now: float
 
 
 def asks_nothing(state: JobState) -> Conflict:
-    """Say that a job is in a state in which it has no open question."""
+    """Make the error of a job without an open question."""
     then = "" if state.terminal else ": wait until it asks or is over"
     return Conflict(f"The job is {state}, it asks nothing now{then}.", state=str(state))
 
@@ -147,7 +147,7 @@ def _update(job_id: str, round: int) -> sa.Update:
 
 
 def _go_on(connection: Connection, job_id: str, round: int, missing: int, now: float) -> JobState:
-    """Queue the job if all is answered, else show that less is missing; give its state."""
+    """Queue the job if nothing is missing, else raise its version; returns its state."""
     if missing:
         shown = sa.update(jobs).where(jobs.c.id == job_id).values(version=jobs.c.version + 1)
         connection.execute(shown)
@@ -164,7 +164,7 @@ def _no_such_round(job: AnyRow, round: int) -> Conflict | Invalid:
 
 
 def _places(asked: Rows, rows: Rows, round: int) -> Rows:
-    """Find each row among those that were asked."""
+    """Return the position of each row in the question."""
     import numpy as np
 
     order = np.argsort(asked)
@@ -189,7 +189,7 @@ def _refused(rows: Rows, at: Rows, why: str) -> Invalid:
 
 
 def _refuse_others(rows: Rows, scores: Scores, told: Scores, known: Flags) -> None:
-    """Raise Conflict when a row that is answered is to get another score."""
+    """Raise Conflict when an answered row would get another score."""
     import numpy as np
 
     other = np.flatnonzero(known & (told != scores) & ~(np.isnan(told) & np.isnan(scores)))

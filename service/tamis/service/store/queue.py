@@ -1,4 +1,4 @@
-"""Jobs as workers see them: the jobs table is the queue.
+"""Workers' operations on jobs: the jobs table is the queue.
 
 A claim raises the job's lease token; whatever the worker writes later names the token and is refused once another claim
 raised it. A lease that is not extended runs out, and the job is claimed by the next worker that asks.
@@ -32,7 +32,7 @@ _NO_LEASE: Final[dict[str, Any]] = {"worker": None, "lease_until": None}
 
 
 class Queue:
-    """Claim, heartbeat, finish, give back; every write after the claim is fenced on the lease."""
+    """Claims, heartbeats and outcomes of attempts; every write after the claim is fenced on the lease."""
 
     def __init__(self, database: Database, running_per_owner: int | None, retry: JobRetry) -> None:
         self._database = database
@@ -40,7 +40,7 @@ class Queue:
         self._retry = retry
 
     def claim(self, worker: str, lease_seconds: float) -> Claim | None:
-        """Take the next job, or None: one left behind by a worker whose lease ran out, else the first in the queue."""
+        """Claim the next job: one whose lease ran out, else the first of the queue. None when there is none."""
         with self._database.read() as connection:
             # An idle worker asks all the time: it should not take the write lock for it.
             now = self._database.now(connection)
@@ -68,13 +68,13 @@ class Queue:
             return Claim(job, Lease(row.id, worker, row.lease_token), max(0.0, now - row.queued_at))
 
     def cancelling(self, worker: str) -> frozenset[str]:
-        """Give the ids of this worker's jobs that are to stop: a look that is cheap enough for several a second."""
+        """Return the ids of this worker's jobs that have to stop; cheap enough for several polls a second."""
         query = sa.select(jobs.c.id).where(jobs.c.state == JobState.CANCELLING, jobs.c.worker == worker)
         with self._database.read() as connection:
             return frozenset(connection.execute(query).scalars())
 
     def reap(self) -> int:
-        """End the jobs whose lease ran out and that no worker takes again; give their number."""
+        """End the jobs whose lease ran out and that are not to run again; returns their number."""
         with self._database.read() as connection:
             if not connection.execute(sa.select(_ended(self._database.now(connection)).exists())).scalar_one():
                 return 0
@@ -84,7 +84,7 @@ class Queue:
     def heartbeat(
         self, lease: Lease, lease_seconds: float, *, progress: Json | None = None, logs: Sequence[LogLine] = ()
     ) -> Control:
-        """Extend the lease, store progress and log lines, learn whether to stop."""
+        """Extend the lease and store progress and log lines; returns whether to go on."""
         with self._database.write() as connection:
             held = _hold(connection, lease)
             if held is None:
@@ -97,7 +97,7 @@ class Queue:
             return Control.CANCEL if held.state == JobState.CANCELLING else Control.CONTINUE
 
     def succeed(self, lease: Lease, *, progress: Json | None = None, logs: Sequence[LogLine] = ()) -> JobState | None:
-        """End the job well; gives the state it ended in, None when the lease is lost.
+        """End the job as succeeded; returns the state it ended in, None when the lease is lost.
 
         A job that was asked to stop before ends as cancelled: that was promised. Its result stays for a resume.
         """
@@ -205,7 +205,7 @@ class Queue:
         progress: Json | None,
         logs: Sequence[LogLine],
     ) -> JobState | None:
-        """Take an attempt's last words, then end it: as cancelled where that was asked before, else as `end` does."""
+        """Store an attempt's last progress and log lines, then end it: as cancelled where requested, else by `end`."""
         with self._database.write() as connection:
             held = _hold(connection, lease)
             if held is None:
@@ -218,17 +218,17 @@ class Queue:
             return end(connection, held, now)
 
     def _waiting(self, now: float) -> sa.Select[tuple[str]]:
-        """Jobs that may start, the first in the queue first."""
+        """Select the jobs that may start, in the order of the queue."""
         return sa.select(jobs.c.id).where(*may_start(now, self._running_per_owner)).order_by(*ORDER)
 
 
 def _abandoned(now: float) -> sa.Select[tuple[str]]:
-    """Running jobs whose worker stopped reporting."""
+    """Select the running jobs whose worker stopped reporting."""
     return sa.select(jobs.c.id).where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < now).order_by(*ORDER)
 
 
 def _ended(now: float) -> sa.Select[tuple[str]]:
-    """Jobs whose worker stopped reporting and that are not to run again."""
+    """Select the jobs whose worker stopped reporting and that are not to run again."""
     exhausted = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.attempts >= jobs.c.attempts_limit)
     return sa.select(jobs.c.id).where(
         jobs.c.state.in_(LEASED_STATES),
@@ -289,7 +289,7 @@ def _asked_others(round: int) -> dict[str, Any]:
 
 
 def _hold(connection: Connection, lease: Lease) -> AnyRow | None:
-    """Read the job if the lease is still this worker's, and keep others from changing it in this transaction."""
+    """Read and lock the job if the lease is still this worker's; None when it is not."""
     return connection.execute(
         sa.select(
             jobs.c.state,
@@ -310,7 +310,7 @@ def _hold(connection: Connection, lease: Lease) -> AnyRow | None:
 
 
 def _show_progress(connection: Connection, job_id: str, held: AnyRow, progress: Json | None, now: float) -> None:
-    """Store progress that is new; as an event, too, unless the last one was just now."""
+    """Store changed progress, and an event of it at most once in `PROGRESS_EVENT_SECONDS`."""
     if progress is None or dict(progress) == held.progress:
         return
     values: dict[str, Any] = {"progress": progress, "version": jobs.c.version + 1}

@@ -1,4 +1,4 @@
-"""The store: one object, one part for each concern, all over one database."""
+"""The store: one object with a part for each concern, over one database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tamis.service.store.workers import Workers
 
 
 class Store:
-    """All that the service keeps, in SQLite or PostgreSQL. Thread-safe; one a process is enough.
+    """Durable state of the service in SQLite or PostgreSQL. Thread-safe; one per process is enough.
 
     Every call is one transaction. A database that does not answer (locked, missing, not migrated) raises
     `tamis.selectors.errors.StorageError`; nothing of SQLAlchemy's leaves the store.

@@ -1,4 +1,4 @@
-"""Why a job that is not running waits."""
+"""Reasons why jobs wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tamis.service.store.workers import live_workers
 def waiting_reasons(
     connection: Connection, rows: Collection[AnyRow], now: float, running_per_owner: int | None
 ) -> dict[str, str]:
-    """Say of each queued or waiting job, by id, why it waits."""
+    """Return the reason of each queued or waiting job, by id."""
     return _questions(connection, rows) | _places_in_the_queue(connection, rows, now, running_per_owner)
 
 

@@ -1,4 +1,4 @@
-"""One attempt at one job: a claim, the process that runs it, and the rules of how it ends."""
+"""Attempt at a job: its claim, its process, and the ways in which it ends."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from tamis.service.worker.process_handle import JobProcessHandle
 from tamis.service.worker.protocol import Message, unpacked
 
 MAX_HELD_LINES: Final = 2_000
-"""Log lines kept while the store does not take them; the newest win."""
+"""Maximum number of log lines held while the store does not answer; the oldest are dropped."""
 
 
 LOST: Final = "lost"
-"""The outcome of an attempt whose lease ran out, or whose job is gone."""
+"""Outcome of an attempt whose lease ran out, or whose job was deleted."""
 
 AGAIN: Final = "again"
-"""The outcome of an attempt whose job was queued again: after a failure that may pass, or by a worker that stops."""
+"""Outcome of an attempt whose job was queued again: after a transient failure, or by a worker that stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How often and how long, in seconds."""
+    """Intervals and limits of a supervisor, in seconds."""
 
     lease: float = 15.0  # a job whose worker did not report for so long is another's
     heartbeat: float = 1.0  # between two reports of a job
@@ -62,7 +62,7 @@ class JobProcessDied(TamisError):
 
 
 class Attempt:
-    """Steers one job process through one job; `step` is called many times a second and never waits for the process."""
+    """Controller of one job process for one job; `step` is called many times a second and never blocks."""
 
     def __init__(self, store: Store, claim: Claim, handle: JobProcessHandle, timing: Timing, tally: Tally) -> None:
         self.claim: Final = claim
@@ -92,26 +92,26 @@ class Attempt:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What becomes readable when there is something to do; nothing once the end is settled."""
+        """Descriptors that become readable when the process writes; none once the outcome is recorded."""
         return self.handle.descriptors if self._report is None else ()
 
     @property
     def unsent(self) -> tuple[int, ...]:
-        """What becomes writable when more of the order can be sent."""
+        """Descriptors that become writable when more of the order can be sent."""
         return self.handle.unsent if self._report is None else ()
 
     def cancel(self) -> None:
-        """Tell the process to stop, and kill it when it has not within the grace."""
+        """Request the process to stop, and kill it after `Timing.grace`."""
         if self._kill_at is None and self._report is None:
             self._kill_at = time.monotonic() + self._timing.grace
             self.handle.send({"kind": "cancel"})
 
     def take_handle(self) -> JobProcessHandle | None:
-        """After the end: give the process if it can run another job; else it is closed already."""
+        """Return, after the end, the process if it can run another job; otherwise it is closed."""
         return self.handle if self._reusable else None
 
     def step(self) -> bool:
-        """Go on; True when the attempt is over and the slot is free."""
+        """Process messages and deadlines; returns True when the attempt is over and the slot is free."""
         for message in self.handle.receive():
             self._take(message)
         self._collect_errors()
@@ -124,7 +124,7 @@ class Attempt:
         return False
 
     def give_back(self) -> None:
-        """Stop the process and queue the job again, for a worker that stops; an outcome already there is told."""
+        """Stop the process and queue the job again, for a worker that stops; an outcome that arrived is reported."""
         for message in self.handle.receive():
             self._take(message)
         self._reusable = False
@@ -166,7 +166,7 @@ class Attempt:
                 return lambda: queue.fail(lease, message["problem"], logs=self._logs)
 
     def _watch(self, now: float) -> None:
-        """End the attempt if the process died, took too long, took too much, or did not stop when it was told."""
+        """End the attempt if the process died, exceeded a limit, or did not stop in time."""
         status = self.handle.exit_status()
         if status is not None:
             for message in self.handle.receive():  # what it said between our last look and its end
@@ -237,7 +237,7 @@ class Attempt:
         self._end(lambda: self._store.queue.fail(self.claim.lease, problem, logs=self._logs))
 
     def _end(self, report: Callable[[], JobState | None]) -> None:
-        """Settle how the attempt ended; it is told at once, and again until the store took it."""
+        """Record the outcome; report it now, and retry until the store accepts."""
         self._report = report
         self._next_heartbeat = 0.0
 
@@ -253,7 +253,7 @@ class Attempt:
         return True
 
     def _count(self, state: JobState | None) -> None:
-        """Count the attempt, by what became of the job: None when that is another worker's concern."""
+        """Count the attempt by the state of its job; None: the lease was lost."""
         outcome = LOST if state is None else AGAIN if state is JobState.QUEUED else str(state)
         seconds = time.monotonic() - self._started
         self._tally.count(ATTEMPTS, self._selector, label=outcome)

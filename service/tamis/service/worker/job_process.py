@@ -1,4 +1,4 @@
-"""The process that runs a job, one at a time: started ahead of time, warm, waiting for its order.
+"""Process that runs jobs, one at a time: started ahead of time, warm, waiting for its order.
 
 ``python -m tamis.service.worker.job_process --parent PID [--runner MODULE:FUNCTION]``, started by the supervisor only.
 Reads orders from standard input and answers on what was standard output; see `messages`. It ends when its input ends:
@@ -61,30 +61,30 @@ if TYPE_CHECKING:
     Runner = Callable[[JobSpec, Path, Environment, Observer, Answer], object]
 
 EXECUTE: Final = "tamis.selectors.jobs.execute:execute"
-"""What runs a job."""
+"""Default runner of jobs, as ``module:function``."""
 
 PROGRESS_SECONDS: Final = 0.2
-"""Shortest time between two progress messages; what comes between replaces what waits."""
+"""Shortest time between two progress messages; progress in between is dropped."""
 
 LOCK_POLL_SECONDS: Final = 0.2
 
 SERVER_ERROR: Final = 500
-"""From this HTTP status on an error is not the request's, nor the data's."""
+"""Lowest HTTP status of errors that lie neither in the request nor in the data."""
 
 READ_BYTES: Final = 2**16
 
 KEPT_BYTES: Final = 320 * 2**20
-"""A process that holds more memory than this after its job does not take another: the next one's limit is its own."""
+"""Memory after a job beyond which a process takes no other: it would count against the next job's limit."""
 
 KEPT_JOBS: Final = 100
-"""Jobs that one process runs at most: what a library may leak does not grow without end."""
+"""Maximum number of jobs of one process: bounds what a library may leak."""
 
 OOM_SCORE: Final = 500
-"""Added to this process's score (of 1000): when the host runs out of memory, the job dies and not its supervisor."""
+"""Kernel's out-of-memory score (of 1000): without memory the job is killed and not its supervisor."""
 
 
 class Channel:
-    """This process's line to its supervisor."""
+    """Connection to the supervisor."""
 
     def __init__(self) -> None:
         # A library that prints must not break into the messages: from here on, standard output is standard error.
@@ -103,11 +103,11 @@ class Channel:
                 line = line[os.write(self._out, line) :]
 
     def listen(self) -> None:
-        """Start to read what the supervisor sends."""
+        """Start the thread that reads the supervisor's messages."""
         threading.Thread(target=self._listen, name="tamis-orders", daemon=True).start()
 
     def order(self) -> tuple[Order, list[RoundAnswers]]:
-        """Wait for the order, and give what was answered before it."""
+        """Wait for the next order; returns it with the answers that came before it."""
         return self._orders.get()
 
     def _listen(self) -> None:
@@ -133,7 +133,7 @@ class Channel:
 
 
 class PipeObserver:
-    """Tells the supervisor how the job goes."""
+    """Observer that reports to the supervisor."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -144,7 +144,7 @@ class PipeObserver:
         self.last: dict[str, Any] | None = None
 
     def progress(self, progress: Progress) -> None:
-        """Send progress, unless some was sent just now."""
+        """Send progress, at most once in `PROGRESS_SECONDS`."""
         self.last = progress.model_dump(mode="json")
         now = time.monotonic()
         if now - self._sent_at >= PROGRESS_SECONDS:
@@ -157,13 +157,13 @@ class PipeObserver:
         self._channel.send({"kind": "log", "level": level, "message": message, "fields": fields, "at": time.time()})
 
     def read(self, rows: int, size: int) -> None:
-        """Count what was read; told with the next progress."""
+        """Count rows and bytes read; reported with the next progress."""
         with self._lock:
             self._work["rows"] += rows
             self._work["bytes"] += size
 
     def unit(self, unit: UnitDone) -> None:
-        """Note a unit in the job's journal, and count one that was computed; told with the next progress."""
+        """Write a unit into the journal, and count a computed one; reported with the next progress."""
         if self.journal is not None:
             self.journal.write(unit)
         if unit.seconds is not None:
@@ -171,18 +171,18 @@ class PipeObserver:
                 self._work["unit_seconds"].append(unit.seconds)
 
     def tell_work(self) -> None:
-        """Tell what was counted since the last time."""
+        """Report the counts since the last report."""
         with self._lock:
             work, self._work = self._work, Work(kind="work", rows=0, bytes=0, unit_seconds=[])
         self._channel.send(work)
 
     def cancelled(self) -> bool:
-        """Whether the job was asked to stop."""
+        """Whether the job has to stop."""
         return self._channel.cancel.is_set()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Wait for a job, run it, tell its outcome; and again, as long as this process is as good as new."""
+    """Run jobs, one after the other, as long as the process is fit for another."""
     parser = argparse.ArgumentParser(prog="tamis-job-process", description=__doc__)
     parser.add_argument("--parent", type=int, required=True, help="the supervisor's process id")
     parser.add_argument("--runner", default=EXECUTE, help="module:function that runs a job")
@@ -226,7 +226,7 @@ def _warm_up() -> None:
 
 
 def _as_good_as_new() -> bool:
-    """Give back what the job left; whether little enough is held."""
+    """Free memory of the last job; returns whether at most `KEPT_BYTES` are held."""
     gc.collect()
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # musl gives back by itself
@@ -288,7 +288,7 @@ def _run(
 
 @contextlib.contextmanager
 def _alone(out: Path, observer: PipeObserver) -> Iterator[None]:
-    """Hold the job's folder: an earlier attempt on this host, its supervisor stopped, may still be at work in it."""
+    """Lock the job's folder: an earlier attempt on this host may still be running without its supervisor."""
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (out / ".attempt.lock").open("ab") as lock:
         told = False
