@@ -18,18 +18,18 @@ def check_inputs(spec: JobSpec, fingerprint: str, environment: Environment) -> N
     ------
     InputsChanged
         It names another result than the job was accepted for, or the datasets, which could be opened then, can't be any
-        more: a shard is gone or damaged, or may not be read.
+        more: a shard is missing or damaged, or may not be read.
     TamisError
         What says nothing about the inputs, such as storage that does not answer.
     """
     from tamis.selectors.jobs import execute
 
     try:
-        found = execute.open_job(spec, environment).fingerprint
+        fingerprint_now = execute.open_job(spec, environment).fingerprint
     except (Invalid, NotFound, Forbidden, DataError) as error:
         detail = f"The job's inputs can't be used any more: {error.detail}"
         raise InputsChanged(detail, pointer=error.pointer, **error.where) from error
-    if found != fingerprint:
+    if fingerprint_now != fingerprint:
         raise InputsChanged(
             "The job's inputs changed since it was accepted, or Tamis's selector did (a new revision): "
             "submit it as a new job."

@@ -1,9 +1,8 @@
 """Metrics of jobs: workers count, the store sums, the API shows the sums.
 
-Workers come and go, and several of them and several API processes share one database. So what arises in a worker is
-added up in the database, and every API process shows the same sums: a scrape of any one of them tells all, and nothing
-has to find the workers or outlive them. What a worker has counted and not stored yet is lost when it is killed: two
-seconds' worth at most.
+Workers come and go, and several workers and API processes share one database. Counts of workers are therefore summed in
+the database, and every API process shows the same sums: one of them is enough for a scrape, and nothing has to find the
+workers or outlive them. Counts that a worker has not stored yet, of two seconds at most, are lost when it is killed.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def die_with_parent(parent: int, signum: signal.Signals) -> None:
         The signal.
     """
     if sys.platform != "linux":
-        return  # elsewhere the end of the parent's pipe is all there is to tell by
+        return  # elsewhere the end of the parent's pipe is the only sign
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != parent:

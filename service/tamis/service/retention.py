@@ -42,7 +42,7 @@ class Retention:
     def sweep(self) -> None:
         """Run all removals, one after the other. Raises StorageError when the database does not answer."""
         self.expire_results()
-        for job_id in self._store.removals.promised():
+        for job_id in self._store.removals.pending():
             self.remove_files(job_id)
         for folder in self._settings.jobs_dir.glob(f"{ASIDE}*"):  # a removal that was cut off
             _remove(folder)
@@ -61,7 +61,7 @@ class Retention:
             except OSError as error:
                 raise StorageError(f"the folder {folder} can't be removed: {error.strerror}") from error
 
-        self._store.removals.keep_promise(job_id, put_away)
+        self._store.removals.complete(job_id, put_away)
         _remove(aside)
 
     def expire_results(self) -> None:

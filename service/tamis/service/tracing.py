@@ -58,8 +58,8 @@ def request_span(method: str, headers: Mapping[str, str]) -> Iterator[RequestSpa
         kind=trace.SpanKind.SERVER,
         attributes={"http.request.method": method},
     ) as span:
-        found = span.get_span_context()
-        known = {"trace": trace.format_trace_id(found.trace_id)} if found.is_valid else {}
+        span_context = span.get_span_context()
+        known = {"trace": trace.format_trace_id(span_context.trace_id)} if span_context.is_valid else {}
         with structlog.contextvars.bound_contextvars(**known):
             yield RequestSpan(span)
 

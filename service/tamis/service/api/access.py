@@ -29,12 +29,12 @@ class Caller:
     scopes: frozenset[Scope]
 
     @property
-    def sees(self) -> str | None:
+    def visible_owner(self) -> str | None:
         """Owner whose jobs and datasets the caller may name; None: every owner's."""
         return None if Scope.ADMIN in self.scopes else self.owner
 
 
-EVERYBODY: Final = Caller(LOCAL_OWNER, frozenset(Scope))
+LOCAL_CALLER: Final = Caller(LOCAL_OWNER, frozenset(Scope))
 """The caller of every request where no API key is required."""
 
 
@@ -47,13 +47,13 @@ async def _caller(request: Request, service: ServiceDep) -> Caller:
     token = _bearer(request.headers.get("authorization", ""))
     try:
         if token is None and service.open_for_now():
-            caller = EVERYBODY
+            caller = LOCAL_CALLER
         else:
             caller = await run_in_threadpool(_authenticated, service, token, request.method)
     except Unauthorized:
         _count(service, request.client.host if request.client else None)
         raise
-    if caller is EVERYBODY:
+    if caller is LOCAL_CALLER:
         refuse_foreign(request.headers, service.names)
     _count(service, (caller.owner,))  # all keys of an owner together
     return caller
@@ -72,8 +72,8 @@ def _count(service: Service, who: Hashable) -> None:
 def _authenticated(service: Service, token: str | None, method: str) -> Caller:
     key = None if token is None else service.store.keys.find(token)
     if key is None:
-        if not service.keys_asked():
-            return EVERYBODY
+        if not service.requires_key():
+            return LOCAL_CALLER
         raise Unauthorized if token is None else InvalidKey
     needed = scope_of(method)
     if not key.scopes & {needed, Scope.ADMIN}:
@@ -89,5 +89,5 @@ def _bearer(header: str) -> str | None:
 CallerDep = Annotated[Caller, Depends(_caller)]
 """Sender of the request; 401 without a valid key where one is required, 403 when it does not allow the method."""
 
-with_key: Final[Sequence[Any]] = (Depends(_caller),)
+key_dependency: Final[Sequence[Any]] = (Depends(_caller),)
 """Dependency of routers and routes: the key is checked before anything else of a request is read."""

@@ -52,13 +52,13 @@ class Service:
         """Bounds of what one caller may ask for."""
         return self.settings.limits
 
-    def keys_asked(self) -> bool:
+    def requires_key(self) -> bool:
         """Whether an API key is required: always, or from `KEYS_POLL_INTERVAL_SECONDS` after the first was made."""
         if self.keys_required or self._keys_made:
             return True
         if not self.open_for_now():
             polled_at = time.monotonic()
-            self._keys_made = self.store.keys.asked()
+            self._keys_made = self.store.keys.required()
             self._open_until = polled_at + KEYS_POLL_INTERVAL_SECONDS
         return self._keys_made
 
@@ -75,9 +75,9 @@ class Service:
             See `tamis.service.callbacks.addresses`, which checks again whenever it is sent.
         """
         endpoint = parse_url(url)
-        looked_up = self.resolvers.submit(checked_addresses, endpoint, self.settings.callback_hosts, resolve)
+        resolution = self.resolvers.submit(checked_addresses, endpoint, self.settings.callback_hosts, resolve)
         with contextlib.suppress(OSError):  # a timeout is one
-            looked_up.result(RESOLVE_SECONDS)
+            resolution.result(RESOLVE_SECONDS)
 
     def environment(self) -> Environment:
         """Return the environment in which jobs are opened. Loads the selectors' library: about a second, once.
@@ -89,7 +89,7 @@ class Service:
         from tamis.selectors.jobs.execute import Environment
 
         roots = self.settings.data_roots
-        if roots is None and self.keys_asked():
+        if roots is None and self.requires_key():
             roots = ()
         return Environment(
             storage=open_storage(

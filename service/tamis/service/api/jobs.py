@@ -17,7 +17,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from tamis.selectors.errors import Conflict, StorageError
 from tamis.selectors.schema.request import JobSpec
 from tamis.selectors.schema.response import Plan
-from tamis.service.api.access import Caller, CallerDep, with_key
+from tamis.service.api.access import Caller, CallerDep, key_dependency
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import matches_etag
@@ -40,7 +40,7 @@ class JobIdConvertor(StringConvertor):
 
 register_url_convertor("job", JobIdConvertor())
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=with_key)
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=key_dependency)
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.api")
 
 POLL_AFTER_SECONDS: Final = 1
@@ -191,7 +191,7 @@ def list_jobs(
 ) -> JobList:
     """Give jobs, newest first; all given filters must fit."""
     page = service.store.jobs.list(
-        owner=caller.sees,
+        owner=caller.visible_owner,
         state=state,
         selector=selector,
         labels=_labels(label),
@@ -205,10 +205,10 @@ def _labels(filters: list[str]) -> dict[str, str]:
     if len(filters) > MAX_LABEL_FILTERS:
         raise BadRequest(f"There are {len(filters)} label filters: {MAX_LABEL_FILTERS} are possible.")
     labels: dict[str, str] = {}
-    for given in filters:
-        cut = re.fullmatch(r"([^:=]+)[:=](.*)", given, re.DOTALL)
+    for text in filters:
+        cut = re.fullmatch(r"([^:=]+)[:=](.*)", text, re.DOTALL)
         if cut is None:
-            raise BadRequest(f"The label filter {given!r} is none: write 'key:value'.", pointer="/query/label")
+            raise BadRequest(f"The label filter {text!r} is none: write 'key:value'.", pointer="/query/label")
         key, value = cut.groups()
         if labels.setdefault(key, value) != value:
             raise BadRequest(f"The label {key!r} can't have two values at once.", pointer="/query/label")
@@ -216,7 +216,7 @@ def _labels(filters: list[str]) -> dict[str, str]:
 
 
 def _job(service: ServiceDep, caller: CallerDep, job_id: str) -> Job:
-    return service.store.jobs.get(job_id, owner=caller.sees)
+    return service.store.jobs.get(job_id, owner=caller.visible_owner)
 
 
 JobDep = Annotated[Job, Depends(_job)]
@@ -256,7 +256,7 @@ async def get_job(
     def ready(job: Job) -> bool:
         return job.state.terminal or (if_none_match is not None and not unchanged(job))
 
-    job = await run_in_threadpool(service.store.jobs.get, job_id, owner=caller.sees)
+    job = await run_in_threadpool(service.store.jobs.get, job_id, owner=caller.visible_owner)
     job = await wait_for(request, service, job, wait or 0.0, ready)
     headers = {"ETag": etag(job), "Cache-Control": "no-cache", "Vary": "Prefer"}
     if wait is not None:
@@ -304,5 +304,5 @@ def delete(service: ServiceDep, job: JobDep) -> None:
     try:
         Retention(service.store, service.settings).remove_files(job.id)
     except StorageError as error:
-        # The job is gone for its caller; a worker's sweep tries again what is left on disk.
+        # The job is deleted for its caller; a worker's sweep removes what is left on disk.
         log.error("a deleted job's files are not removed yet", job=job.id, reason=error.detail)

@@ -27,7 +27,7 @@ _USABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.http")
 
 
-class Observed:
+class ObserveRequests:
     """ASGI middleware that observes requests; measurements are labelled by the route's template, a finite set."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -41,8 +41,8 @@ class Observed:
         started = time.perf_counter()
         status = 500
         headers = Headers(scope=scope)
-        given = headers.get(REQUEST_ID, "")
-        request_id = given if _USABLE_ID.fullmatch(given) else secrets.token_hex(16)
+        received = headers.get(REQUEST_ID, "")
+        request_id = received if _USABLE_ID.fullmatch(received) else secrets.token_hex(16)
         method = scope["method"] if scope["method"] in METHODS else "other"
 
         async def watched(message: Message) -> None:

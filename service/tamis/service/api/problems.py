@@ -217,7 +217,7 @@ def register(app: FastAPI) -> None:
 async def _on_tamis_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, TamisError)
     if isinstance(error, NotReady | Draining):
-        # No fault of the code's, and a probe asks every few seconds: a line, and no traceback.
+        # Not a fault of the code, and probes come every few seconds: a line without a traceback.
         log.warning(error.detail, code=error.code, path=request.url.path)
     elif error.status >= 500:
         log.error(error.detail, code=error.code, path=request.url.path, exc_info=error)

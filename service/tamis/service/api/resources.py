@@ -65,7 +65,7 @@ def job_resource(job: Job) -> JobResource:
 
 
 def _seconds_left(job: Job) -> float | None:
-    """Estimate the seconds left; None for a job that paused, whose time since its start tells nothing."""
+    """Estimate the seconds left; None for a job that paused, whose time since its start is no measure."""
     fraction = float((job.progress or {}).get("fraction", 0.0))
     if job.state is not JobState.RUNNING or job.started_at is None or job.attempts != 1 or job.round is not None:
         return None

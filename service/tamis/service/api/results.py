@@ -15,7 +15,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from tamis.selectors.errors import Conflict, Invalid, NotFound, StorageError
 from tamis.selectors.schema.response import Explanation, ResultFile, ResultManifest
-from tamis.service.api.access import with_key
+from tamis.service.api.access import key_dependency
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import FILE_HEADERS, file_response
 from tamis.service.api.jobs import JobDep
@@ -27,7 +27,7 @@ from tamis.service.schema import JobResult
 from tamis.service.store import Job
 from tamis.service.unit_journal import read_units
 
-router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"], dependencies=with_key)
+router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"], dependencies=key_dependency)
 
 POLL_INTERVAL_SECONDS: Final = 0.25
 """Time between two polls of the store by an event stream."""

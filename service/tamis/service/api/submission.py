@@ -68,13 +68,13 @@ def resolve(service: Service, caller: Caller, request: JobRequest) -> Resolved:
 
     def manifest_of(dataset_id: str, pointer: str) -> Manifest:
         with _at(pointer):
-            found = service.store.datasets.get(dataset_id, owner=caller.sees)
+            dataset = service.store.datasets.get(dataset_id, owner=caller.visible_owner)
         uses.append(dataset_id)
-        return Manifest.model_validate(dict(found.manifest))
+        return Manifest.model_validate(dict(dataset.manifest))
 
     def file_of(job_id: str, name: str, pointer: str) -> str:
         with _at(pointer):
-            job = service.store.jobs.get(job_id, owner=caller.sees)
+            job = service.store.jobs.get(job_id, owner=caller.visible_owner)
             if job.state is not JobState.SUCCEEDED:
                 raise Conflict(f"Job {job_id} is {job.state}: only the result of a job that succeeded can be used.")
             if job.expired_at is not None:
@@ -96,8 +96,8 @@ def resolve(service: Service, caller: Caller, request: JobRequest) -> Resolved:
         for index, target in enumerate(request.target.datasets or []):
             if isinstance(target, TargetRef):
                 manifest = manifest_of(target.dataset, f"/target/datasets/{index}/dataset")
-                looked_up = TargetDataset(**dict(manifest), name=target.name, proportion=target.proportion)
-                datasets.append(looked_up)
+                resolved = TargetDataset(**dict(manifest), name=target.name, proportion=target.proportion)
+                datasets.append(resolved)
             else:
                 datasets.append(target)
         update["target"] = request.target.model_copy(update={"datasets": datasets})
@@ -107,8 +107,8 @@ def resolve(service: Service, caller: Caller, request: JobRequest) -> Resolved:
         update["preselected"] = file_of(request.preselected, SELECTION, "/preselected")
     update["exclude"] = [file_of(job, SELECTION, f"/exclude/{index}") for index, job in enumerate(request.exclude)]
     # A copy is not validated again: paths stand where the request allows ids only.
-    asked = {name: value for name, value in request if name in JobSpec.model_fields}
-    spec = JobSpec.model_construct(**{**asked, **update})
+    fields = {name: value for name, value in request if name in JobSpec.model_fields}
+    spec = JobSpec.model_construct(**{**fields, **update})
     return Resolved(spec, tuple(dict.fromkeys(uses)))
 
 

@@ -48,8 +48,8 @@ class Endpoint:
 
 def resolve(host: str, port: int) -> Sequence[str]:
     """Resolve a name with this machine's resolver."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+    resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in resolved))
 
 
 def parse_url(url: str) -> Endpoint:
@@ -109,12 +109,12 @@ def checked_addresses(endpoint: Endpoint, allowed: AllowedHosts, resolve: Resolv
     if endpoint.literal is not None:
         addresses: list[Address] = [endpoint.literal]
     else:
-        found = resolve(endpoint.host, endpoint.port)
-        addresses = [ipaddress.ip_address(address.partition("%")[0]) for address in found]
+        resolved = resolve(endpoint.host, endpoint.port)
+        addresses = [ipaddress.ip_address(address.partition("%")[0]) for address in resolved]
     if endpoint.host.removesuffix(".") not in allowed.names:
         for address in addresses:
             if not is_public(address) and not any(address in network for network in allowed.networks):
-                # The address itself is not told: who asks may not know the names of this network.
+                # Without the address: the caller may not know the names of this network.
                 raise Forbidden(
                     f"The callback's host {endpoint.host} is not on the public internet: the service sends there only "
                     f"when its operator allows it ({CALLBACK_HOSTS.variable})."

@@ -45,10 +45,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.callbacks")
 class Pace:
     """Intervals and limits of delivery, in seconds."""
 
-    poll: float = 1.0  # between two looks into the outbox
+    poll: float = 1.0  # between two polls of the outbox
     timeout: float = 15.0  # of one attempt, the resolution of the name included
-    lease: float = 60.0  # a callback whose process died is another's after so long
-    store_down: float = 10.0  # until the next look when the store did not answer
+    lease: float = 60.0  # time after which another process takes a callback whose process died
+    store_down: float = 10.0  # until the next poll when the store did not answer
     retry: Backoff = RETRY
 
 
@@ -82,13 +82,13 @@ class Deliverer:
             limits = httpx.Limits(max_keepalive_connections=0)
             async with httpx.AsyncClient(trust_env=False, timeout=self._pace.timeout, limits=limits) as client:
                 while not stopping.is_set():
-                    await asyncio.sleep(await self._look(client))
+                    await asyncio.sleep(await self._poll_outbox(client))
         finally:
             for task in self._under_way:
                 task.cancel()
             self._resolvers.shutdown(wait=False, cancel_futures=True)
 
-    async def _look(self, client: httpx.AsyncClient) -> float:
+    async def _poll_outbox(self, client: httpx.AsyncClient) -> float:
         free = AT_A_TIME - len(self._under_way)
         if free:
             try:
@@ -103,22 +103,22 @@ class Deliverer:
         return self._pace.poll
 
     async def _deliver(self, client: httpx.AsyncClient, callback: Callback) -> None:
-        told = {"job": callback.job_id, "callback": callback.id, "attempt": callback.attempts}
+        fields = {"job": callback.job_id, "callback": callback.id, "attempt": callback.attempts}
         try:
             status = await self._send(client, callback)
         except (TamisError, OSError, httpx.HTTPError) as error:  # a timeout is an OSError
             reason = error.detail if isinstance(error, TamisError) else str(error) or type(error).__name__
             decision = GiveUp() if isinstance(error, Gone) else self._pace.retry.decide(callback.attempts)
             wait = decision.seconds if isinstance(decision, RetryAfter) else None
-            log.warning("callback not delivered", reason=reason, retry_seconds=wait, **told)
-            await self._settle(self._store.callbacks.unheard, callback, reason, wait)
+            log.warning("callback not delivered", reason=reason, retry_seconds=wait, **fields)
+            await self._settle(self._store.callbacks.failed, callback, reason, wait)
         else:
-            log.info("callback delivered", status=status, **told)
-            await self._settle(self._store.callbacks.heard, callback, f"answered with {status}")
+            log.info("callback delivered", status=status, **fields)
+            await self._settle(self._store.callbacks.delivered, callback, f"answered with {status}")
 
-    async def _settle(self, settle: Callable[..., None], callback: Callback, *told: Any) -> None:
+    async def _settle(self, settle: Callable[..., None], callback: Callback, *outcome: Any) -> None:
         try:
-            await run_in_threadpool(settle, callback, *told)
+            await run_in_threadpool(settle, callback, *outcome)
         except StorageError as error:  # it is sent again once the lease is over
             log.warning("the store does not answer", detail=error.detail)
 

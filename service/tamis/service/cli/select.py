@@ -63,7 +63,7 @@ class _Watcher:
         self.interrupted.set()
 
 
-def run_here(document: dict[str, Any], out: Path, threads: int | None) -> ResultManifest:
+def run_locally(document: dict[str, Any], out: Path, threads: int | None) -> ResultManifest:
     """Run a job in this process and leave its result in `out`. Signals are shared with the service of TAMIS_HOME.
 
     Raises

@@ -75,7 +75,7 @@ def run_service(host: str, port: int, *, jobs: int, drain: float = 0.0) -> None:
     prepare_process(settings)
     configure_logs()
     app = create_app(settings, keys_required=exposed, names=(host,))
-    app.state.service.store.migrate()  # here, where a database that can't be used is told in one line
+    app.state.service.store.migrate()  # here, where an unusable database is reported in one line
     worker = _Worker(jobs) if jobs else None
     config = uvicorn.Config(
         app,
@@ -174,7 +174,7 @@ class _Server(uvicorn.Server):
             sys.stdout.flush()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Long polls and event streams look at this, and end.
+        # Long polls and event streams check this, and end.
         self._service.draining.set()
         if self._worker is not None:
             self._worker.request_stop()
@@ -203,7 +203,7 @@ class _Worker:
             str(os.getpid()),
         ]
         self._stopping = threading.Event()
-        # One thread for the whole life: the child is told when the thread that started it ends.
+        # One thread for the whole life: the child is signalled when the thread that started it ends.
         self._thread = threading.Thread(target=self._keep, name="worker", daemon=True)
 
     def start(self) -> None:

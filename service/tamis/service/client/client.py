@@ -84,26 +84,63 @@ class Client:
         spec : JobSpec or mapping
             The request; paths are the service's, not this machine's.
         idempotency_key : str, optional
-            The same key and body give the same job for 24 h. A new one for every call when left out.
+            The same key and body return the same job for 24 h. A new key for every call when left out.
+
+        Returns
+        -------
+        Job
+            Queued, durable on the service; or an earlier job that the request's `reuse` found.
         """
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         response = self._post("/v1/jobs", spec, headers)
         return Job(self.transport, JobResource.model_validate_json(response.content))
 
     def plan(self, spec: JobSpec | Document) -> JobPlan:
-        """Return the plan of a job; nothing runs."""
+        """Return the plan of a job; nothing runs.
+
+        Parameters
+        ----------
+        spec : JobSpec or mapping
+            As for `submit`.
+
+        Returns
+        -------
+        JobPlan
+            Phases, bytes to read, memory, CPU seconds, feasibility, warnings, and the request as it would run.
+        """
         response = self._post("/v1/jobs/plan", spec)
         return JobPlan.model_validate_json(response.content, extra="ignore")
 
     def job(self, job_id: str) -> Job:
-        """Return the job of an id."""
+        """Return the job of an id.
+
+        Parameters
+        ----------
+        job_id : str
+            ``job_…``.
+        """
         path = f"/v1/jobs/{_part(job_id)}"
         return Job(self.transport, JobResource.model_validate_json(self.transport.request("GET", path).content))
 
     def jobs(
         self, *, state: str | None = None, selector: str | None = None, labels: Mapping[str, str] | None = None
     ) -> Iterator[Job]:
-        """Iterate over the jobs, newest first; all filters must match."""
+        """Iterate over the jobs, newest first; all filters must match.
+
+        Parameters
+        ----------
+        state : str, optional
+            A state of a job, as `Job.state` names them.
+        selector : str, optional
+            Name of a selector.
+        labels : mapping of str to str, optional
+            Labels that the jobs have.
+
+        Yields
+        ------
+        Job
+            Read a page of 100 at a time.
+        """
         params: dict[str, Any] = {"limit": PAGE, "label": [f"{key}:{value}" for key, value in (labels or {}).items()]}
         params |= {key: value for key, value in (("state", state), ("selector", selector)) if value is not None}
         while True:
@@ -119,12 +156,29 @@ class Client:
         return SelectorList.model_validate_json(self.transport.request("GET", "/v1/selectors").content).items
 
     def selector(self, name: str) -> SelectorResource:
-        """Return one entry of the catalogue."""
+        """Return one entry of the catalogue.
+
+        Parameters
+        ----------
+        name : str
+            Name of the selector.
+        """
         response = self.transport.request("GET", f"/v1/selectors/{_part(name)}")
         return SelectorResource.model_validate_json(response.content)
 
     def register(self, manifest: Manifest | Document) -> DatasetResource:
-        """Register a dataset, to refer to it by its id; the same dataset has the same id."""
+        """Register a dataset, to refer to it by its id; the same dataset has the same id.
+
+        Parameters
+        ----------
+        manifest : Manifest or mapping
+            Shards, format and column roles; paths are the service's.
+
+        Returns
+        -------
+        DatasetResource
+            The registered dataset with its id and the resolved manifest.
+        """
         response = self._post("/v1/datasets", manifest)
         return DatasetResource.model_validate_json(response.content)
 

@@ -23,6 +23,19 @@ CHUNK_BYTES: Final = 2**20
 def download(transport: Transport, url: str, path: Path, *, sha256: str, size: int) -> None:
     """Download a file of known digest to `path`, which appears whole or not at all.
 
+    Parameters
+    ----------
+    transport : Transport
+        Connection to the service.
+    url : str
+        Path of the file on the service.
+    path : Path
+        File to write; its folder is created.
+    sha256 : str
+        Digest of the content, hexadecimal.
+    size : int
+        Bytes.
+
     Raises
     ------
     DownloadDamaged

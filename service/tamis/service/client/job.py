@@ -15,6 +15,7 @@ from tamis.service.client.download import download
 from tamis.service.client.errors import JobCancelled, JobFailed, ProblemError, ServiceUnreachable, WaitTimeout
 from tamis.service.client.events import Event, parse_events
 from tamis.service.client.transport import ATTEMPTS, Transport, pause
+from tamis.service.job_state import JobState
 from tamis.service.schema import AnswersTaken, JobError, JobProgress, JobQuestion, JobResource, JobResult, LogEntry
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Job:
             wait = int(min(left, LONG_POLL_SECONDS))
             headers = {"Prefer": f"wait={wait}"}
             if callable(progress):
-                # Without an ETag the service answers at the job's end only: ask how it is, then for every change.
+                # Without an ETag the service answers at the job's end only: read it once, then at every change.
                 headers = headers | {"If-None-Match": etag} if etag else {}
             response = self._transport.request("GET", self._path(), headers=headers, timeout=wait + LONG_POLL_SECONDS)
             if response.status_code != httpx.codes.NOT_MODIFIED:
@@ -178,7 +179,7 @@ class Job:
         pages: list[JobQuestion] = []
         while True:
             cursor = {"cursor": pages[-1].next_cursor} if pages else {}
-            asked = time.monotonic()
+            started = time.monotonic()
             try:
                 response = self._transport.request(
                     "GET",
@@ -193,7 +194,7 @@ class Job:
                 pages.clear()  # somebody else answered between two pages
                 if self.refresh().terminal:
                     return None
-                if time.monotonic() - asked < QUICK_SECONDS:  # a service that stops does not hold its answer back
+                if time.monotonic() - started < QUICK_SECONDS:  # a service that stops does not hold its answer back
                     time.sleep(QUICK_SECONDS)
                 continue
             pages.append(JobQuestion.model_validate_json(response.content))
@@ -213,7 +214,23 @@ class Job:
         self._transport.request("DELETE", self._path(), retry=False)
 
     def events(self, *, after: int = 0) -> Iterator[Event]:
-        """Iterate over the job's events to its end, from the first or after an id; reconnects by itself."""
+        """Iterate over the job's events to its end; reconnects by itself.
+
+        Parameters
+        ----------
+        after : int
+            Id of an event; 0 begins with the first event.
+
+        Yields
+        ------
+        Event
+            The last one is of the kind ``end``.
+
+        Raises
+        ------
+        ServiceUnreachable
+            The connection broke several times in a row.
+        """
         seen, failures = after, 0
         while True:
             try:
@@ -251,15 +268,45 @@ class Job:
         return report
 
     def explain(self, row: int | None = None, *, id: str | int | None = None) -> Explanation:
-        """Explain why a row was selected or not: by row number, or by id for a selected row."""
+        """Explain why a row was selected or not.
+
+        Parameters
+        ----------
+        row : int, optional
+            Row number over the whole dataset.
+        id : str or int, optional
+            Id of a selected row, instead of `row`.
+
+        Returns
+        -------
+        Explanation
+            Score, rank, the threshold of the row's stratum, and the reason.
+        """
         params = {key: value for key, value in (("row", row), ("id", id)) if value is not None}
         response = self._transport.request("GET", self._path("explain"), params=params)
         return Explanation.model_validate_json(response.content, extra="ignore")
 
     def download(self, path: str | Path, *, name: str = SELECTION) -> Path:
-        """Download a file of the result, the selection unless another name is given.
+        """Download a file of the result.
 
-        The file appears whole and with the promised sha256, or not at all. An existing folder takes it under its name.
+        Parameters
+        ----------
+        path : str or Path
+            File to write, or an existing folder, which takes it under its name.
+        name : str
+            Name of the file in the result's manifest.
+
+        Returns
+        -------
+        Path
+            The file: complete and with the sha256 of the manifest.
+
+        Raises
+        ------
+        KeyError
+            The result has no file of this name.
+        DownloadDamaged
+            The content has another sha256; nothing was written.
         """
         files = {file.name: file for file in self.result().files}
         if name not in files:
@@ -270,7 +317,14 @@ class Job:
         return target
 
     def selection(self) -> pa.Table:
-        """Return the selection as a table: row, shard, shard_row, score, rank, weight, stratum; id if there is one."""
+        """Return the selection as a table, one row for each selected row of the dataset.
+
+        Returns
+        -------
+        pyarrow.Table
+            Columns ``row``, ``shard``, ``shard_row``, ``score``, ``rank``, ``weight``, ``stratum``, and ``id`` where
+            the manifest names an id column.
+        """
         import pyarrow.parquet as pq
 
         with tempfile.TemporaryDirectory(prefix="tamis-") as folder:
@@ -284,9 +338,9 @@ class Job:
         return self
 
     def _checked(self) -> Job:
-        if self.state == "failed":
+        if self.resource.state is JobState.FAILED:
             error = self.resource.error
             raise JobFailed(self.id, error.model_dump(exclude_none=True) if error is not None else {})
-        if self.state == "cancelled":
+        if self.resource.state is JobState.CANCELLED:
             raise JobCancelled(self.id)
         return self

@@ -70,8 +70,8 @@ def answers_to(question: Question, scores: Scores) -> Iterator[dict[str, Any]]:
     rows: list[int] = question.rows.tolist()
     if isinstance(scores, Mapping):
         rows, scores = list(scores), list(scores.values())
-    given = checked_scores(scores, rows)
+    checked = checked_scores(scores, rows)
     for start in range(0, len(rows), ANSWERS_AT_ONCE):
         part = slice(start, start + ANSWERS_AT_ONCE)
-        values = [None if math.isnan(score) else score for score in given[part].tolist()]
+        values = [None if math.isnan(score) else score for score in checked[part].tolist()]
         yield {"round": question.round, "rows": [int(row) for row in rows[part]], "scores": values}

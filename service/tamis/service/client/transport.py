@@ -75,7 +75,7 @@ class Transport:
         retry = method in {"GET", "HEAD", "DELETE"} if retry is None else retry
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1 or not retry
-            asked = 0.0
+            retry_after = 0.0
             try:
                 response = self._http.request(
                     method,
@@ -91,8 +91,8 @@ class Transport:
             else:
                 if last or not _is_for_now(response):
                     return checked(response)
-                asked = _retry_after(response)
-            time.sleep(max(pause(attempt), asked))
+                retry_after = _retry_after(response)
+            time.sleep(max(pause(attempt), retry_after))
         raise AssertionError("the last attempt returns or raises")
 
     @contextmanager

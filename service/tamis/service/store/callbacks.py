@@ -29,7 +29,7 @@ class Callbacks:
         """Claim up to `limit` callbacks that are due; another process claims them once the lease has run out."""
         due = sa.select(callbacks.c.id).order_by(callbacks.c.due_at).limit(limit)
         with self._database.read() as connection:
-            # It is asked all the time, and mostly there is none: no write lock for that.
+            # Polls are frequent and mostly find nothing: they take no write lock.
             now = self._database.now(connection)
             if connection.execute(due.where(callbacks.c.due_at <= now)).first() is None:
                 return []
@@ -47,11 +47,11 @@ class Callbacks:
         except IntegrityError:  # on PostgreSQL, another process made the owner's first secret just now
             return []
 
-    def heard(self, callback: Callback, detail: str) -> None:
+    def delivered(self, callback: Callback, detail: str) -> None:
         """Record the delivery of a callback; `detail` is shown on the job."""
         self._settle(callback, "delivered", detail, None)
 
-    def unheard(self, callback: Callback, detail: str, wait: float | None) -> None:
+    def failed(self, callback: Callback, detail: str, wait: float | None) -> None:
         """Record a failed attempt; the next is due after `wait` seconds, or never when None."""
         self._settle(callback, "given_up" if wait is None else "pending", detail, wait)
 
@@ -66,8 +66,8 @@ class Callbacks:
             else:
                 settled = connection.execute(sa.update(callbacks).where(mine).values(due_at=due_at))
             if settled.rowcount:
-                told = {"attempts": callback.attempts, "detail": detail, "at": _moment(now)}
-                _tell(connection, callback, {"state": state, **told, "next_at": _moment(due_at)})
+                attempt = {"attempts": callback.attempts, "detail": detail, "at": _moment(now)}
+                _show_status(connection, callback, {"state": state, **attempt, "next_at": _moment(due_at)})
 
     def secret(self, owner: str, *, renew: bool = False) -> str:
         """Return the secret that signs an owner's callbacks; a new one is made when there is none, or to `renew` it."""
@@ -111,7 +111,7 @@ def announce(connection: Connection, job_id: str, now: float) -> None:
     )
 
 
-def _tell(connection: Connection, callback: Callback, status: dict[str, Any]) -> None:
+def _show_status(connection: Connection, callback: Callback, status: dict[str, Any]) -> None:
     """Write the status of a callback on its job, unless the job has a later callback: a resumed job ends again."""
     job = jobs.c.id == callback.job_id
     shown = connection.execute(sa.select(jobs.c.callback).where(job).with_for_update()).scalar_one_or_none()
@@ -122,11 +122,11 @@ def _tell(connection: Connection, callback: Callback, status: dict[str, Any]) ->
 
 def _secret(connection: Connection, owner: str, now: float) -> str:
     query = sa.select(webhook_secrets.c.secret).where(webhook_secrets.c.owner == owner)
-    found: str | None = connection.execute(query).scalar_one_or_none()
-    if found is None:
-        found = new_secret()
-        connection.execute(sa.insert(webhook_secrets).values(owner=owner, secret=found, created_at=now))
-    return found
+    secret: str | None = connection.execute(query).scalar_one_or_none()
+    if secret is None:
+        secret = new_secret()
+        connection.execute(sa.insert(webhook_secrets).values(owner=owner, secret=secret, created_at=now))
+    return secret
 
 
 def _moment(seconds: float | None) -> str | None:

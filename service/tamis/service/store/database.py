@@ -231,7 +231,7 @@ def _file_system(folder: Path) -> str | None:
     try:
         mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
-        return None  # not Linux: nothing to tell by
+        return None  # not Linux: unknown
     found: tuple[int, str] | None = None
     for line in mounts:
         fields = line.split(" ")

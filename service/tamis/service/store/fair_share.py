@@ -26,10 +26,10 @@ ORDER = (jobs.c.priority.desc(), jobs.c.vtime, jobs.c.id)
 """Sort keys of the queue, the next job first."""
 
 
-def next_turn(connection: Connection, owner: str, priority: int) -> float:
+def next_virtual_time(connection: Connection, owner: str, priority: int) -> float:
     """Return the virtual time of a new job."""
     turns = [0.0]
-    for state in sorted(STARTED_STATES):  # one look into the index for each, however many jobs there are
+    for state in sorted(STARTED_STATES):  # one index lookup for each, whatever the number of jobs
         turns.append(_last(connection, jobs.c.state == state, jobs.c.priority == priority) or 0.0)
     last = _last(connection, jobs.c.owner == owner, jobs.c.priority == priority)
     if last is not None:
@@ -41,11 +41,11 @@ def may_start(now: float, running_per_owner: int | None) -> list[sa.ColumnElemen
     """Return the conditions on jobs that may start."""
     ready = [jobs.c.state == JobState.QUEUED, jobs.c.not_before <= now]
     if running_per_owner is not None:
-        held = jobs.alias("held")
+        leased = jobs.alias("leased")
         full = (
-            sa.select(held.c.owner)
-            .where(held.c.state.in_(LEASED_STATES))
-            .group_by(held.c.owner)
+            sa.select(leased.c.owner)
+            .where(leased.c.state.in_(LEASED_STATES))
+            .group_by(leased.c.owner)
             .having(sa.func.count() >= running_per_owner)
         )
         ready.append(jobs.c.owner.not_in(full))

@@ -39,15 +39,15 @@ class Removals:
             connection.execute(
                 sa.update(jobs).where(jobs.c.id == job_id).values(expired_at=now, version=jobs.c.version + 1)
             )
-            promise_removal(connection, job_id, now)
+            record_removal(connection, job_id, now)
             return True
 
-    def promised(self) -> Sequence[str]:
+    def pending(self) -> Sequence[str]:
         """Return the ids of the jobs whose files are still to be removed."""
         with self._database.read() as connection:
             return list(connection.execute(sa.select(removals.c.job_id).order_by(removals.c.since)).scalars())
 
-    def keep_promise(self, job_id: str, put_away: Callable[[], None]) -> None:
+    def complete(self, job_id: str, put_away: Callable[[], None]) -> None:
         """Call `put_away`, which takes the files out of use, unless the job was resumed meanwhile."""
         with self._database.write() as connection:
             # The row is held while the files are moved: a resume waits, and then finds an empty place.
@@ -63,7 +63,7 @@ class Removals:
             return None if since is None else max(0.0, self._database.now(connection) - since)
 
 
-def promise_removal(connection: Connection, job_id: str, now: float) -> None:
+def record_removal(connection: Connection, job_id: str, now: float) -> None:
     """Record in this transaction that the job's files have to be removed."""
     known = sa.select(removals.c.job_id).where(removals.c.job_id == job_id)
     if connection.execute(known).first() is None:

@@ -48,7 +48,7 @@ JOB_COLUMNS: Final = (
 )
 
 
-# Made once: making a statement takes longer than running it, and every look at a job runs these.
+# Made once: making a statement takes longer than running it, and every read of a job runs these.
 _JOB: Final = sa.select(*JOB_COLUMNS).where(jobs.c.id == sa.bindparam("job_id"))
 _VERSION: Final = sa.select(jobs.c.version).where(jobs.c.id == sa.bindparam("job_id"))
 _USES: Final = (
@@ -59,7 +59,7 @@ _USES: Final = (
 
 
 def select_job(connection: Connection, job_id: str, *columns: sa.Column[Any], lock: bool = False) -> AnyRow:
-    """Read columns of one job, locked against other writers when asked. Raises NotFound."""
+    """Read columns of one job, locked against other writers with `lock`. Raises NotFound."""
     query = sa.select(*columns).where(jobs.c.id == sa.bindparam("job_id"))
     return _first(connection, query.with_for_update() if lock else query, job_id)
 
@@ -139,15 +139,17 @@ def write_logs(connection: Connection, job_id: str, lines: Sequence[LogLine]) ->
         return
     row = select_job(connection, job_id, jobs.c.log_lines, lock=True)
     room = MAX_LOG_LINES - row.log_lines
-    kept = list(lines[:room]) if room > 0 else []
+    written = list(lines[:room]) if room > 0 else []
     if room >= 0 and len(lines) > room:
-        kept.append(LogLine(lines[-1].at, "warning", f"the log is full: lines after {MAX_LOG_LINES} are dropped", {}))
-    if not kept:
+        written.append(
+            LogLine(lines[-1].at, "warning", f"the log is full: lines after {MAX_LOG_LINES} are dropped", {})
+        )
+    if not written:
         return
     last = connection.execute(
         sa.update(jobs)
         .where(jobs.c.id == job_id)
-        .values(last_seq=jobs.c.last_seq + len(kept), log_lines=jobs.c.log_lines + len(kept))
+        .values(last_seq=jobs.c.last_seq + len(written), log_lines=jobs.c.log_lines + len(written))
         .returning(jobs.c.last_seq)
     ).scalar_one()
     connection.execute(
@@ -155,11 +157,11 @@ def write_logs(connection: Connection, job_id: str, lines: Sequence[LogLine]) ->
         [
             {
                 "job_id": job_id,
-                "seq": last - len(kept) + 1 + index,
+                "seq": last - len(written) + 1 + index,
                 "at": line.at,
                 "kind": EventKind.LOG,
                 "data": {**line.fields, "level": line.level, "message": line.message[:MAX_LOG_MESSAGE]},
             }
-            for index, line in enumerate(kept)
+            for index, line in enumerate(written)
         ],
     )

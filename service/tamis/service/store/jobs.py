@@ -14,8 +14,8 @@ from tamis.service.job_state import ACTIVE_STATES, RESUMABLE_STATES, JobState
 from tamis.service.store import cursors, idempotency
 from tamis.service.store.database import Database
 from tamis.service.store.errors import QueueFull
-from tamis.service.store.fair_share import next_turn
-from tamis.service.store.file_removals import promise_removal
+from tamis.service.store.fair_share import next_virtual_time
+from tamis.service.store.file_removals import record_removal
 from tamis.service.store.ids import is_id, new_id
 from tamis.service.store.job_rows import (
     JOB_COLUMNS,
@@ -110,7 +110,20 @@ class Jobs:
             return idempotency.replay(connection, owner, key, self._database.now(connection))
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
-        """Return one job; with `owner`, only one of this owner. Raises NotFound."""
+        """Return one job.
+
+        Parameters
+        ----------
+        job_id : str
+            Any text.
+        owner : str, optional
+            Whose job it has to be.
+
+        Raises
+        ------
+        NotFound
+            There is no such job, or it is another owner's.
+        """
         with self._database.read() as connection:
             job = self._get(connection, job_id, self._database.now(connection))
         if owner is not None and job.owner != owner:
@@ -132,9 +145,28 @@ class Jobs:
         limit: int = DEFAULT_PAGE,
         cursor: str | None = None,
     ) -> JobPage:
-        """List jobs, newest first; all filters must match. Raises BadCursor."""
+        """List jobs, newest first; all filters must match.
+
+        Parameters
+        ----------
+        owner, selector : str, optional
+            Whose jobs, and by which selector.
+        state : JobState, optional
+            State of the jobs.
+        labels : mapping of str to str, optional
+            Labels that the jobs have.
+        limit : int
+            Maximum number of jobs on the page.
+        cursor : str, optional
+            `JobPage.next_cursor` of the page before.
+
+        Raises
+        ------
+        BadCursor
+            The cursor is none of this store's.
+        """
         if any("\0" in text for text in (selector or "", *(labels or {}), *(labels or {}).values())):
-            return JobPage([], None)  # no stored text holds a NUL, and PostgreSQL refuses to look for one
+            return JobPage([], None)  # no stored text holds a NUL, and PostgreSQL refuses to search for one
         query = sa.select(*JOB_COLUMNS).order_by(jobs.c.id.desc()).limit(limit + 1)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
@@ -160,13 +192,13 @@ class Jobs:
         Raises NotFound; Conflict when finished.
         """
         with self._database.write() as connection:
-            held = select_job(connection, job_id, jobs.c.state, jobs.c.lease_until, lock=True)
+            locked = select_job(connection, job_id, jobs.c.state, jobs.c.lease_until, lock=True)
             now = self._database.now(connection)
-            state = JobState(held.state)
+            state = JobState(locked.state)
             if state.terminal and state is not JobState.CANCELLED:
                 raise Conflict(f"the job has {state} already: there is nothing to cancel")
-            # A worker that stopped reporting will not tell when it stopped.
-            abandoned = held.lease_until is not None and held.lease_until < now
+            # A worker that stopped reporting will not report the end of the job.
+            abandoned = locked.lease_until is not None and locked.lease_until < now
             if state in {JobState.QUEUED, JobState.WAITING} or (not state.terminal and abandoned):
                 ended: dict[str, Any] = {"finished_at": now, "worker": None, "lease_until": None}
                 change_state(connection, job_id, JobState.CANCELLED, now, **ended)
@@ -175,12 +207,27 @@ class Jobs:
             return Cancellation(self._get(connection, job_id, now), already=state is JobState.CANCELLED)
 
     def resume(self, job_id: str, *, max_queued: int | None = None) -> Job:
-        """Queue a failed or cancelled job again. Raises NotFound; Conflict in any other state; QueueFull."""
+        """Queue a failed or cancelled job again; it goes on from its finished units.
+
+        Parameters
+        ----------
+        max_queued : int, optional
+            As in `submit`.
+
+        Raises
+        ------
+        NotFound
+            There is no such job.
+        Conflict
+            It is in another state.
+        QueueFull
+            `max_queued` jobs of its owner are queued or waiting already.
+        """
         with self._database.write() as connection:
-            held = select_job(connection, job_id, jobs.c.state, jobs.c.attempts, jobs.c.owner, lock=True)
-            if held.state not in RESUMABLE_STATES:
-                raise Conflict(f"the job is {held.state}: only a failed or cancelled job can be resumed")
-            _refuse_full_queue(connection, held.owner, max_queued)
+            locked = select_job(connection, job_id, jobs.c.state, jobs.c.attempts, jobs.c.owner, lock=True)
+            if locked.state not in RESUMABLE_STATES:
+                raise Conflict(f"the job is {locked.state}: only a failed or cancelled job can be resumed")
+            _refuse_full_queue(connection, locked.owner, max_queued)
             now = self._database.now(connection)
             change_state(
                 connection,
@@ -189,7 +236,7 @@ class Jobs:
                 now,
                 detail="resumed",
                 error=None,
-                attempts_limit=held.attempts + MAX_ATTEMPTS,
+                attempts_limit=locked.attempts + MAX_ATTEMPTS,
                 queued_at=now,
                 not_before=0.0,
                 finished_at=None,
@@ -210,12 +257,12 @@ class Jobs:
             It is active, or an active job reads its result.
         """
         with self._database.write() as connection:
-            held = select_job(connection, job_id, jobs.c.state, lock=True)
-            if held.state in ACTIVE_STATES:
-                raise Conflict(f"the job is {held.state}: cancel it before you delete it")
+            locked = select_job(connection, job_id, jobs.c.state, lock=True)
+            if locked.state in ACTIVE_STATES:
+                raise Conflict(f"the job is {locked.state}: cancel it before you delete it")
             refuse_used(connection, job_id)
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
-            promise_removal(connection, job_id, self._database.now(connection))
+            record_removal(connection, job_id, self._database.now(connection))
 
     def counts(self) -> dict[tuple[JobState, str], int]:
         """Count jobs by (state, selector)."""
@@ -279,7 +326,7 @@ def _insert(connection: Connection, new: NewJob, now: float) -> str:
             labels=dict(new.labels),
             fingerprint=new.fingerprint,
             priority=new.priority,
-            vtime=next_turn(connection, new.owner, new.priority),
+            vtime=next_virtual_time(connection, new.owner, new.priority),
             attempts=0,
             attempts_limit=MAX_ATTEMPTS,
             created_at=now,

@@ -91,13 +91,13 @@ class Keys:
         query = sa.select(*_COLUMNS, api_keys.c.digest).where(api_keys.c.id == f"key_{parts[1]}")
         with self._database.read() as connection:
             row = connection.execute(query).first()
-            # In constant time: how long it takes must not tell how much of a digest was right.
+            # In constant time: the time must not reveal how much of a digest was right.
             if row is None or not hmac.compare_digest(row.digest, _digest(token)):
                 return None
             key = _to_key(row)
             return key if key.valid(self._database.now(connection)) else None
 
-    def asked(self) -> bool:
+    def required(self) -> bool:
         """Whether a key was ever made: from then on one is required, even when all have expired or been revoked."""
         with self._database.read() as connection:
             return bool(connection.execute(sa.select(sa.exists(sa.select(api_keys.c.id)))).scalar_one())

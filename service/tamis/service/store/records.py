@@ -60,11 +60,11 @@ class Job:
     started_at: float | None  # of the first attempt
     finished_at: float | None
     expired_at: float | None  # its files were removed then, to make room
-    round: int | None  # the newest question that it asked
+    round: int | None  # of its newest question
     waiting_reason: str | None  # for a queued or waiting job: why it waits
     version: int  # grows with every change of the row; makes the ETag
     traceparent: str | None  # W3C trace context of the request that submitted it
-    callback: Json | None  # what became of its callback, once it is over
+    callback: Json | None  # outcome of its callback, once the job is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +117,16 @@ class OpenQuestion:
     """Question of a waiting job."""
 
     round: int
-    rows: bytes  # int64, little-endian, in the order they were asked
+    rows: bytes  # int64, little-endian, in the question's order
     answered: bytes  # one for each of the rows, 0 or 1
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class AnswersAccepted:
     """Outcome of `Questions.answer`."""
 
     round: int
-    total: int  # rows that were asked
+    total: int  # rows of the question
     missing: int  # of them, without an answer now
     state: JobState  # of the job now
 
@@ -136,7 +136,7 @@ class Answer:
     """Completely answered question."""
 
     round: int
-    rows: bytes  # int64, little-endian, in the order they were asked
+    rows: bytes  # int64, little-endian, in the question's order
     scores: bytes  # float64, little-endian; NaN: no score
 
 
@@ -148,7 +148,7 @@ class Dataset:
     owner: str
     digest: str  # of the dataset: shards' contents and roles
     manifest: Json  # resolved: globs expanded, format set
-    rows: int | None  # None where only reading the shards can tell
+    rows: int | None  # None where only reading the shards would show it
     shards: int
     bytes: int
     created_at: float

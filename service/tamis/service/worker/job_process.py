@@ -1,7 +1,7 @@
 """Process that runs jobs, one at a time: started ahead of time, warm, waiting for its order.
 
 ``python -m tamis.service.worker.job_process --parent PID [--runner MODULE:FUNCTION]``, started by the supervisor only.
-Reads orders from standard input and answers on what was standard output; see `messages`. It ends when its input ends:
+Reads orders from standard input and answers on what was standard output; see `protocol`. It ends when its input ends:
 without a supervisor nothing goes on computing. A process whose job ended in good order takes another: starting one
 takes seconds of CPU, more than many a job.
 """
@@ -39,11 +39,11 @@ from tamis.service.settings import DATA_ROOTS, Settings
 from tamis.service.unit_journal import Journal
 from tamis.service.worker.memory import memory_of
 from tamis.service.worker.protocol import (
-    Asked,
     Lines,
     Message,
     Order,
     Outcome,
+    QuestionRows,
     RoundAnswers,
     Work,
     encode,
@@ -73,10 +73,10 @@ SERVER_ERROR: Final = 500
 
 READ_BYTES: Final = 2**16
 
-KEPT_BYTES: Final = 320 * 2**20
+REUSABLE_BYTES: Final = 320 * 2**20
 """Memory after a job beyond which a process takes no other: it would count against the next job's limit."""
 
-KEPT_JOBS: Final = 100
+MAX_JOBS: Final = 100
 """Maximum number of jobs of one process: bounds what a library may leak."""
 
 OOM_SCORE: Final = 500
@@ -116,7 +116,7 @@ class Channel:
         while data := os.read(0, READ_BYTES):
             for line in lines.feed(data):
                 self._take(line)
-        # The supervisor is gone, and with it the lease: end at once, children included.
+        # The supervisor has ended, and with it the lease: end at once, children included.
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
     def _take(self, line: bytes) -> None:
@@ -149,7 +149,7 @@ class PipeObserver:
         now = time.monotonic()
         if now - self._sent_at >= PROGRESS_SECONDS:
             self._sent_at = now
-            self.tell_work()
+            self.report_work()
             self._channel.send({"kind": "progress", "progress": self.last})
 
     def log(self, level: str, message: str, **fields: Any) -> None:
@@ -170,7 +170,7 @@ class PipeObserver:
             with self._lock:
                 self._work["unit_seconds"].append(unit.seconds)
 
-    def tell_work(self) -> None:
+    def report_work(self) -> None:
         """Report the counts since the last report."""
         with self._lock:
             work, self._work = self._work, Work(kind="work", rows=0, bytes=0, unit_seconds=[])
@@ -200,13 +200,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     runner = _load(arguments.runner)
     if arguments.runner == EXECUTE:
         _warm_up()  # another runner's kernels are its own affair
-    for number in range(1, KEPT_JOBS + 1):
+    for number in range(1, MAX_JOBS + 1):
         channel.send({"kind": "ready"})
         order, answered = channel.order()
         outcome = _run(order, answered, runner, settings, channel)
-        outcome["again"] = outcome["again"] and number < KEPT_JOBS and _as_good_as_new()
+        outcome["reusable"] = outcome["reusable"] and number < MAX_JOBS and _is_reusable()
         channel.send(outcome)
-        if not outcome["again"]:
+        if not outcome["reusable"]:
             break
     return 0
 
@@ -225,13 +225,13 @@ def _warm_up() -> None:
     warmup_common()
 
 
-def _as_good_as_new() -> bool:
-    """Free memory of the last job; returns whether at most `KEPT_BYTES` are held."""
+def _is_reusable() -> bool:
+    """Free memory of the last job; returns whether at most `REUSABLE_BYTES` are held."""
     gc.collect()
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # musl gives back by itself
             ctypes.CDLL(None).malloc_trim(0)
-    return memory_of(os.getpid()) <= KEPT_BYTES
+    return memory_of(os.getpid()) <= REUSABLE_BYTES
 
 
 def _run(
@@ -245,7 +245,7 @@ def _run(
     from tamis.selectors.schema.request import JobSpec
 
     observer = PipeObserver(channel)
-    outcome = Outcome(kind="outcome", state="succeeded", question=None, problem=None, progress=None, again=True)
+    outcome = Outcome(kind="outcome", state="succeeded", question=None, problem=None, progress=None, reusable=True)
     answers = Answers(
         Answered(
             one["round"], np.frombuffer(unpacked(one["rows"]), "<i8"), np.frombuffer(unpacked(one["scores"]), "<f8")
@@ -260,7 +260,7 @@ def _run(
             threads=order["threads"],
         )
         out = Path(order["out"])
-        with _alone(out, observer):
+        with _folder_lock(out, observer):
             if order["fingerprint"] is not None:
                 check_inputs(spec, order["fingerprint"], environment)
             with contextlib.closing(Journal(out, order["attempt"])) as observer.journal:
@@ -270,9 +270,9 @@ def _run(
                     write_question(out, waiting.question)
                     outcome["state"] = "waiting"
                     rows = packed(waiting.question.rows.astype("<i8").tobytes())
-                    outcome["question"] = Asked(round=waiting.question.round, rows=rows)
+                    outcome["question"] = QuestionRows(round=waiting.question.round, rows=rows)
     except Cancelled:
-        outcome |= {"state": "cancelled", "again": False}  # the supervisor may be about to kill this process
+        outcome |= {"state": "cancelled", "reusable": False}  # the supervisor may be about to kill this process
     except Exception as error:
         known = _as_tamis_error(error)
         if known is error and known.status < SERVER_ERROR:
@@ -280,22 +280,22 @@ def _run(
         else:
             observer.log("error", _short(error), traceback=traceback.format_exc())
         in_order = isinstance(error, TamisError | OSError)  # of the data's or the disk's making, not of this process's
-        outcome |= {"state": "failed", "problem": problem_of(known), "again": in_order}
-    observer.tell_work()
+        outcome |= {"state": "failed", "problem": problem_of(known), "reusable": in_order}
+    observer.report_work()
     outcome["progress"] = observer.last
     return outcome
 
 
 @contextlib.contextmanager
-def _alone(out: Path, observer: PipeObserver) -> Iterator[None]:
+def _folder_lock(out: Path, observer: PipeObserver) -> Iterator[None]:
     """Lock the job's folder: an earlier attempt on this host may still be running without its supervisor."""
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (out / ".attempt.lock").open("ab") as lock:
-        told = False
+        announced = False
         while not _locked(lock.fileno()):
-            if not told:
+            if not announced:
                 observer.log("info", "waiting for the end of an earlier attempt that is still running on this host")
-                told = True
+                announced = True
             if observer.cancelled():
                 raise Cancelled
             time.sleep(LOCK_POLL_SECONDS)

@@ -115,7 +115,7 @@ class JobProcessHandle:
             except BlockingIOError:
                 return
             except BrokenPipeError:
-                self._outgoing.clear()  # it ended: its exit status tells more
+                self._outgoing.clear()  # it ended: its exit status says more
                 return
             del self._outgoing[:sent]
 

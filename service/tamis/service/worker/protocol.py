@@ -48,7 +48,7 @@ class Work(TypedDict):
     unit_seconds: list[float]  # of each unit that was computed
 
 
-class Asked(TypedDict):
+class QuestionRows(TypedDict):
     """Question of a job; a file beside the job's result has the rows' shards and ids."""
 
     round: int
@@ -60,10 +60,10 @@ class Outcome(TypedDict):
 
     kind: Literal["outcome"]
     state: Literal["succeeded", "failed", "cancelled", "waiting"]
-    question: Asked | None  # for waiting
+    question: QuestionRows | None  # for waiting
     problem: dict[str, Any] | None  # for failed
     progress: dict[str, Any] | None  # the last
-    again: bool  # whether the process takes another order
+    reusable: bool  # whether the process takes another order
 
 
 def encode(message: Message) -> bytes:
