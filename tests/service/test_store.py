@@ -203,18 +203,18 @@ def test_deleting_promises_to_remove_files(store: Store, submit: Submit) -> None
     job_id = submit().job_id
     run_to(store, job_id, JobState.SUCCEEDED)
     store.jobs.delete(job_id)
-    assert store.removals.promised() == [job_id]
+    assert store.removals.pending() == [job_id]
 
     def fails() -> None:
         raise StorageError("no")
 
     with pytest.raises(StorageError, match="no"):
-        store.removals.keep_promise(job_id, fails)
-    assert store.removals.promised() == [job_id]
+        store.removals.complete(job_id, fails)
+    assert store.removals.pending() == [job_id]
     done: list[str] = []
     for _ in range(2):
-        store.removals.keep_promise(job_id, lambda: done.append(job_id))
-    assert done == [job_id] and store.removals.promised() == []
+        store.removals.complete(job_id, lambda: done.append(job_id))
+    assert done == [job_id] and store.removals.pending() == []
 
 
 @pytest.mark.parametrize("state", list(JobState))
@@ -229,7 +229,7 @@ def test_only_what_is_finished_expires(store: Store, submit: Submit, state: JobS
     assert store.removals.finished() == []
     if state in (JobState.FAILED, JobState.CANCELLED):
         assert store.jobs.resume(job_id).expired_at is None
-        assert store.removals.promised() == []  # its files are the next attempt's
+        assert store.removals.pending() == []  # its files are the next attempt's
 
 
 def test_what_an_active_job_reads_does_not_expire(store: Store, submit: Submit) -> None:

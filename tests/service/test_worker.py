@@ -239,7 +239,12 @@ def test_a_job_process_opens_datasets_once(tmp_path: Path, monkeypatch: pytest.M
     accepted = open_job(spec, environment)
     opened: list[str] = []
     really = Dataset.open
-    monkeypatch.setattr(Dataset, "open", lambda *a, **k: (opened.append(k["pointer"]), really(*a, **k))[1])
+
+    def open_counted(*arguments: Any, **options: Any) -> Dataset:
+        opened.append(options["pointer"])
+        return really(*arguments, **options)
+
+    monkeypatch.setattr(Dataset, "open", open_counted)
     execute(accepted.spec, accepted.fingerprint, tmp_path / "out", environment, Unobserved(), Answers())
     assert opened == ["/dataset"]
     assert (tmp_path / "out" / "result.json").is_file()

@@ -19,7 +19,7 @@ def check_inputs(spec: JobSpec, fingerprint: str, environment: Environment) -> O
     ------
     InputsChanged
         It names another result than the job was accepted for, or the datasets, which could be opened then, can't be any
-        more: a shard is gone or damaged, or may not be read.
+        more: a shard is missing or damaged, or may not be read.
     TamisError
         What says nothing about the inputs, such as storage that does not answer.
     """

@@ -12,7 +12,7 @@ import structlog
 from tamis.service.settings import LOG_FORMAT, LOG_LEVEL
 
 QUIET_LIBRARIES: Final = ("alembic", "httpx", "httpcore")
-"""They tell of every look: only their warnings are of interest."""
+"""Libraries that log every request: only their warnings are logged."""
 
 
 def configure_logs(environ: Mapping[str, str] | None = None) -> None:

@@ -267,18 +267,18 @@ def test_every_end_is_announced_with_the_end_itself(store: Store, submit: Submit
     store.jobs.resume(first.job_id)
     store.jobs.request_cancel(first.job_id)
     (again,) = store.callbacks.claim(10, 30)
-    store.callbacks.unheard(taken[first.job_id], "the one before", 30.0)
+    store.callbacks.failed(taken[first.job_id], "the one before", 30.0)
     shown = store.jobs.get(first.job_id).callback
     assert shown is not None and (shown["id"], shown["attempts"]) == (again.id, 0), "the job shows its newest"
     assert again.id not in {callback.id for callback in taken.values()}
     # Deleting a job does not unsay what it was to say.
     store.jobs.delete(first.job_id)
-    store.callbacks.unheard(again, "x", 0.0)
+    store.callbacks.failed(again, "x", 0.0)
     (late,) = store.callbacks.claim(10, 30)
     assert (late.id, late.payload, late.attempts) == (again.id, again.payload, 2)
-    store.callbacks.heard(again, "x")
+    store.callbacks.delivered(again, "x")
     assert pending(store) == 4, "an attempt that another one followed settles nothing"
-    store.callbacks.heard(late, "x")
+    store.callbacks.delivered(late, "x")
     assert pending(store) == 3
 
 

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from tamis.service.api import catalogue, health, jobs, problems, questions, results
 from tamis.service.api.context import Service
 from tamis.service.api.metrics import Metrics
-from tamis.service.api.middleware import Observed
+from tamis.service.api.middleware import ObserveRequests
 from tamis.service.api.openapi_document import describe
 from tamis.service.callbacks.delivery import Deliverer
 from tamis.service.settings import Settings
@@ -38,7 +38,7 @@ def create_app(settings: Settings, *, keys_required: bool = False, names: Collec
     settings : Settings
         Its database is migrated and its folders are created when the application starts.
     keys_required : bool
-        Ask for an API key even when none was ever made; without it, nobody is asked until one is. Needed wherever
+        Require an API key even when none was ever made; otherwise from the first one on. Needed wherever
         others than this machine's users can connect.
     names : collection of str
         Host names, besides ``localhost``, that requests without a key may be sent to.
@@ -72,7 +72,7 @@ def create_app(settings: Settings, *, keys_required: bool = False, names: Collec
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        telemetry={"tracing": False},  # `Observed` opens the request's span, which log lines and jobs name
+        telemetry={"tracing": False},  # `ObserveRequests` opens the request's span, which log lines and jobs name
     )
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     app.state.service = service
@@ -81,7 +81,7 @@ def create_app(settings: Settings, *, keys_required: bool = False, names: Collec
     for router in ROUTERS:
         app.include_router(router)
     problems.register(app)
-    app.add_middleware(Observed, metrics=app.state.metrics)
+    app.add_middleware(ObserveRequests, metrics=app.state.metrics)
     return app
 
 

@@ -1,4 +1,4 @@
-"""What jobs are made of: selectors and registered datasets."""
+"""Endpoints of the selectors and of registered datasets."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from tamis.selectors.errors import InputsChanged, Invalid, NotFound, UnknownSelector
 from tamis.selectors.schema.request import Manifest
-from tamis.service.api.access import CallerDep, with_key
+from tamis.service.api.access import CallerDep, key_dependency
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import ServiceDep
 from tamis.service.api.problems import error_responses
 from tamis.service.api.resources import dataset_resource
 from tamis.service.schema import MAX_PAGE, DatasetList, DatasetResource, SelectorList, SelectorResource
 
-router = APIRouter(prefix="/v1", dependencies=with_key)
+router = APIRouter(prefix="/v1", dependencies=key_dependency)
 
 DEFAULT_PAGE = 50
 
@@ -88,14 +88,14 @@ def list_datasets(
     cursor: Annotated[str | None, Query(max_length=1000, description="As given in next_cursor.")] = None,
 ) -> DatasetList:
     """Give datasets, newest first."""
-    page = service.store.datasets.list(owner=caller.sees, limit=limit, cursor=cursor)
+    page = service.store.datasets.list(owner=caller.visible_owner, limit=limit, cursor=cursor)
     return DatasetList(items=[dataset_resource(item) for item in page.items], next_cursor=page.next_cursor)
 
 
 @router.get("/datasets/{dataset_id}", tags=["datasets"], summary="Look at a dataset", responses=error_responses(404))
 def get_dataset(service: ServiceDep, caller: CallerDep, dataset_id: str) -> DatasetResource:
     """Show a registered dataset."""
-    return dataset_resource(service.store.datasets.get(dataset_id, owner=caller.sees))
+    return dataset_resource(service.store.datasets.get(dataset_id, owner=caller.visible_owner))
 
 
 @router.delete(
@@ -107,5 +107,5 @@ def get_dataset(service: ServiceDep, caller: CallerDep, dataset_id: str) -> Data
 )
 def delete_dataset(service: ServiceDep, caller: CallerDep, dataset_id: str) -> None:
     """Forget a dataset that no active job uses; its files are not touched."""
-    service.store.datasets.get(dataset_id, owner=caller.sees)
+    service.store.datasets.get(dataset_id, owner=caller.visible_owner)
     service.store.datasets.delete(dataset_id)

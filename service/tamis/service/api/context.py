@@ -1,4 +1,4 @@
-"""What the endpoints stand on: settings, store, and the selectors' library, loaded when first needed."""
+"""Context of the endpoints: settings, store, and the selectors' library, loaded when first needed."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 RESOLVE_SECONDS: Final = 2.0
-"""How long a submission waits for the name of its callback's host."""
+"""Longest wait of a submission for the name of its callback's host to resolve."""
 
 
-KEYS_LOOK_SECONDS: Final = 1.0
-"""How long it is believed that no API key was ever made."""
+KEYS_POLL_INTERVAL_SECONDS: Final = 1.0
+"""Time after which the store is asked again whether an API key was ever made."""
 
 
 @dataclass
 class Service:
-    """One running API."""
+    """State of one running API process."""
 
     settings: Settings
     store: Store
@@ -52,22 +52,22 @@ class Service:
         """Bounds of what one caller may ask for."""
         return self.settings.limits
 
-    def keys_asked(self) -> bool:
-        """Whether an API key is needed: always, or from `KEYS_LOOK_SECONDS` after the first was made."""
+    def requires_key(self) -> bool:
+        """Whether an API key is required: always, or from `KEYS_POLL_INTERVAL_SECONDS` after the first was made."""
         if self.keys_required or self._keys_made:
             return True
         if not self.open_for_now():
-            looked_at = time.monotonic()
-            self._keys_made = self.store.keys.asked()
-            self._open_until = looked_at + KEYS_LOOK_SECONDS
+            polled_at = time.monotonic()
+            self._keys_made = self.store.keys.required()
+            self._open_until = polled_at + KEYS_POLL_INTERVAL_SECONDS
         return self._keys_made
 
     def open_for_now(self) -> bool:
-        """Whether it is known, without a look at the store, that no key is needed."""
+        """Whether no key is required, as far as is known without reading the store."""
         return not (self.keys_required or self._keys_made) and time.monotonic() < self._open_until
 
     def check_callback(self, url: str) -> None:
-        """Refuse a url that no callback may go to. A name that does not resolve now may do so when the job is over.
+        """Refuse a URL that callbacks may not go to; a name that does not resolve yet is accepted.
 
         Raises
         ------
@@ -75,12 +75,12 @@ class Service:
             See `tamis.service.callbacks.addresses`, which checks again whenever it is sent.
         """
         endpoint = parse_url(url)
-        looked_up = self.resolvers.submit(checked_addresses, endpoint, self.settings.callback_hosts, resolve)
+        resolution = self.resolvers.submit(checked_addresses, endpoint, self.settings.callback_hosts, resolve)
         with contextlib.suppress(OSError):  # a timeout is one
-            looked_up.result(RESOLVE_SECONDS)
+            resolution.result(RESOLVE_SECONDS)
 
     def environment(self) -> Environment:
-        """Say where jobs read. Loads the selectors' library: a second or so, once.
+        """Return the environment in which jobs are opened. Loads the selectors' library: about a second, once.
 
         Without TAMIS_DATA_ROOTS that is everywhere as long as nobody needs a key, and nowhere from then on: what the
         operator may read is not for everyone who holds a key.
@@ -89,7 +89,7 @@ class Service:
         from tamis.selectors.jobs.open import Environment
 
         roots = self.settings.data_roots
-        if roots is None and self.keys_asked():
+        if roots is None and self.requires_key():
             roots = ()
         return Environment(
             storage=open_storage(
@@ -104,7 +104,7 @@ class Service:
 
 
 async def get_service(request: Request) -> Service:
-    """Give the service that answers this request. Async, though it waits for nothing: a thread would cost more."""
+    """Return the service that answers this request. Async because a thread would cost more."""
     service: Service = request.app.state.service
     return service
 

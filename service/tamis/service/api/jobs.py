@@ -1,10 +1,8 @@
-"""Jobs: submit, plan, look, wait, cancel, resume, delete."""
+"""Endpoints of jobs: submit, plan, list, read, cancel, resume, delete."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,10 +17,11 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from tamis.selectors.errors import Conflict, StorageError
 from tamis.selectors.schema.request import JobSpec
 from tamis.selectors.schema.response import Plan
-from tamis.service.api.access import Caller, CallerDep, with_key
+from tamis.service.api.access import Caller, CallerDep, key_dependency
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import matches_etag
+from tamis.service.api.long_poll import wait_for, wait_seconds
 from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, error_responses
 from tamis.service.api.resources import etag, job_resource
 from tamis.service.api.submission import RESULT, check, check_resumable, plan_of, resolve
@@ -34,27 +33,21 @@ from tamis.service.tracing import traceparent
 
 
 class JobIdConvertor(StringConvertor):
-    """Any part of a path but ``plan``, an address of its own: another method there is 405, and no missing job."""
+    """Path parameter of a job id: any text but ``plan``, where another method is 405 instead of a missing job."""
 
     regex = "(?!plan(?:/|$))[^/]+"
 
 
 register_url_convertor("job", JobIdConvertor())
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=with_key)
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=key_dependency)
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.api")
 
 POLL_AFTER_SECONDS: Final = 1
-"""What Retry-After tells a client that polls."""
-
-MAX_WAIT_SECONDS: Final = 60.0
-LOOK_SECONDS: Final = 0.2
-"""How often a long poll looks at the store."""
+"""Retry-After of answers about a job that is not over."""
 
 DEFAULT_PAGE: Final = 50
 MAX_LABEL_FILTERS: Final = 16
-
-_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
 
 JobBody = Annotated[Body[JobRequest], Depends(json_body(JobRequest))]
 IdempotencyKeyHeader = Annotated[
@@ -141,7 +134,7 @@ def _may_reuse(request: JobRequest, plan: Plan) -> bool:
 
 
 def _same_files(service: Service, spec: JobSpec, earlier: Job) -> bool:
-    """Whether an earlier job of the same fingerprint has what `spec` asks for, and has it still."""
+    """Whether an earlier job of the same fingerprint still has all files that `spec` requests."""
     scores = dict(earlier.spec.get("output", {})).get("scores", "selected")
     return scores == spec.output.scores and (service.settings.job_dir(earlier.id) / RESULT).is_file()
 
@@ -198,7 +191,7 @@ def list_jobs(
 ) -> JobList:
     """Give jobs, newest first; all given filters must fit."""
     page = service.store.jobs.list(
-        owner=caller.sees,
+        owner=caller.visible_owner,
         state=state,
         selector=selector,
         labels=_labels(label),
@@ -212,10 +205,10 @@ def _labels(filters: list[str]) -> dict[str, str]:
     if len(filters) > MAX_LABEL_FILTERS:
         raise BadRequest(f"There are {len(filters)} label filters: {MAX_LABEL_FILTERS} are possible.")
     labels: dict[str, str] = {}
-    for given in filters:
-        cut = re.fullmatch(r"([^:=]+)[:=](.*)", given, re.DOTALL)
+    for text in filters:
+        cut = re.fullmatch(r"([^:=]+)[:=](.*)", text, re.DOTALL)
         if cut is None:
-            raise BadRequest(f"The label filter {given!r} is none: write 'key:value'.", pointer="/query/label")
+            raise BadRequest(f"The label filter {text!r} is none: write 'key:value'.", pointer="/query/label")
         key, value = cut.groups()
         if labels.setdefault(key, value) != value:
             raise BadRequest(f"The label {key!r} can't have two values at once.", pointer="/query/label")
@@ -223,11 +216,11 @@ def _labels(filters: list[str]) -> dict[str, str]:
 
 
 def _job(service: ServiceDep, caller: CallerDep, job_id: str) -> Job:
-    return service.store.jobs.get(job_id, owner=caller.sees)
+    return service.store.jobs.get(job_id, owner=caller.visible_owner)
 
 
 JobDep = Annotated[Job, Depends(_job)]
-"""The job that the path names; 404 when there is none, or it is another owner's."""
+"""Job of the path; 404 when there is none, or it is another owner's."""
 
 
 @router.get(
@@ -256,29 +249,23 @@ async def get_job(
     says (a new state or new progress), without it until the job has ended.
     """
     wait = wait_seconds(prefer)
-    deadline = time.monotonic() + (wait or 0.0)
-    while True:
-        job = await run_in_threadpool(service.store.jobs.get, job_id, owner=caller.sees)
-        unchanged = if_none_match is not None and matches_etag(if_none_match, etag(job), weak=True)
-        waiting = not job.state.terminal and (unchanged or if_none_match is None)
-        left = deadline - time.monotonic()
-        if not waiting or left <= 0 or service.draining.is_set() or await request.is_disconnected():
-            break
-        await asyncio.sleep(min(left, LOOK_SECONDS))
+
+    def unchanged(job: Job) -> bool:
+        return if_none_match is not None and matches_etag(if_none_match, etag(job), weak=True)
+
+    def ready(job: Job) -> bool:
+        return job.state.terminal or (if_none_match is not None and not unchanged(job))
+
+    job = await run_in_threadpool(service.store.jobs.get, job_id, owner=caller.visible_owner)
+    job = await wait_for(request, service, job, wait or 0.0, ready)
     headers = {"ETag": etag(job), "Cache-Control": "no-cache", "Vary": "Prefer"}
     if wait is not None:
         headers["Preference-Applied"] = f"wait={wait:.0f}"
     if not job.state.terminal:
         headers["Retry-After"] = str(POLL_AFTER_SECONDS)
-    if unchanged:
+    if unchanged(job):
         return Response(status_code=304, headers=headers)
     return JSONResponse(job_resource(job).model_dump(mode="json"), headers=headers)
-
-
-def wait_seconds(prefer: str | None) -> float | None:
-    """Read how long an answer may wait from a Prefer header, within `MAX_WAIT_SECONDS`; None where it says nothing."""
-    wanted = _WAIT.search(prefer or "")
-    return min(float(wanted.group(1)), MAX_WAIT_SECONDS) if wanted else None
 
 
 @router.post(
@@ -317,5 +304,5 @@ def delete(service: ServiceDep, job: JobDep) -> None:
     try:
         Retention(service.store, service.settings).remove_files(job.id)
     except StorageError as error:
-        # The job is gone for its caller; a worker's sweep tries again what is left on disk.
+        # The job is deleted for its caller; a worker's sweep removes what is left on disk.
         log.error("a deleted job's files are not removed yet", job=job.id, reason=error.detail)

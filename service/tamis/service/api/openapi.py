@@ -17,7 +17,7 @@ FILE: Final = Path("openapi.yaml")
 
 
 def render(document: dict[str, Any]) -> str:
-    """Write the document as YAML: sorted, so that a change of the code changes these lines only that it is about."""
+    """Write the document as YAML, sorted: a change of the code changes only the lines that it concerns."""
     import yaml
 
     text: str = yaml.safe_dump(document, sort_keys=True, allow_unicode=True, width=120)
@@ -25,12 +25,12 @@ def render(document: dict[str, Any]) -> str:
 
 
 def current() -> str:
-    """Return the document as the code has it now."""
+    """Return the document of the current code."""
     return render(describe(create_app(Settings.from_environment({"TAMIS_HOME": "/nonexistent"}))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the document, or with ``--check`` exit with 1 and a diff when the file is not as the code has it."""
+    """Write the document, or with ``--check`` exit with 1 and a diff when the file differs from the code."""
     parser = argparse.ArgumentParser(prog="python -m tamis.service.api.openapi", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=FILE)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")

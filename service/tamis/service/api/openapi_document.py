@@ -16,7 +16,7 @@ from tamis.service.job_state import JobState
 from tamis.service.schema import JobRequest, RoundAnswers
 
 BODIES: Final = (JobRequest, Manifest, RoundAnswers)
-"""Shapes that endpoints read by themselves, so that the framework does not know them."""
+"""Shapes of bodies that endpoints read by themselves: the framework does not know them."""
 
 SECURITY: Final = "apiKey"
 SECURITY_SCHEME: Final = {

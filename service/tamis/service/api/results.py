@@ -1,4 +1,4 @@
-"""What a job leaves behind: events, log, result, files, report, explanations."""
+"""Endpoints of a job's output: events, log, units, result, files, report, explanations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from tamis.selectors.errors import Conflict, Invalid, NotFound, StorageError
 from tamis.selectors.schema.response import Explanation, ResultFile, ResultManifest
-from tamis.service.api.access import with_key
+from tamis.service.api.access import key_dependency
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import FILE_HEADERS, file_response
 from tamis.service.api.jobs import JobDep
@@ -27,13 +27,13 @@ from tamis.service.schema import JobResult
 from tamis.service.store import Job
 from tamis.service.unit_journal import read_units
 
-router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"], dependencies=with_key)
+router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"], dependencies=key_dependency)
 
-LOOK_SECONDS: Final = 0.25
-"""How often an event stream looks at the store."""
+POLL_INTERVAL_SECONDS: Final = 0.25
+"""Time between two polls of the store by an event stream."""
 
 RETRY_MILLISECONDS: Final = 1000
-"""How long a client waits before it connects again."""
+"""Pause of a client before it connects again."""
 
 CACHED_MANIFESTS: Final = 256
 
@@ -57,7 +57,7 @@ def _finished(job: JobDep) -> Job:
 
 
 FinishedJob = Annotated[Job, Depends(_finished)]
-"""The job that the path names, which has succeeded; 404, 409 and 410 without."""
+"""Job of the path, which has succeeded; 404, 409 and 410 otherwise."""
 
 
 @lru_cache(maxsize=CACHED_MANIFESTS)
@@ -104,17 +104,18 @@ async def events(
     retry: int | None = RETRY_MILLISECONDS
     while not service.draining.is_set():
         # The job first: what it did before it ended is then among the events read next.
-        now = await run_in_threadpool(service.store.jobs.get, job.id)
+        if await run_in_threadpool(service.store.jobs.version, job.id) != job.version:
+            job = await run_in_threadpool(service.store.jobs.get, job.id)
         fresh = await run_in_threadpool(service.store.events.list, job.id, after=seen)
         for event in fresh:
             data = {**event.data, "at": timestamp(event.at)}
             yield ServerSentEvent(event=str(event.kind), id=str(event.seq), data=data, retry=retry)
             seen, retry = event.seq, None
-        if not fresh and now.state.terminal:
-            yield ServerSentEvent(event="end", id=str(seen + 1), data={"state": str(now.state)}, retry=retry)
+        if not fresh and job.state.terminal:
+            yield ServerSentEvent(event="end", id=str(seen + 1), data={"state": str(job.state)}, retry=retry)
             return
         if not fresh:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 
 @router.get(
@@ -233,7 +234,7 @@ def report(request: Request, service: ServiceDep, job: FinishedJob) -> Response:
 
 
 def preferred(accept: str | None, offered: list[str]) -> str | None:
-    """Choose among the media types offered what an Accept header likes best, the first offered among equals."""
+    """Choose the offered media type that an Accept header prefers, the first among equals; None: none is accepted."""
     if accept is None or not accept.strip():
         return offered[0]
     weights: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""All commands."""
+"""Commands of ``tamis``."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def select(
     json: Json = False,
 ) -> None:
     """Run a job here and now, without a service."""
-    from tamis.service.cli.select import run_here
+    from tamis.service.cli.select import run_locally
 
-    manifest = run_here(read_job_file(job_file), out, threads)
+    manifest = run_locally(read_job_file(job_file), out, threads)
     if json:
         output.machine(manifest)
 
@@ -297,9 +297,9 @@ def _state(state: str | None) -> str | None:
     return state
 
 
-def _labels(given: list[str]) -> dict[str, str]:
+def _labels(options: list[str]) -> dict[str, str]:
     labels = {}
-    for label in given:
+    for label in options:
         key, separator, value = label.partition("=")
         if not separator or not key:
             raise typer.BadParameter(f"{label!r} is no key=value", param_hint="--label")

@@ -1,4 +1,4 @@
-"""What people see (stderr) and what machines read (stdout)."""
+"""Output: text for people and JSON for machines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 console: Final = Console(stderr=True, highlight=False)
 
 UNLIMITED_WIDTH: Final = 10_000
-"""Of a pipe or a file: nothing breaks a line there, so that one row is one line."""
+"""Width of output that is no terminal: no line is broken, so that one row is one line."""
 
 if not console.is_terminal:
     console.width = UNLIMITED_WIDTH
@@ -60,7 +60,7 @@ def machine(shape: Any) -> None:
 
 
 def show_error(error: TamisError) -> None:
-    """Say what is wrong, where, and what to do next."""
+    """Show an error, its place and the next step."""
     console.print(Text("Error: ", style="bold red"), Text(error.detail), sep="")
     errors: list[dict[str, str]] = getattr(error, "errors", [])
     for item in errors:
@@ -143,7 +143,7 @@ def _day(seconds: float) -> str:
 
 
 def show_plan(plan: Plan) -> None:
-    """Show what a job would need."""
+    """Show the plan of a job."""
     table = Table.grid(padding=(0, 2))
     rows = "only a run can tell" if plan.rows is None else f"{plan.rows:,}"
     table.add_row("selector", f"{plan.selector}, revision {plan.revision}")

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from tamis.selectors.run.observer import UnitDone
 
 INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 
 
 class _Watcher:
-    """Draws the job's progress, and passes Ctrl-C on to it."""
+    """Observer that draws the progress and passes Ctrl-C on to the job."""
 
     def __init__(self, bar: PhaseBar) -> None:
         self._bar = bar
@@ -63,7 +63,7 @@ class _Watcher:
         self.interrupted.set()
 
 
-def run_here(document: dict[str, Any], out: Path, threads: int | None) -> ResultManifest:
+def run_locally(document: dict[str, Any], out: Path, threads: int | None) -> ResultManifest:
     """Run a job in this process and leave its result in `out`. Signals are shared with the service of TAMIS_HOME.
 
     Raises

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tamis.service.store.errors import BadCursor, IdempotencyKeyReused
 from tamis.service.store.records import (
     Answer,
+    AnswersAccepted,
     ApiKey,
     Callback,
     Cancellation,
@@ -25,13 +26,13 @@ from tamis.service.store.records import (
     Registration,
     Scope,
     Submission,
-    Taken,
     Worker,
 )
 from tamis.service.store.store import Store
 
 __all__ = [
     "Answer",
+    "AnswersAccepted",
     "ApiKey",
     "BadCursor",
     "Callback",
@@ -55,6 +56,5 @@ __all__ = [
     "Scope",
     "Store",
     "Submission",
-    "Taken",
     "Worker",
 ]

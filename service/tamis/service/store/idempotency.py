@@ -67,7 +67,7 @@ def once(
 
 
 def replay(connection: Connection, owner: str, key: IdempotencyKey, now: float) -> Submission | None:
-    """Read the first answer to a key, None when there is none that is young enough.
+    """Return the first answer to a key; None when there is none, or it is older than `KEPT_SECONDS`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Jobs as their callers see them."""
+"""Callers' operations on jobs."""
 
 from __future__ import annotations
 
@@ -14,26 +14,34 @@ from tamis.service.job_state import ACTIVE_STATES, RESUMABLE_STATES, JobState
 from tamis.service.store import cursors, idempotency
 from tamis.service.store.database import Database
 from tamis.service.store.errors import QueueFull
-from tamis.service.store.fair_share import next_turn
-from tamis.service.store.file_removals import promise_removal
+from tamis.service.store.fair_share import next_virtual_time
+from tamis.service.store.file_removals import record_removal
 from tamis.service.store.ids import is_id, new_id
-from tamis.service.store.job_rows import JOB_COLUMNS, change_state, select_job, select_whole_job, to_jobs, write_event
+from tamis.service.store.job_rows import (
+    JOB_COLUMNS,
+    change_state,
+    select_job,
+    select_version,
+    select_whole_job,
+    to_jobs,
+    write_event,
+)
 from tamis.service.store.models import datasets, job_labels, job_uses, jobs, removals
 from tamis.service.store.records import Cancellation, Event, EventKind, IdempotencyKey, Job, JobPage, NewJob, Submission
 from tamis.service.store.waiting_reasons import waiting_reasons
 
 DEFAULT_PAGE: Final = 50
-"""Jobs on a page."""
+"""Default number of jobs on a page."""
 
 QUEUE_RETRY_SECONDS: Final = 10
-"""What a caller whose queue is full is told to wait."""
+"""Retry-After of a caller whose queue is full."""
 
 MAX_ATTEMPTS: Final = 3
-"""Attempts before a job whose worker keeps dying fails; `resume` grants as many again."""
+"""Attempts before a job fails for good; `resume` grants the same number again."""
 
 
 class Jobs:
-    """Submit, look, wait, cancel, resume, delete, count."""
+    """Submission, reading, cancellation, resumption and removal of jobs."""
 
     def __init__(self, database: Database, running_per_owner: int | None = None) -> None:
         self._database = database
@@ -102,7 +110,20 @@ class Jobs:
             return idempotency.replay(connection, owner, key, self._database.now(connection))
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
-        """Give one job; with `owner`, only when it is theirs. Raises NotFound."""
+        """Return one job.
+
+        Parameters
+        ----------
+        job_id : str
+            Any text.
+        owner : str, optional
+            Whose job it has to be.
+
+        Raises
+        ------
+        NotFound
+            There is no such job, or it is another owner's.
+        """
         with self._database.read() as connection:
             job = self._get(connection, job_id, self._database.now(connection))
         if owner is not None and job.owner != owner:
@@ -110,9 +131,9 @@ class Jobs:
         return job
 
     def version(self, job_id: str) -> int:
-        """Give the version only: cheap, for polling. Raises NotFound."""
+        """Return the version of a job only: cheap, for polling. Raises NotFound."""
         with self._database.read() as connection:
-            return int(select_job(connection, job_id, jobs.c.version).version)
+            return select_version(connection, job_id)
 
     def list(
         self,
@@ -124,9 +145,28 @@ class Jobs:
         limit: int = DEFAULT_PAGE,
         cursor: str | None = None,
     ) -> JobPage:
-        """List jobs, newest first; all given filters hold at once. Raises BadCursor."""
+        """List jobs, newest first; all filters must match.
+
+        Parameters
+        ----------
+        owner, selector : str, optional
+            Whose jobs, and by which selector.
+        state : JobState, optional
+            State of the jobs.
+        labels : mapping of str to str, optional
+            Labels that the jobs have.
+        limit : int
+            Maximum number of jobs on the page.
+        cursor : str, optional
+            `JobPage.next_cursor` of the page before.
+
+        Raises
+        ------
+        BadCursor
+            The cursor is none of this store's.
+        """
         if any("\0" in text for text in (selector or "", *(labels or {}), *(labels or {}).values())):
-            return JobPage([], None)  # no stored text holds a NUL, and PostgreSQL refuses to look for one
+            return JobPage([], None)  # no stored text holds a NUL, and PostgreSQL refuses to search for one
         query = sa.select(*JOB_COLUMNS).order_by(jobs.c.id.desc()).limit(limit + 1)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
@@ -152,13 +192,13 @@ class Jobs:
         Raises NotFound; Conflict when finished.
         """
         with self._database.write() as connection:
-            held = select_job(connection, job_id, jobs.c.state, jobs.c.lease_until, lock=True)
+            locked = select_job(connection, job_id, jobs.c.state, jobs.c.lease_until, lock=True)
             now = self._database.now(connection)
-            state = JobState(held.state)
+            state = JobState(locked.state)
             if state.terminal and state is not JobState.CANCELLED:
                 raise Conflict(f"the job has {state} already: there is nothing to cancel")
-            # A worker that stopped reporting will not tell when it stopped.
-            abandoned = held.lease_until is not None and held.lease_until < now
+            # A worker that stopped reporting will not report the end of the job.
+            abandoned = locked.lease_until is not None and locked.lease_until < now
             if state in {JobState.QUEUED, JobState.WAITING} or (not state.terminal and abandoned):
                 ended: dict[str, Any] = {"finished_at": now, "worker": None, "lease_until": None}
                 change_state(connection, job_id, JobState.CANCELLED, now, **ended)
@@ -167,12 +207,27 @@ class Jobs:
             return Cancellation(self._get(connection, job_id, now), already=state is JobState.CANCELLED)
 
     def resume(self, job_id: str, *, max_queued: int | None = None) -> Job:
-        """Queue a failed or cancelled job again. Raises NotFound; Conflict in any other state; QueueFull."""
+        """Queue a failed or cancelled job again; it goes on from its finished units.
+
+        Parameters
+        ----------
+        max_queued : int, optional
+            As in `submit`.
+
+        Raises
+        ------
+        NotFound
+            There is no such job.
+        Conflict
+            It is in another state.
+        QueueFull
+            `max_queued` jobs of its owner are queued or waiting already.
+        """
         with self._database.write() as connection:
-            held = select_job(connection, job_id, jobs.c.state, jobs.c.attempts, jobs.c.owner, lock=True)
-            if held.state not in RESUMABLE_STATES:
-                raise Conflict(f"the job is {held.state}: only a failed or cancelled job can be resumed")
-            _refuse_full_queue(connection, held.owner, max_queued)
+            locked = select_job(connection, job_id, jobs.c.state, jobs.c.attempts, jobs.c.owner, lock=True)
+            if locked.state not in RESUMABLE_STATES:
+                raise Conflict(f"the job is {locked.state}: only a failed or cancelled job can be resumed")
+            _refuse_full_queue(connection, locked.owner, max_queued)
             now = self._database.now(connection)
             change_state(
                 connection,
@@ -181,7 +236,7 @@ class Jobs:
                 now,
                 detail="resumed",
                 error=None,
-                attempts_limit=held.attempts + MAX_ATTEMPTS,
+                attempts_limit=locked.attempts + MAX_ATTEMPTS,
                 queued_at=now,
                 not_before=0.0,
                 finished_at=None,
@@ -192,7 +247,7 @@ class Jobs:
             return self._get(connection, job_id, now)
 
     def delete(self, job_id: str) -> None:
-        """Delete a finished job, its events and its log; its files become a removal, for the caller to do.
+        """Delete a finished job, its events and its log, and record that its files have to be removed.
 
         Raises
         ------
@@ -202,12 +257,12 @@ class Jobs:
             It is active, or an active job reads its result.
         """
         with self._database.write() as connection:
-            held = select_job(connection, job_id, jobs.c.state, lock=True)
-            if held.state in ACTIVE_STATES:
-                raise Conflict(f"the job is {held.state}: cancel it before you delete it")
+            locked = select_job(connection, job_id, jobs.c.state, lock=True)
+            if locked.state in ACTIVE_STATES:
+                raise Conflict(f"the job is {locked.state}: cancel it before you delete it")
             refuse_used(connection, job_id)
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
-            promise_removal(connection, job_id, self._database.now(connection))
+            record_removal(connection, job_id, self._database.now(connection))
 
     def counts(self) -> dict[tuple[JobState, str], int]:
         """Count jobs by (state, selector)."""
@@ -216,7 +271,7 @@ class Jobs:
             return {(JobState(state), selector): count for state, selector, count in connection.execute(query)}
 
     def oldest_queued_age(self) -> float | None:
-        """Seconds that the longest waiting queued job has waited; None when none waits."""
+        """Return the seconds that the oldest queued job has waited; None when none is queued."""
         with self._database.read() as connection:
             query = sa.select(sa.func.min(jobs.c.queued_at)).where(jobs.c.state == JobState.QUEUED)
             since = connection.execute(query).scalar_one()
@@ -241,7 +296,7 @@ def refuse_used(connection: Connection, used_id: str) -> None:
 
 
 def _identical(connection: Connection, new: NewJob, reusable: Callable[[Job], bool]) -> Job | None:
-    """Find the newest job of the owner whose result has the fingerprint of the new one and is reusable."""
+    """Return the newest reusable job of the owner with the fingerprint of the new one."""
     query = (
         sa.select(*JOB_COLUMNS)
         .where(
@@ -257,7 +312,7 @@ def _identical(connection: Connection, new: NewJob, reusable: Callable[[Job], bo
 
 
 def _insert(connection: Connection, new: NewJob, now: float) -> str:
-    """Store a queued job with its labels, its uses and its first event; gives its id. Raises NotFound."""
+    """Store a queued job with its labels, its uses and its first event; returns its id. Raises NotFound."""
     _lock_used(connection, new.uses)
     job_id = new_id("job_")
     connection.execute(
@@ -271,7 +326,7 @@ def _insert(connection: Connection, new: NewJob, now: float) -> str:
             labels=dict(new.labels),
             fingerprint=new.fingerprint,
             priority=new.priority,
-            vtime=next_turn(connection, new.owner, new.priority),
+            vtime=next_virtual_time(connection, new.owner, new.priority),
             attempts=0,
             attempts_limit=MAX_ATTEMPTS,
             created_at=now,
@@ -309,7 +364,7 @@ def _refuse_full_queue(connection: Connection, owner: str, max_queued: int | Non
 
 
 def _lock_used(connection: Connection, uses: Collection[str]) -> None:
-    """Keep what a new job uses from being deleted until the job is there. Raises NotFound."""
+    """Lock the datasets and jobs that a new job uses against deletion until it is stored. Raises NotFound."""
     for used in sorted(set(uses)):
         table = datasets if used.startswith("ds_") else jobs
         query = sa.select(table.c.id).where(table.c.id == used).with_for_update(read=True)
