@@ -42,6 +42,7 @@ lint: $(VENV)/.installed-dev ## Style, types, import directions, drift of openap
 	$(BIN)/lint-imports
 	$(BIN)/python -m tamis.service.api.openapi --check
 	$(BIN)/python -m tamis.service.cli.reference --check
+	@$(BIN)/numpydoc lint $$(find native selectors service -name '*.py' -not -path '*/versions/*')
 
 format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix .

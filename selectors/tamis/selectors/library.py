@@ -1,4 +1,4 @@
-"""The library's front door: `select` and what it gives back."""
+"""The library: `select`, and the `Selection` that it returns."""
 
 from __future__ import annotations
 
@@ -105,6 +105,7 @@ def select(
     Returns
     -------
     Selection
+        The folder of the result, and its rows and report.
 
     Raises
     ------
@@ -140,7 +141,7 @@ def select(
 
 
 def invalid_request(error: ValidationError, document: Any) -> Invalid:
-    """Say a validation error of a request as `Invalid`, with a JSON Pointer for each field at fault."""
+    """Return a validation error of a request as `Invalid`, with a JSON Pointer for each field at fault."""
     errors = field_errors(error, document, JobSpec)
     detail = "; ".join(f"{item['pointer'] or '/'}: {item['detail']}" for item in errors)
     return Invalid(f"The request does not fit: {detail}.", pointer=errors[0]["pointer"], errors=errors)

@@ -1,4 +1,4 @@
-"""`check_selector`: the contract of a selector as a test; Tamis's own selectors are held to it.
+"""`check_selector`: the contract of a selector as a test, which Tamis's own selectors pass.
 
 Usage, in the tests of a package with a selector of its own::
 

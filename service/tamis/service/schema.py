@@ -63,7 +63,7 @@ class JobRequest(JobSpec):
 
 
 class JobPlan(Plan):
-    """What a job would do, and what it needs, before it runs."""
+    """The phases, costs and warnings of a job before it runs."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -224,7 +224,7 @@ class FileLink(ResultFile):
 
 
 class JobResult(ResultManifest):
-    """The result: files, what was asked and got, and where it comes from."""
+    """The result: files, request and totals, and provenance."""
 
     model_config = ConfigDict(extra="ignore", serialize_by_alias=True)
 

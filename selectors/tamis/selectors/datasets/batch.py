@@ -1,4 +1,4 @@
-"""What a reader hands over: bounded batches of role columns, as Arrow arrays and NumPy views of their buffers."""
+"""Bounded batches of role columns, as Arrow arrays and NumPy views of their buffers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class RoleBatch:
         return RoleBatch(0, len(positions), {role: array.take(indices) for role, array in self.columns.items()})
 
     def column(self, role: Role) -> pa.Array:
-        """Return a role's values: text as string or large_string, group and label as text, nulls kept."""
+        """Return a role's values: text as string or large_string, group and label as text, nulls as null."""
         array = self.columns[role]
         if role in CATEGORY_ROLES:
             return self.strings(role)
@@ -102,7 +102,7 @@ class RoleBatch:
         return floats
 
     def strings(self, role: Role) -> pa.Array:
-        """Return values as text, string[rows], nulls kept: integers in decimal, booleans as 'true' and 'false'."""
+        """Return values as text, string[rows], nulls as null: integers in decimal, booleans as 'true' and 'false'."""
         array = self.columns[role]
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()

@@ -30,7 +30,7 @@ _TYPE_NAMED = 120  # characters of a type in an error: a struct's can be pages l
 
 
 class ShardSchema(NamedTuple):
-    """What a shard says of its columns."""
+    """The schema of a shard's columns."""
 
     uri: str
     format: Format

@@ -250,7 +250,7 @@ class Dataset:
         return self._blame(self.units[unit], row, BadRow(row, detail, names))
 
     def _blame(self, unit: Unit, row: int, error: BadRow) -> DataError:
-        """Say where the unit's row `row` is."""
+        """Return an error that names the place of the unit's row `row`."""
         shard = self.shards[unit.shard]
         uri = shard.file.uri
         place: dict[str, Any]

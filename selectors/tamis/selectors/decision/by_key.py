@@ -49,6 +49,7 @@ def choose(request: Request, ranked: Ranked, reason_names: Sequence[str] = ("eli
     Returns
     -------
     Choice
+        Exactly the budget, within its bounds.
 
     Raises
     ------

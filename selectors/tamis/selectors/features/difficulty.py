@@ -134,7 +134,7 @@ def costs(params: SourceParams, job: Job) -> list[PhaseCost]:
 
 
 def memory(params: SourceParams, job: Job) -> int:
-    """Bytes held while scores are made; those of a score column and of a snapshot are never held."""
+    """Return the bytes held while scores are made; those of a score column and of a snapshot are never held."""
     if params.source != "dynamics":
         return 0
     return dynamics.state_bytes(_given(params)) * (job.candidates.rows or 0)

@@ -193,7 +193,7 @@ class Heuristic(Selector):
         return np.sort(np.argpartition(bits, size)[:size])
 
     def _features(self, run: Run, dataset: Dataset, rows: Ints) -> csr_array:
-        """Return the mean hashed n-grams of the given rows, (rows, buckets)."""
+        """Return the mean hashed n-grams of `rows`, (rows, buckets)."""
         shared = {"rows": run.share("rows", pa.table({"row": rows}), scratch=True)}
         tables = run.map(
             list_features, dataset, params={"features": self.params.features()}, shared=shared, scratch=True

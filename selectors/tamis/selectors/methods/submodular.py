@@ -56,7 +56,7 @@ PAIR_SECONDS = 4e-8
 
 
 class GreedyParams(MetricParams):
-    """What the functions share."""
+    """Parameters that the functions share."""
 
     neighbors: Neighbours | None = Field(
         None,

@@ -68,7 +68,7 @@ class Topk(ScoreSelector):
         return difficulty.needs(self.params)
 
     def rank(self, run: Run) -> Ranked:
-        """Rank rows by score, from the end that is asked."""
+        """Rank rows by score, from the end that the parameters name."""
         run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
         scored = difficulty.scores(run, self.params, exact=True)
         run.begin("select")

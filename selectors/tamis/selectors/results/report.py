@@ -1,4 +1,4 @@
-"""The report: what was asked and got, beside a random draw of the same budget; JSON for machines."""
+"""The report: request and result beside a random draw of the same budget; JSON for machines."""
 
 from __future__ import annotations
 

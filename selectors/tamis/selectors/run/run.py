@@ -76,7 +76,7 @@ class Run:
 
     @property
     def store(self) -> SignalStore:
-        """Signals kept for later jobs."""
+        """The store of signals for later jobs."""
         return self.signals.store
 
     @property

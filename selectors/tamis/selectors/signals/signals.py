@@ -1,4 +1,4 @@
-"""`Signals`: the places where results of tasks are kept, and the engine that computes those that are missing."""
+"""`Signals`: the stores of tasks' results, and the engine that computes missing ones."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tamis.selectors.signals.store import SignalStore, content_key
 
 
 class Watch(Protocol):
-    """What a running task tells and asks while it reads, from any thread."""
+    """Progress and cancellation of a running task, from any thread."""
 
     def read(self, rows: int, size: int) -> None: ...
     def unit(self, call: Call, seconds: float) -> None: ...

@@ -24,7 +24,7 @@ ManifestBody = Annotated[Body[Manifest], Depends(json_body(Manifest))]
 
 @router.get("/selectors", tags=["selectors"], summary="List the selectors", responses=error_responses())
 def list_selectors() -> SelectorList:
-    """Give the catalogue: what each selector does, needs and costs, and the JSON Schema of its parameters."""
+    """Return the catalogue: purpose, needs and cost of each selector, and the JSON Schema of its parameters."""
     from tamis.selectors.jobs.catalogue import catalogue
 
     return SelectorList(items=[SelectorResource.model_validate(info.model_dump()) for info in catalogue()])

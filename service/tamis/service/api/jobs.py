@@ -189,7 +189,7 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
     cursor: Annotated[str | None, Query(max_length=1000, description="As given in next_cursor.")] = None,
 ) -> JobList:
-    """Give jobs, newest first; all given filters must fit."""
+    """Return jobs, newest first; all filters must fit."""
     page = service.store.jobs.list(
         owner=caller.visible_owner,
         state=state,
@@ -275,7 +275,7 @@ async def get_job(
     responses=error_responses(404, 409, more={200: {"model": JobResource, "description": "It was cancelled already."}}),
 )
 def cancel(service: ServiceDep, job: JobDep, response: Response) -> JobResource:
-    """Stop a job within one unit of work. What is finished of it is kept, for a resume or for another job."""
+    """Stop a job within one unit of work. Finished units stay, for a resume or for another job."""
     cancellation = service.store.jobs.request_cancel(job.id)
     response.status_code = 200 if cancellation.already else 202
     return job_resource(cancellation.job)

@@ -25,7 +25,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.api")
 
 
 class FieldError(BaseModel):
-    """What is wrong with one field."""
+    """One field at fault."""
 
     pointer: str = Field(
         description="JSON Pointer (RFC 6901) into the body; '/query/…', '/path/…' and '/header/…' name other places."

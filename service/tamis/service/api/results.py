@@ -156,7 +156,7 @@ def units(service: ServiceDep, job: JobDep) -> Response:
 
 @router.get("/result", summary="Look at the result", responses=error_responses(404, 409, 410, 503))
 def result(service: ServiceDep, job: FinishedJob) -> JobResult:
-    """Give the result's manifest: files with sizes and digests, totals, asked and got, provenance."""
+    """Return the result's manifest: files with sizes and digests, totals, request and result, provenance."""
     return job_result(job, _manifest(service, job))
 
 
@@ -202,7 +202,7 @@ def selection(request: Request, service: ServiceDep, job: FinishedJob) -> Respon
     | error_responses(404, 409, 410, 412, 416, 503),
 )
 def result_file(request: Request, service: ServiceDep, job: FinishedJob, name: str) -> Response:
-    """Give a file that the result's manifest lists (scores.parquet, model.arrow, …), as the selection is given."""
+    """Return a file that the result's manifest lists (scores.parquet, model.arrow, …), as the selection is returned."""
     file = _file(service, job, name)
     return file_response(request, service.settings.job_dir(job.id) / name, file, filename=f"{job.id}.{name}")
 
@@ -266,7 +266,7 @@ def explain(
     row: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="Row number over the whole dataset.")] = None,
     id: Annotated[str | None, Query(min_length=1, max_length=4096, description="Id of a selected row.")] = None,
 ) -> Explanation:
-    """Say why a row was taken, or not: its score, its rank, and the threshold of its stratum."""
+    """Explain why a row was taken, or not: its score, its rank, and the threshold of its stratum."""
     from tamis.selectors.results import explain as explanations
 
     if (row is None) == (id is None):

@@ -170,7 +170,7 @@ def download(
 
 @app.command()
 def cancel(job: JobId, url: Url = DEFAULT_URL, json: Json = False) -> None:
-    """Stop a job; what is finished of it is kept."""
+    """Stop a job; finished units stay."""
     with Client(url) as client:
         _show(client.job(job).cancel(), json)
 

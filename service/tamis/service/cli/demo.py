@@ -226,7 +226,7 @@ def _results(out: Path) -> Table:
 
 
 def _do_it_yourself(out: Path, home: Path, job_id: str, kept_at: str | None) -> str:
-    """Print how to do the same by hand, with the service that is kept running or a new one."""
+    """Print how to do the same by hand, with the service that is left running or a new one."""
     tamis, python = (shlex.quote(_shown(Path(sys.executable).with_name(name))) for name in ("tamis", "python"))
     request, selection = _shown(out / "request.json"), _shown(out / "selection.parquet")
     start = (

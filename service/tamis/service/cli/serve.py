@@ -215,7 +215,7 @@ class _Worker:
         self._stopping.set()
 
     def stop(self) -> None:
-        """Stop the child and wait for its end: running jobs are given back."""
+        """Stop the child and wait for its end: running jobs are released."""
         self.request_stop()
         if self._thread.is_alive():
             self._thread.join()

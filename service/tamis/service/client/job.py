@@ -202,7 +202,7 @@ class Job:
                 return question_of(pages)
 
     def cancel(self) -> Job:
-        """Request the end of the job; finished units are kept. `wait` returns when it is over."""
+        """Request the end of the job; finished units stay. `wait` returns when it is over."""
         return self._take(self._transport.request("POST", self._path("cancel"), retry=True))
 
     def resume(self) -> Job:

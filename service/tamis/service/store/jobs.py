@@ -149,10 +149,12 @@ class Jobs:
 
         Parameters
         ----------
-        owner, selector : str, optional
-            Whose jobs, and by which selector.
+        owner : str, optional
+            Owner of the jobs.
         state : JobState, optional
             State of the jobs.
+        selector : str, optional
+            Selector of the jobs.
         labels : mapping of str to str, optional
             Labels that the jobs have.
         limit : int

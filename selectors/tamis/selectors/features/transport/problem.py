@@ -1,4 +1,4 @@
-"""Transport problems: costs between rows and targets, kept or computed in blocks, and bounds of the optimum."""
+"""Transport problems: costs between rows and targets, in memory or computed in blocks, and bounds of the optimum."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Transport:
 
 
 class Costs:
-    """The costs of n rows to m targets, block by block: kept while they fit, computed anew beyond.
+    """The costs of n rows to m targets, block by block: in memory while they fit, computed anew beyond.
 
     Parameters
     ----------

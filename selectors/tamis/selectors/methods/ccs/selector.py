@@ -102,7 +102,7 @@ class CcsParams(DifficultyParams):
 
     @property
     def second_metric(self) -> Metric | None:
-        """What is cut off by, where it is a metric and not the score's own."""
+        """The metric of the cut-off, where it differs from the score's own."""
         given = self.cutoff_metric or ("aum" if self.source == "dynamics" else self.chosen)
         return None if given == self.chosen else given
 
@@ -325,7 +325,7 @@ class Ccs(Selector):
             yield _not_chosen(beta)
 
     def memory(self, job: Job, threads: int) -> int:
-        """Keys of the decision; ranks, codes and keys of all rows where they are held; vectors for a sweep."""
+        """Keys of the decision; ranks, codes and keys of all rows where they are in memory; vectors for a sweep."""
         rows = job.candidates.rows or 0
         held = 1 if self._streams(job) else coverage_strata.HELD_ROW_BYTES
         swept = sweep.memory(job) if self.params.beta == "sweep" else 0
@@ -333,7 +333,7 @@ class Ccs(Selector):
 
 
 def _published_beta(amount: Amount, rows: int) -> float:
-    """Return what the authors cut off for CIFAR-10 at about this share of rows kept."""
+    """Return the share that the authors cut off for CIFAR-10 at about this share of selected rows."""
     return next(beta for least, beta in CIFAR10_BETAS if amount.value >= least * rows)
 
 
@@ -372,7 +372,7 @@ def _weights(codes: npt.NDArray[np.int32], parts: Sequence[Part]) -> tuple[npt.N
 
 
 def _crowding(parts: Sequence[Part]) -> list[Notice]:
-    """Say where the strata hardly divide the rows: an outlier, or few distinct scores."""
+    """Return a warning where the strata hardly divide the rows: an outlier, or few distinct scores."""
     notices = []
     for part in parts:
         rows, count = int(part.populations.sum()), len(part.populations)

@@ -1,4 +1,4 @@
-"""Rows ordered by coverage-centric strata: streamed, or held in memory where classes, quotas or earlier rows matter.
+"""Rows ordered by coverage-centric strata: streamed, or in memory where classes, quotas or earlier rows matter.
 
 The allocation of Coverage-centric Coreset Selection is nested in the budget
 (:func:`tamis.native.sampling.strata.turns`): strata give a row each, round after round. So one order of all rows holds
@@ -46,7 +46,7 @@ HELD_ROW_BYTES = 84
 
 @dataclass(frozen=True)
 class Columns:
-    """What strata are made of, unit by unit."""
+    """Scores and cut-off values of the rows, unit by unit."""
 
     difficulty: Difficulty
     cutoff: Difficulty  # the same where the score itself is cut off

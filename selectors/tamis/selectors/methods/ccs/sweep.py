@@ -57,7 +57,7 @@ CLASSES_GUESSED = 10
 
 @dataclass(frozen=True)
 class Sweep:
-    """What was tried and what came of it."""
+    """The betas that were tried and their accuracies."""
 
     betas: list[float]
     accuracies: Floats  # (betas, DRAWS)
@@ -91,7 +91,7 @@ class Sweep:
 
     @property
     def notices(self) -> list[Notice]:
-        """Say how clear the choice is."""
+        """Return a note on how clear the choice is."""
         found = []
         means, errors = self.means, self.errors
         near = [

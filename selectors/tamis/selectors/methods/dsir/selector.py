@@ -300,7 +300,7 @@ class Dsir(Selector):
         return FAST_BYTES_PER_SECOND if self.params.hash == "fast" else SHA256_BYTES_PER_SECOND
 
     def plan_warnings(self, job: Job) -> Iterator[Notice]:
-        """Say when the target is so small that its n-grams will not fill the buckets."""
+        """Return a warning where the target is so small that its n-grams will not fill the buckets."""
         size = sum(target.bytes for target in job.targets)
         if job.targets and size < TINY_TARGET_BYTES:
             yield Notice(

@@ -86,7 +86,7 @@ class Signals:
         return Signals(*(np.zeros(n, np.float32) for _ in range(5)))
 
     def at(self, rows: Ints, passes: int) -> Signals:
-        """Return the means of so many passes for some rows."""
+        """Return the means over `passes` passes for some rows."""
         return Signals(*(getattr(self, name)[rows] / np.float32(passes) for name in vars(self)))
 
     def add(self, rows: Ints, part: Signals) -> None:

@@ -175,7 +175,7 @@ class Gais(Selector):
         return min(layout.rows, int(SIZE_SLACK * layout.rows * amount.value / max(1, total)) + 1)
 
     def _quotas(self, run: Run, found: Surveyed, wanted: int, pointer: str) -> Ints:
-        """Return the rows to pick of every class, the kept ones taken off."""
+        """Return the rows to pick of every class, the preselected ones subtracted."""
         kept = self._by_class(run, found, run.preselected)
         available = found.totals - self._by_class(run, found, run.excluded)
         p = self.params

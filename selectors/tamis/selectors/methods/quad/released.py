@@ -51,7 +51,7 @@ class ReleasedQuad(Quad):
             )
 
     def few_probes(self) -> Iterator[Notice]:
-        """Return no warning: tau is given, not estimated."""
+        """Return no warning: tau is a parameter, not an estimate."""
         yield from ()
 
     def reasons(self, clusters: Clusters, influence: Floats | None) -> Reasons:

@@ -194,7 +194,7 @@ class Quad(GreedySelector):
         return clusters.found_clusters(run, self._count(run.candidates.rows or 0), self.params.metric)
 
     def _influence(self, run: Run) -> Floats | None:
-        """Return the influence of every row; None where it is asked for."""
+        """Return the influence of every row; None where the caller answers for it."""
         params = self.params
         if params.reward == "ask":
             return None
@@ -218,7 +218,7 @@ class Quad(GreedySelector):
         return score
 
     def _shuffled(self, run: Run, pool: Pool) -> ShuffledArms:
-        """Make arms of the clusters, numbered at random, of the rows neither kept nor excluded, in random order.
+        """Make arms of the clusters, numbered at random, of the rows neither preselected nor excluded, in random order.
 
         Rows without an influence are among them: which row is probed depends on what is known of no row.
         """

@@ -74,7 +74,7 @@ def nearest(costs: Costs) -> float:
 
 
 def sample(run: Run, rows: Ints, most: int, stream: str) -> Ints:
-    """Draw at most so many of some rows by the job's seed, ascending."""
+    """Draw at most `most` of some rows by the job's seed, ascending."""
     if len(rows) <= most:
         return np.sort(rows)
     order = rng.random_bits_at(run.stream(stream), rows)

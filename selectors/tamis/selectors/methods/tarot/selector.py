@@ -360,7 +360,7 @@ class Tarot(Selector):
             )
 
     def memory(self, job: Job, threads: int) -> int:
-        """Whitening, moments and rows offered of every thread, lists, costs kept, and vectors of rows in transport."""
+        """Whitening, moments and rows of every thread, lists, costs in memory, and vectors of rows in transport."""
         d = self._dimension(job)
         m = sum(target.rows or 0 for target in job.targets)
         n = job.candidates.rows or 0
