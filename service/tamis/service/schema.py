@@ -99,7 +99,7 @@ class JobError(BaseModel):
 
 
 class CallbackStatus(Resource):
-    """What became of a job's callback."""
+    """The state of a job's callback."""
 
     id: str = Field(description="Of the message: its `webhook-id`.")
     state: Literal["pending", "delivered", "given_up"]
@@ -159,7 +159,7 @@ class JobList(Resource):
 
 
 class JobQuestion(Resource):
-    """What a waiting job asks: scores of rows, larger is better. Parallel lists, without the rows that are answered."""
+    """The question of a waiting job: rows to be scored, larger is better. Parallel lists, without answered rows."""
 
     round: int = Field(description="Number of the question; rises within a job.")
     total: int = Field(description="Rows asked in this round.")
@@ -184,7 +184,7 @@ class RoundAnswers(Shape):
 
 
 class AnswersTaken(Resource):
-    """What became of answers."""
+    """The outcome of an answer."""
 
     round: int
     total: int = Field(description="Rows asked in this round.")
@@ -262,7 +262,7 @@ class DatasetList(Resource):
 
 
 class SelectorNeeds(Resource):
-    """What a selector reads."""
+    """Columns and datasets that a selector reads."""
 
     roles: list[str]
     either: list[str] = Field(description="Roles of which one is needed; of several the first is used.")
@@ -295,7 +295,7 @@ class Health(Resource):
 
 
 class Version(Resource):
-    """What is running."""
+    """The versions that are running."""
 
     tamis: str
     api: Literal["v1"] = "v1"
