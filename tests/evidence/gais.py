@@ -1,48 +1,39 @@
-"""``make evidence-gais``: does GAIS keep accuracy? Against random, prototypes and what else Tamis offers, over HTTP.
+"""``make evidence-gais``: accuracy kept by GAIS, against random draws, prototypes and what else Tamis offers (hours).
 
 For every set, fold, share kept and label noise: each method selects training rows, three classifiers (1-NN, logistic
 regression, random forest) are trained on them and tested on the fold's clean test rows. Methods of Tamis run as jobs of
-a service of its own, through its client. That starts a process a job; with ``--library`` jobs run by the library, and
-those of the default at the first reduction of the first fold through the client as well, which must select the same
-rows. All folds are measured at the first reduction, then at the others. Records are kept in ``--records``: a second run
-goes on from there. The tables of all records are printed as Markdown for tests/benchmarks/README.md.
+a service of its own, through its client. That starts a process a job; with ``library=true`` jobs run by the library,
+and those of the default at the first reduction of the first fold through the client as well, which must select the same
+rows. All folds are measured at the first reduction, then at the others. With ``records=FILE`` records are kept there,
+and a second run goes on from them.
+
+``sets`` are built by the recipes of ``recipes`` (a folder with ``load_tabular.py``) where ``data`` lacks them.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from gais_tables import DEFAULT, DESIGN, FRESH, PLAIN, PROTOTYPES, RANDOM, Record, show  # type: ignore[import-not-found]
 from numpy.typing import NDArray
-from peers import peer_python  # type: ignore[import-not-found]
+from tests.benchmarks.harness import ROOT, Yielded, benchmark
+from tests.evidence.gais_tables import DEFAULT, DESIGN, FRESH, MADE, PLAIN, PROTOTYPES, RANDOM, Record, show
+from tests.evidence.jobs import service
+from tests.evidence.peers import imbalanced, recipes_sets
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from tamis.selectors.datasets import LocalStorage
-from tamis.selectors.jobs.execute import execute
-from tamis.selectors.jobs.open import Environment
-from tamis.selectors.methods.gais.quotas import class_quotas
-from tamis.selectors.schema.request import JobSpec
-from tamis.service.cli.demo import running_service
-from tamis.service.client import Client
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-RECIPES = ROOT.parent / "shared" / "corpora"
-PEERS = ("imbalanced-learn==0.14.2", "pyarrow", "pandas", "rdata")
+if TYPE_CHECKING:
+    from tamis.service.client import Client
 
 FOLDS = 5
 CCS = "CCS, beta 0.3"
@@ -67,15 +58,23 @@ Select = Callable[[dict[str, Any]], Rows]
 """Runs a job's request and returns the rows it selected."""
 
 
-def built(folder: Path, names: list[str]) -> None:
-    """Build the sets by the recipes where one of them is not there."""
+def build(folder: Path, names: list[str], recipes: str) -> None:
+    """Build the sets where one of them is not there."""
+    if names == [MADE]:
+        draw = np.random.default_rng(0)
+        labels = draw.integers(0, 3, 400)
+        points = 2 * draw.normal(size=(3, 4))[labels] + draw.normal(size=(400, 4))
+        (folder / MADE).mkdir(parents=True, exist_ok=True)
+        columns = {f"x{index}": column for index, column in enumerate(points.T)}
+        pq.write_table(pa.table({**columns, "label": labels}), folder / MADE / "0.parquet")
     if all((folder / name).is_dir() for name in names):
         return
+    if not recipes:
+        raise SystemExit(f"{folder} lacks some of the sets: recipes=FOLDER names the folder of their recipes.")
     folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"DATA_OUT": str(folder)}
-    environment.setdefault("DATA_CACHE", str(folder / "cache"))
-    command = [str(peer_python("gais-peers", *PEERS)), str(HERE / "gais_sets.py"), str(RECIPES)]
-    subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
+    environment = {"DATA_OUT": str(folder), "DATA_CACHE": os.environ.get("DATA_CACHE", str(folder / "cache"))}
+    if recipes_sets.run(recipes=recipes, environment=environment) is None:
+        raise SystemExit("The sets could not be built: see above.")
 
 
 def load(folder: Path, name: str, most: int) -> tuple[Matrix, Labels]:
@@ -95,6 +94,8 @@ def load(folder: Path, name: str, most: int) -> tuple[Matrix, Labels]:
 
 def quotas(labels: Labels, rows: int) -> NDArray[np.int64]:
     """Share rows out in proportion to the classes, two a class at least: as GAIS does."""
+    from tamis.selectors.methods.gais.quotas import class_quotas
+
     totals = np.bincount(labels)
     return class_quotas(rows, totals, totals, np.zeros_like(totals), "proportional", 2, "")
 
@@ -170,8 +171,8 @@ class Bench:
         table = {"embedding": vectors, "label": labels, "score": score}
         pq.write_table(pa.table(table), folder / "rows.parquet", row_group_size=16_384)
 
-    def rows_of(self, method: str, rows: int, ways: Sequence[Select]) -> Rows:
-        """Return the rows that a method selects; of a job, those that it selects in every way that it is run."""
+    def rows_of(self, method: str, rows: int, ways: Sequence[Select]) -> Rows | None:
+        """Return the rows that a method selects; of a job, in every way that it is run; None without the peer."""
         if method == RANDOM:
             return stratified(self.labels, rows, self._seed)
         if method == PROTOTYPES:
@@ -199,12 +200,12 @@ class Bench:
                 raise AssertionError(f"The service and the library select differently: {request}")
         return picked[0]
 
-    def _peer(self, name: str) -> Rows:
-        """Return the rows that a method of imbalanced-learn keeps; it has no budget."""
+    def _peer(self, name: str) -> Rows | None:
+        """Return the rows that a method of imbalanced-learn keeps, which has no budget; None if it is not there."""
         np.save(self._folder / "x.npy", self.features)
         np.save(self._folder / "y.npy", self.labels)
-        command = [str(peer_python("gais-peers", *PEERS)), str(HERE / "gais_peers.py"), name, str(self._folder)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        if imbalanced.run(method=name, folder=self._folder) is None:
+            return None
         kept: Rows = np.load(self._folder / "kept.npy")
         return kept
 
@@ -221,6 +222,10 @@ def by_service(client: Client) -> Select:
 
 def in_process(work: Path) -> Select:
     """Run the same jobs by the library: the same bytes, without a process for each."""
+    from tamis.selectors.datasets import LocalStorage
+    from tamis.selectors.jobs.execute import execute
+    from tamis.selectors.jobs.open import Environment
+    from tamis.selectors.schema.request import JobSpec
 
     def select(request: dict[str, Any]) -> Rows:
         out = work / f"out-{uuid.uuid4()}"
@@ -231,34 +236,33 @@ def in_process(work: Path) -> Select:
     return select
 
 
-def methods_of(arguments: argparse.Namespace, fold: int, first: bool) -> Iterator[str]:
+def methods_of(wanted: list[str], condensed: bool, first: bool) -> Iterator[str]:
     """Name the methods that run on a fold; those without a budget at its first reduction only."""
     names = list(AT_ALL_REDUCTIONS)
     if first:
         names += [name for name in GAIS if name not in names] + ["all rows", "ENN"]
-        names += ["CNN"] if fold < arguments.condensed_folds else []
-    yield from (name for name in names if not arguments.methods or name in arguments.methods)
+        names += ["CNN"] if condensed else []
+    yield from (name for name in names if not wanted or name in wanted)
 
 
-def measure(arguments: argparse.Namespace, client: Select, work: Path) -> None:
+def measure(options: dict[str, Any], client: Select, work: Path) -> None:
     """Measure every combination that has no record yet."""
     from sklearn.model_selection import StratifiedKFold
 
-    library = in_process(work / "library")
-    kept = read_records(arguments.records)
-    done = {tuple(record[part] for part in ("set", "fold", "noise", "reduction", "method")) for record in kept}
-    first, *others = arguments.reductions
-    passes = [(reductions, fold) for reductions in ([first], others) for fold in range(arguments.folds)]
-    for (reductions, fold), name, noise in itertools.product(passes, arguments.sets, arguments.noise):
+    library, path = in_process(work / "library"), Path(options["records"])
+    done = {tuple(record[part] for part in ("set", "fold", "noise", "reduction", "method")) for record in read(path)}
+    first, *others = options["reductions"]
+    passes = [(reductions, fold) for reductions in ([first], others) for fold in range(options["folds"])]
+    for (reductions, fold), name, noise in itertools.product(passes, options["sets"], options["noise"]):
         wanted = [
             (reduction, method)
             for reduction in reductions
-            for method in methods_of(arguments, fold, reduction == first)
+            for method in methods_of(options["methods"], fold < options["condensed_folds"], reduction == first)
             if (name, fold, noise, reduction, method) not in done
         ]
         if not wanted:
             continue
-        features, labels = load(arguments.data, name, arguments.rows)
+        features, labels = load(Path(options["data"]), name, options["rows"])
         train, test = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, labels))[fold]
         mean, deviation = features[train].mean(axis=0), features[train].std(axis=0)
         varies = deviation > 0
@@ -273,50 +277,55 @@ def measure(arguments: argparse.Namespace, client: Select, work: Path) -> None:
         for reduction, method in wanted:
             rows = max(2 * len(np.unique(given)), round((1 - reduction) * len(train)))
             ways = [client]
-            if arguments.library:
+            if options["library"]:
                 checked = method == DEFAULT and reduction == first and fold == 0
                 ways = [library, client] if checked else [library]
             picked = bench.rows_of(method, rows, ways)
+            if picked is None:
+                continue
             accuracy, recall = tested(bench.features[picked], given[picked], scaled[test], labels[test])
             record = {"set": name, "fold": fold, "noise": noise, "reduction": reduction, "method": method}
             measured = {"kept": len(picked) / len(train), "accuracy": accuracy, "recall": recall}
-            records.append(record | measured | {"most_rows": arguments.rows, "client": client in ways})
-        with arguments.records.open("a") as file:
+            records.append(record | measured | {"most_rows": options["rows"], "client": client in ways})
+        with path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
-        print(f"{name}, fold {fold}, noise {noise}: {len(records)} results", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{name}, fold {fold}, noise {noise}: {len(records)} results\n")
 
 
-def read_records(path: Path) -> list[Record]:
+def read(path: Path) -> list[Record]:
     """Return the records of earlier runs."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT / ".venv" / "gais-data", help="sets by the recipes")
-    parser.add_argument("--sets", nargs="+", default=[*DESIGN, *FRESH])
-    parser.add_argument("--folds", type=int, default=FOLDS)
-    parser.add_argument("--library", action="store_true", help="run jobs by the library, but for a check: faster")
-    parser.add_argument("--condensed-folds", type=int, default=FOLDS, help="folds that CNN runs on: it is slow")
-    parser.add_argument("--rows", type=int, default=20_000, help="rows of a set, at most")
-    parser.add_argument("--reductions", nargs="+", type=float, default=[0.96, 0.9, 0.98])
-    parser.add_argument("--noise", nargs="+", type=float, default=[0.0, 0.1])
-    parser.add_argument("--methods", nargs="+", default=[], help="by their names in the tables; all when left out")
-    parser.add_argument("--records", type=Path, default=ROOT / ".venv" / "gais-evidence.jsonl")
-    parser.add_argument("--show", action="store_true", help="only print the tables of the records that are there")
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    if not arguments.show:
-        if any(record["most_rows"] != arguments.rows for record in read_records(arguments.records)):
-            parser.error(f"{arguments.records} holds records of another --rows")
-        built(arguments.data, arguments.sets)
-        with tempfile.TemporaryDirectory() as temporary, threadpool_limits(1):
-            work = Path(temporary)
-            with running_service(work / "home", work) as address, Client(address) as client:
-                measure(arguments, by_service(client), work / "data")
-    show(read_records(arguments.records))
+@benchmark(
+    full={
+        "data": ".venv/gais-data",
+        "recipes": "",
+        "records": "",
+        "sets": [*DESIGN, *FRESH],
+        "folds": FOLDS,
+        "condensed_folds": FOLDS,
+        "library": False,
+        "rows": 20_000,
+        "reductions": [0.96, 0.9, 0.98],
+        "noise": [0.0, 0.1],
+        "methods": [],
+    },
+    toy={"data": "", "sets": [MADE], "folds": 1, "library": True, "reductions": [0.9], "noise": [0.1]},
+)
+def experiment(**options: Any) -> Iterator[Yielded]:
+    """Accuracy of classifiers trained on selections of GAIS, of other methods, and on random draws.
 
-
-if __name__ == "__main__":
-    main()
+    ``condensed_folds``: folds that CNN runs on, which is slow; ``rows``: of a set, at most; ``methods``: by their names
+    in the tables, all if empty.
+    """
+    with service() as (client, folder), threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classifiers that do not converge
+        options["data"] = str(ROOT / options["data"]) if options["data"] else str(folder / "sets")
+        options["records"] = options["records"] or str(folder / "records.jsonl")
+        if any(record["most_rows"] != options["rows"] for record in read(Path(options["records"]))):
+            raise SystemExit(f"{options['records']} holds records of another number of rows.")
+        build(Path(options["data"]), options["sets"], options["recipes"])
+        measure(options, by_service(client), folder)
+        found = read(Path(options["records"]))
+    yield from show(found)

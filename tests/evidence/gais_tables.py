@@ -1,14 +1,16 @@
-"""Tables of what ``evidence_gais.py`` measured, and how far the goals of GAIS hold, as Markdown."""
+"""Tables of what the experiment of GAIS measured, and how far the goals hold."""
 
 from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tests.benchmarks.harness import Yielded
+from tests.benchmarks.results import Block
 
 DESIGN = (
     "sklearn_digits",
@@ -40,7 +42,10 @@ FRESH = (
 )
 """KEEL sets that nothing was tuned on."""
 
-GROUPS: Mapping[str, Sequence[str]] = {"design": DESIGN, "KEEL": FRESH}
+MADE = "clouds"
+"""Clouds of points of three classes, made here: for a toy run."""
+
+GROUPS: Mapping[str, Sequence[str]] = {"design": DESIGN, "KEEL": FRESH, "made": (MADE,)}
 RANDOM = "random, stratified"
 DEFAULT = "GAIS (default)"
 GATED = "coverage, gate 0.8"
@@ -81,15 +86,15 @@ class Apart(NamedTuple):
     @property
     def error(self) -> float:
         """Standard error of the mean, as if sets and folds were draws."""
-        return float(self.folds.std(ddof=1) / np.sqrt(len(self.folds)))
+        return float(self.folds.std(ddof=min(1, len(self.folds) - 1)) / np.sqrt(len(self.folds)))
 
     @property
     def shown(self) -> bool:
         """Whether the mean lies above 0 by two standard errors."""
         return self.mean > 2 * self.error
 
-    def told(self) -> str:
-        """Tell mean, the standard error over sets and folds, and the sets won."""
+    def text(self) -> str:
+        """Return the mean, its standard error over sets and folds, and the sets won, in words."""
         return f"{self.mean:+.4f} (standard error {self.error:.4f}), above on {self.wins} of {len(self.sets)} sets"
 
 
@@ -126,36 +131,31 @@ def mean_of(table: Table, method: str) -> NDArray[np.float64]:
     return means
 
 
-def show(records: Sequence[Record]) -> None:
-    """Print a table for every reduction, then how far the goals hold."""
+def show(records: Sequence[Record]) -> Iterator[Yielded]:
+    """Give a table for every reduction, then how far the goals hold."""
     noises = sorted({record["noise"] for record in records})
+    seen = {(record["noise"], record["set"]) for record in records}
+    cases = [(noise, title) for noise in noises for title in GROUPS if any((noise, n) in seen for n in GROUPS[title])]
+    names = {case: f"{case[1]}{f', {case[0]:.0%} noise' if case[0] else ''}" for case in cases}
     for reduction in sorted({record["reduction"] for record in records}):
-        seen = {(record["noise"], record["set"]) for record in records}
-        cases = [
-            (noise, title) for noise in noises for title in GROUPS if any((noise, n) in seen for n in GROUPS[title])
-        ]
-        tables = [table_of(records, noise, reduction, GROUPS[title], "accuracy") for noise, title in cases]
-        recalls = [table_of(records, noise, reduction, GROUPS[title], "recall") for noise, title in cases]
-        there = dict.fromkeys(method for table in tables for method in table)
+        yield Block(f"{reduction:.0%} reduction: mean accuracy of the three classifiers (mean recall of the classes)")
+        tables = {case: table_of(records, case[0], reduction, GROUPS[case[1]], "accuracy") for case in cases}
+        recalls = {case: table_of(records, case[0], reduction, GROUPS[case[1]], "recall") for case in cases}
+        there = dict.fromkeys(method for table in tables.values() for method in table)
         methods = sorted(there, key=lambda method: method in WITHOUT_BUDGET)
-        print(f"\n**{reduction:.0%} reduction**: mean accuracy of the three classifiers (mean recall of the classes)\n")
-        heads = [f"{title}{f', {noise:.0%} noise' if noise else ''} | above" for noise, title in cases]
-        print(f"| | {' | '.join(heads)} |\n|---|{'---|' * (2 * len(cases))}")
         for method in methods:
-            cells = [_cell(table, recall, method) for table, recall in zip(tables, recalls, strict=True)]
-            print(f"| {method}{_kept(records, method)} | {' | '.join(cells)} |")
-        folds = [
-            f"{title}{f', {noise:.0%} noise' if noise else ''}: " + _folds(tables[at], methods)
-            for at, (noise, title) in enumerate(cases)
-        ]
-        print(f"\nFolds: {'; '.join(folds)}.")
-    for title, names in GROUPS.items():
-        _goals(records, title, names)
-    _doubt(records)
+            row: dict[str, Any] = {"": f"{method}{_kept(records, method)}"}
+            for case, name in names.items():
+                row[name], row[f"{name}: above"] = _cells(tables[case], recalls[case], method)
+            yield row
+        yield f"Folds: {'; '.join(f'{name}: ' + _folds(tables[case], methods) for case, name in names.items())}."
+    for title, sets in GROUPS.items():
+        yield from _goals(records, title, sets)
+    yield from _doubt(records)
 
 
 def _folds(table: Table, methods: Iterable[str]) -> str:
-    """Tell how many folds there are; of a method with fewer, those too."""
+    """Return the number of folds; of a method with fewer, that too."""
     counts = {method: len({fold for own in table[method].values() for fold in own}) for method in methods}
     most = max(counts.values())
     return ", ".join([str(most), *(f"{method} {count}" for method, count in counts.items() if count < most)])
@@ -166,55 +166,54 @@ def _kept(records: Sequence[Record], method: str) -> str:
     return f" ({np.mean(kept):.0%} kept)" if method in ("CNN", "ENN") else ""
 
 
-def _cell(table: Table, recalls: Table, method: str) -> str:
-    """Tell mean accuracy and recall, and the sets on which the random draw is beaten."""
+def _cells(table: Table, recalls: Table, method: str) -> tuple[str | None, str | None]:
+    """Return mean accuracy and recall, and the sets on which the random draw is beaten."""
     if not table[method]:
-        return " | "
-    told = f"{mean_of(table, method).mean():.3f} ({mean_of(recalls, method).mean():.3f}) | "
+        return None, None
+    means = f"{mean_of(table, method).mean():.3f} ({mean_of(recalls, method).mean():.3f})"
     if method == RANDOM:
-        return told
+        return means, None
     beside = apart(table, method, RANDOM)
-    return f"{told}{beside.wins} of {len(beside.sets)}"
+    return means, f"{beside.wins} of {len(beside.sets)}"
 
 
-def _goals(records: Sequence[Record], title: str, names: Sequence[str]) -> None:
-    """Say of every goal whether it holds on a group of sets."""
+def _goals(records: Sequence[Record], title: str, names: Sequence[str]) -> Iterator[Yielded]:
+    """Give for every goal whether it holds on a group of sets."""
     clean, noisy = (table_of(records, noise, AT, names, "accuracy") for noise in (0.0, 0.1))
     if DEFAULT not in clean or PLAIN not in clean or PROTOTYPES not in clean:
         return
     random = apart(clean, DEFAULT, RANDOM)
     wanted = WINS * len(random.sets) // len(DESIGN)
-    print(f"\nGoals at {AT:.0%} reduction, {title} sets:\n\n| goal | measured | holds |\n|---|---|---|")
-    holds = "yes" if random.wins >= wanted else "**no**"
-    print(f"| default above random on {wanted} of {len(random.sets)} sets | {random.told()} | {holds} |")
+    yield Block(f"Goals at {AT:.0%} reduction, {title} sets")
+
+    def goal(text: str, measured: str, holds: bool) -> Yielded:
+        return {"goal": text, "measured": measured, "holds": _yes(holds)}
+
+    yield goal(f"default above random on {wanted} of {len(random.sets)} sets", random.text(), random.wins >= wanted)
     worst = min(random.sets, key=lambda name: random.sets[name])
-    holds = "yes" if random.sets[worst] >= FLOOR_SET else "**no**"
-    print(f"| on no set more than 0.5 point below random | least: {worst} {random.sets[worst]:+.4f} | {holds} |")
+    least = f"least: {worst} {random.sets[worst]:+.4f}"
+    yield goal("on no set more than 0.5 point below random", least, random.sets[worst] >= FLOOR_SET)
     if names is DESIGN:
         mean = mean_of(clean, DEFAULT).mean()
-        print(f"| mean of the three classifiers at least {FLOOR} | {mean:.3f} | {_yes(mean >= FLOOR)} |")
+        yield goal(f"mean of the three classifiers at least {FLOOR}", f"{mean:.3f}", mean >= FLOOR)
     for noise, table in ((0.0, clean), (0.1, noisy)):
-        if DEFAULT not in table:
-            continue
-        beside = apart(table, DEFAULT, PROTOTYPES)
-        print(
-            f"| default not below k-means prototypes on average, {noise:.0%} noise | {beside.told()} "
-            f"| {_yes(beside.mean >= 0)} |"
-        )
+        if DEFAULT in table:
+            beside = apart(table, DEFAULT, PROTOTYPES)
+            text = f"default not below k-means prototypes on average, {noise:.0%} noise"
+            yield goal(text, beside.text(), beside.mean >= 0)
 
 
-def _doubt(records: Sequence[Record]) -> None:
-    """Say what doubting labels adds to coverage, and what of it the network adds to looking at neighbours' labels."""
-    print("\nWhat doubt adds to coverage, all sets:\n")
-    print("| | reduction | noise | difference | shown |\n|---|---|---|---|---|")
-    names = [*DESIGN, *FRESH]
+def _doubt(records: Sequence[Record]) -> Iterator[Yielded]:
+    """Give what doubting labels adds to coverage, and what the network adds to looking at neighbours' labels."""
+    yield Block("What doubt adds to coverage, all sets")
+    names = [name for group in GROUPS.values() for name in group]
     cases = sorted({(record["reduction"], record["noise"]) for record in records})
     for (first, second), (reduction, noise) in itertools.product(DOUBTS, cases):
         table = table_of(records, noise, reduction, names, "accuracy")
         if first in table and second in table:
             beside = apart(table, first, second)
-            difference = f"{reduction:.0%} | {noise:.0%} | {beside.told()} | {_yes(beside.shown)}"
-            print(f"| {first} less {second} | {difference} |")
+            row = {"": f"{first} less {second}", "reduction": f"{reduction:.0%}", "noise": f"{noise:.0%}"}
+            yield {**row, "difference": beside.text(), "shown": _yes(beside.shown)}
 
 
 def _yes(holds: bool) -> str:

@@ -1,4 +1,4 @@
-"""The models of the experiment: many small networks of one shape trained at once, each on rows of its own.
+"""Small networks of one shape, many trained at once, each on rows of its own.
 
 A network is d-128-128-10 with ReLU, trained by SGD with Nesterov momentum, weight decay and a cosine schedule. All
 networks take the same number of iterations, whatever the size of their coreset (Zheng et al. 2023, section 4.1). A

@@ -1,4 +1,4 @@
-"""`make evidence-quad`: whether a bandit over clusters chooses better training data than influence or diversity alone.
+"""``make evidence-quad``: networks trained on what a bandit over clusters selects, on influence or diversity alone.
 
 A pool of ten domains of ten topics, which differ in how many of their labels are wrong (none, 10, 40 or 80 %); 40 % of
 its rows are near copies of a few others. Ten classes look different in every domain; embeddings tell the topic, not the
@@ -10,32 +10,28 @@ all who need them, are scikit-learn's k-means of the embeddings, except where Qu
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from evidence_tarot import CLASSES, INPUTS, PROJECTED, Network  # type: ignore[import-not-found]
-from sklearn.cluster import KMeans
+from tests.benchmarks.harness import Yielded, benchmark
+from tests.benchmarks.results import Block
+from tests.evidence.gradient_network import CLASSES, INPUTS, Floats, Ints, Network
+from tests.evidence.jobs import lists, service
 
-from tamis.service.cli.demo import running_service
-from tamis.service.client import Client
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    from tamis.service.client import Client
 
 DOMAINS, TOPICS, EMBEDDED = 10, 10, 24
 WRONG_LABELS = (0.0, 0.1, 0.4, 0.8)
-COPIES, COPIED = 0.4, 400
-POOL, TARGET, TEST = 20_000, 300, 5000
+COPIES, COPIED = 0.4, 0.02  # shares of the pool
+TARGET, TEST = 300, 5000
 BUDGET = 0.1
-CLUSTERS = DOMAINS * TOPICS
 DAMPING = 0.01
 PULLS: dict[str, Any] = {"arms_per_round": 10, "probes": 10, "rows_per_pull": 20}
 
@@ -64,7 +60,7 @@ def with_copies(draw: np.random.Generator, rows: dict[str, npt.NDArray[Any]]) ->
     """Replace a share of the rows by near copies of a few others."""
     n = len(rows["labels"])
     copies = draw.permutation(n)[: int(COPIES * n)]
-    sources = draw.choice(np.setdiff1d(np.arange(n), copies), COPIED, replace=False)
+    sources = draw.choice(np.setdiff1d(np.arange(n), copies), int(COPIED * n), replace=False)
     of = np.arange(n)
     of[copies] = draw.choice(sources, len(copies))
     rows = {name: values[of] for name, values in rows.items()}
@@ -79,11 +75,6 @@ def influences(pool: Floats, target: Floats) -> Floats:
     damped = fisher + DAMPING * np.trace(fisher) / len(fisher) * np.eye(len(fisher))
     scores: Floats = pool @ np.linalg.solve(damped, target.mean(axis=0))
     return scores
-
-
-def lists(values: npt.NDArray[np.float32]) -> pa.Array:
-    """Make a column of vectors."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).ravel()), values.shape[1])
 
 
 class Jobs:
@@ -113,19 +104,20 @@ class Jobs:
         return pq.read_table(path)["row"].to_numpy(), job.report()
 
 
-def one_seed(client: Client, folder: Path, seed: int, steps: int) -> dict[str, Any]:
+def one_seed(client: Client, folder: Path, seed: int, rows: int, steps: int, clusters: int) -> dict[str, Any]:
     """Run every method of one seed; return accuracy, also in the worst domain, and the share of influences asked."""
+    from sklearn.cluster import KMeans
+
     draw = np.random.default_rng(2000 + seed)
     world = World(draw)
-    pool = with_copies(draw, world.rows(draw, POOL, clean=False))
+    pool = with_copies(draw, world.rows(draw, rows, clean=False))
     target, test = world.rows(draw, TARGET, clean=True), world.rows(draw, TEST, clean=True)
     network = Network(seed)
-    network.train(pool["inputs"], pool["labels"], 1600, seed)
-    parameters = sum(weight.size for weight in network.weights)
-    signs = (draw.choice([-1.0, 1.0], (parameters, PROJECTED)) / np.sqrt(parameters)).astype(np.float32)
-    gradients = [network.gradients(rows["inputs"], rows["labels"], signs) for rows in (pool, target)]
-    influence = influences(*(rows.astype(np.float64) for rows in gradients))
-    found = KMeans(CLUSTERS, n_init=1, random_state=seed).fit(pool["embedding"])
+    network.train(pool["inputs"], pool["labels"], 2 * steps, seed)
+    signs = network.projection(draw)
+    gradients = [network.gradients(part["inputs"], part["labels"], signs) for part in (pool, target)]
+    influence = influences(*(part.astype(np.float64) for part in gradients))
+    found = KMeans(clusters, n_init=1, random_state=seed).fit(pool["embedding"])
     columns = {
         "gradient": lists(gradients[0]),
         "embedding": lists(pool["embedding"]),
@@ -148,12 +140,12 @@ def one_seed(client: Client, folder: Path, seed: int, steps: int) -> dict[str, A
         "Quad, alpha 0.5": jobs.run("quad", given, alpha=0.5, **PULLS),
         "Quad": jobs.run("quad", given, **PULLS),
         "Quad, own clusters and inverse": jobs.run(
-            "quad", {"embedding": "embedding"}, target=True, reward="gradient", clusters=CLUSTERS, **PULLS
+            "quad", {"embedding": "embedding"}, target=True, reward="gradient", clusters=clusters, **PULLS
         ),
         "Quad, neighbours": jobs.run(
             "quad",
             {"influence": "influence", "embedding": "embedding"},
-            clusters=CLUSTERS,
+            clusters=clusters,
             neighbor_distance=near,
             **PULLS,
         ),
@@ -164,13 +156,13 @@ def one_seed(client: Client, folder: Path, seed: int, steps: int) -> dict[str, A
         "quota": jobs.run("quad", given, rule="quota"),
     }
     if seed == 0:
-        told = jobs.run("quad", {"cluster": "topic"}, reward="ask", **PULLS)
-        if not np.array_equal(told[0], chosen["Quad"][0]):
-            raise SystemExit("asked and told, Quad selects other rows than with the same influences in a column")
+        asked_for, _ = jobs.run("quad", {"cluster": "topic"}, reward="ask", **PULLS)
+        if not np.array_equal(asked_for, chosen["Quad"][0]):
+            raise AssertionError("With answers to its questions Quad selects other rows than with a column of them")
 
-    def tested(rows: Ints) -> tuple[float, float]:
+    def tested(picked: Ints) -> tuple[float, float]:
         fresh = Network(77 + seed)
-        fresh.train(pool["inputs"][rows], pool["labels"][rows], steps, seed)
+        fresh.train(pool["inputs"][picked], pool["labels"][picked], steps, seed)
         each = [
             fresh.accuracy(test["inputs"][test["domain"] == domain], test["labels"][test["domain"] == domain])
             for domain in range(DOMAINS)
@@ -179,56 +171,45 @@ def one_seed(client: Client, folder: Path, seed: int, steps: int) -> dict[str, A
 
     outcome: dict[str, Any] = {}
     asked_by_all = {"top-k influence": 1.0}
-    for name, (rows, report) in chosen.items():
-        accuracy, worst = tested(rows)
+    for name, (picked, report) in chosen.items():
+        accuracy, worst = tested(picked)
         asked = asked_by_all.get(name, 0.0)
         if report["selector"] == "quad":
             asked = report["evidence"]["influences"]["share_of_rows"]
-        outcome[name] = {"accuracy": accuracy, "worst": worst, "asked": asked, "rows": len(rows)}
-    accuracy, worst = tested(np.arange(POOL))
-    outcome["full pool"] = {"accuracy": accuracy, "worst": worst, "asked": 0.0, "rows": POOL}
+        outcome[name] = {"accuracy": accuracy, "worst": worst, "asked": asked, "rows": len(picked)}
+    accuracy, worst = tested(np.arange(rows))
+    outcome["full pool"] = {"accuracy": accuracy, "worst": worst, "asked": 0.0, "rows": rows}
     return outcome
 
 
-def show(seeds: list[dict[str, Any]]) -> None:
-    """Print the table."""
-    print(f"\n{len(seeds)} seeds, {BUDGET:.0%} of {POOL:,} rows, accuracy on fresh clean rows of all domains\n")
-    print("| selector | accuracy | worst domain | influences asked / n | vs top-k | vs uniform over clusters |")
-    print("|---|---|---|---|---|---|")
+@benchmark(
+    full={"seeds": 6, "rows": 20_000, "steps": 800, "clusters": DOMAINS * TOPICS},
+    toy={"seeds": 1, "rows": 3000, "steps": 20, "clusters": 20},
+)
+def experiment(seeds: int, rows: int, steps: int, clusters: int) -> Iterator[Yielded]:
+    """Accuracy of networks trained on selections of Quad, of influence or diversity alone, and on random draws."""
+    found: list[dict[str, Any]] = []
+    with service() as (client, data):
+        for seed in range(seeds):
+            folder = data / str(seed)
+            folder.mkdir()
+            found.append(one_seed(client, folder, seed, rows, steps, clusters))
+    yield from show(found, rows)
+
+
+def show(seeds: list[dict[str, Any]], rows: int) -> Iterator[Yielded]:
+    """Give the table of all seeds."""
+    yield Block(f"{len(seeds)} seeds, {BUDGET:.0%} of {rows:,} rows, accuracy on fresh clean rows of all domains")
     for name in seeds[0]:
         mean, worst, asked = (
             statistics.mean(seed[name][column] for seed in seeds) for column in ("accuracy", "worst", "asked")
         )
-        versus = []
-        for rival in ("top-k influence", "uniform over clusters"):
+        row: dict[str, Any] = {"selector": name, "accuracy": mean, "worst domain": worst, "influences asked / n": asked}
+        for title, rival in (("top-k", "top-k influence"), ("uniform over clusters", "uniform over clusters")):
             gains = [seed[name]["accuracy"] - seed[rival]["accuracy"] for seed in seeds]
-            wins = sum(gain > 0 for gain in gains)
-            versus.append("" if name == rival else f"{statistics.mean(gains):+.3f}, {wins} of {len(seeds)}")
-        print(f"| {name} | {mean:.3f} | {worst:.3f} | {asked:.2f} | {' | '.join(versus)} |")
-    short = {name: [seed[name]["rows"] for seed in seeds] for name in seeds[0]}
-    odd = {name: rows for name, rows in short.items() if name != "full pool" and set(rows) != {int(BUDGET * POOL)}}
-    print(f"\nRows selected other than asked: {odd or 'none'}.", flush=True)
-
-
-def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=800, help="of training on a selection")
-    parser.add_argument("--json", help="also write all accuracies to this file")
-    arguments = parser.parse_args()
-    seeds: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as temporary:
-        home, data = Path(temporary) / "home", Path(temporary) / "data"
-        with running_service(home, data) as url, Client(url) as client:
-            for seed in range(arguments.seeds):
-                folder = data / str(seed)
-                folder.mkdir(parents=True)
-                seeds.append(one_seed(client, folder, seed, arguments.steps))
-                if arguments.json:
-                    Path(arguments.json).write_text(json.dumps(seeds, indent=1))
-    show(seeds)
-
-
-if __name__ == "__main__":
-    main()
+            wins = f"{statistics.mean(gains):+.3f}, {sum(gain > 0 for gain in gains)} of {len(seeds)}"
+            row[f"vs {title}"] = None if name == rival else wins
+        yield row
+    selected = {name: [seed[name]["rows"] for seed in seeds] for name in seeds[0] if name != "full pool"}
+    odd = {name: counts for name, counts in selected.items() if set(counts) != {int(BUDGET * rows)}}
+    yield f"Rows selected other than asked: {odd or 'none'}."
