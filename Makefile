@@ -35,35 +35,39 @@ coverage: $(VENV)/.installed-dev ## All tests, and which lines they run; half as
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/native/test_topk.py -q -k "not many_rows" --cov --cov-report=
 	$(PYTEST) --cov --cov-append --cov-report=term:skip-covered
 
-lint: $(VENV)/.installed-dev ## Style, types, import directions, drift of openapi.yaml
+lint: $(VENV)/.installed-dev ## Style, types, import directions, drift of openapi.yaml and of the pages' tables
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tamis.service.api.openapi --check
+	$(BIN)/python -m tamis.service.cli.reference --check
+	@$(BIN)/numpydoc lint $$(find native selectors service -name '*.py' -not -path '*/versions/*')
 
 format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-dev ## Speed of DSIR against the reference package
-	$(BIN)/python tests/benchmarks/run.py $(or $(ARGS),dsir)
+BENCH := $(BIN)/python tests/benchmarks/harness.py
+
+bench: $(VENV)/.installed-dev ## Speed of DSIR beside the authors' package; ARGS="--list" shows all benchmarks
+	@$(BENCH) $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## Ten times the crash test: a service whose processes are killed (CHAOS_KILLS=600 CHAOS_SEED=7)
 	TAMIS_CHAOS_KILLS=$(or $(CHAOS_KILLS),600) TAMIS_CHAOS_SEED=$(or $(CHAOS_SEED),7) \
 		$(BIN)/python -m pytest tests/acceptance/test_crashes.py --log-cli-level=INFO
 
 evidence-ccs: $(VENV)/.installed-dev ## Does coverage pay? Coresets selected by the service, networks trained on them
-	$(BIN)/python tests/benchmarks/evidence_ccs.py $(ARGS)
+	@$(BENCH) evidence.ccs $(ARGS)
 
 evidence-gais: $(VENV)/.installed-dev ## Accuracy kept by GAIS, against other ways to select (hours)
-	$(BIN)/python tests/benchmarks/evidence_gais.py $(ARGS)
+	@$(BENCH) evidence.gais $(ARGS)
 
 evidence-quad: $(VENV)/.installed-dev ## Accuracy of networks trained on what Quad selects, against influence or diversity alone
-	$(BIN)/python tests/benchmarks/evidence_quad.py $(ARGS)
+	@$(BENCH) evidence.quad $(ARGS)
 
 evidence-tarot: $(VENV)/.installed-dev ## Accuracy of networks trained on what TAROT selects, against influence and random draws
-	$(BIN)/python tests/benchmarks/evidence_tarot.py $(ARGS)
+	@$(BENCH) evidence.tarot $(ARGS)
 
 docker-test: ## Build the image, start it with PostgreSQL, S3 and two workers, run a job (needs Docker with compose)
 	docker/smoke.sh

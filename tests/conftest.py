@@ -12,7 +12,7 @@ import pytest
 from tamis.native import source_digest
 
 if TYPE_CHECKING:
-    from tamis.selectors.jobs.execute import Environment
+    from tamis.selectors.jobs.open import Environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -73,20 +73,20 @@ def kernel_cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def asking(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Have the selector `climb`, which asks, found in this process; gives the folder that others need on their path."""
-    from tamis.selectors.run import selector
+    from tamis.selectors.jobs import catalogue
 
     folder = ROOT / "tests" / "asking"
     monkeypatch.syspath_prepend(folder)
-    selector._registered.cache_clear()
+    catalogue.reload()
     yield folder
-    selector._registered.cache_clear()
+    catalogue.reload()
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Callable[..., Environment]:
     """Make an environment with a cache of its own: ``environment(threads=2)``."""
     from tamis.selectors.datasets import LocalStorage
-    from tamis.selectors.jobs.execute import Environment
+    from tamis.selectors.jobs.open import Environment
 
     def make(threads: int = 2, cache: str = "cache") -> Environment:
         return Environment(LocalStorage(), tmp_path / cache, threads)

@@ -25,8 +25,9 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tamis.service.job_state import JobState
 from tamis.service.settings import Settings
-from tamis.service.store import EventKind, Job, JobState, Store
+from tamis.service.store import EventKind, Job, Store
 
 LEASE_SECONDS: Final = 2
 WORKERS: Final = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors import select
-from tamis.selectors.run.selector import catalogue
+from tamis.selectors.jobs.catalogue import catalogue
 from tamis.service.client import Client, JobFailed
 
 from .conftest import Service
@@ -123,7 +124,7 @@ def request_for(folder: Path, name: str, index: int) -> dict[str, Any]:
     asked = JOBS[name][index]
     request: dict[str, Any] = {
         "dataset": {"shards": [str(folder / "pool-*.parquet")]},
-        "selector": {"name": name, "params": asked.get("params", {})},
+        "selector": {"name": name, "params": copy.deepcopy(asked.get("params", {}))},
         "budget": {"rows": 60},
         "seed": 5,
     }

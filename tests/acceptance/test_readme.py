@@ -1,8 +1,7 @@
-"""Every command and every line of Python in the README runs, in the order it is written, against a live service."""
+"""The pages: every block on every page runs, in the order it is written; links, sizes and generated tables hold."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -16,12 +15,35 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors import select
-from tamis.selectors.run.selector import info
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS: list[tuple[str, str]] = re.findall(r"^```(bash|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 DEFAULT_PORT = "8321"
+MAX_README_BYTES = 9 * 1024
+MAX_LINE = 120
+
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("selectors", "service", "native", "docker")
+    for path in (ROOT / folder).rglob("*.md")
+)
+"""All pages but the README, which comes first below."""
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Return language and text of every block of a page that is to be run."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```(bash|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def without_blocks(page: str) -> str:
+    return re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def slug(heading: str) -> str:
+    """Return the anchor of a heading, as renderers of Markdown make it."""
+    return re.sub(r"[^\w\- ]", "", heading.casefold()).strip().replace(" ", "-")
+
 
 # What a reader's own typing does: the next command comes after the service has started.
 WAIT_UNTIL_READY = "curl -sf --retry 100 --retry-delay 1 --retry-connrefused -o /dev/null localhost:{port}/readyz"
@@ -34,29 +56,40 @@ def is_make(block: str) -> bool:
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"^make ([a-z-]+)", "".join(text for _, text in BLOCKS), re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z-]+)", "".join(text for _, text in blocks("README.md")), re.MULTILINE))
     named |= set(re.findall(r"`make ([a-z-]+)", README))
     assert {"demo", "test"} <= named <= targets
 
 
-def test_files_that_the_readme_names_exist() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_links_lead_somewhere(page: str) -> None:
+    """Every relative link of a page names a file, and every anchor a heading of it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = ((ROOT / page).parent / name).resolve() if name else ROOT / page
+        assert linked.exists(), f"{page} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, f"{page} links to {target}"
 
 
-def test_parameters_and_defaults_are_dsirs() -> None:
-    table = README.partition("| parameter | default |")[2].partition("\n\n")[0]
-    told = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", table, re.MULTILINE))
-    fields = info("dsir").params_schema["properties"]
-    assert isinstance(fields, dict)
-    assert told
-    for name, default in told.items():
-        field = fields[name]
-        assert isinstance(field, dict)
-        try:
-            assert json.loads(default.strip("`")) == field["default"], name
-        except json.JSONDecodeError:
-            assert default.strip("`") == field["default"], name
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_lines_of_prose_are_short(page: str) -> None:
+    long = [line for line in without_blocks(page).splitlines() if len(line) > MAX_LINE and not line.startswith("|")]
+    assert long == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.encode()) <= MAX_README_BYTES
+
+
+def test_generated_tables_are_as_the_code_has_them() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tamis.service.cli.reference", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_columns_are_those_of_a_selection(tmp_path: Path) -> None:
@@ -75,10 +108,10 @@ def test_columns_are_those_of_a_selection(tmp_path: Path) -> None:
     assert told == selection.table().column_names
 
 
-def script(port: int) -> str:
-    """Put the README's blocks into one shell script, with the service on another port."""
+def script(page: str, port: int) -> str:
+    """Put a page's blocks into one shell script, with the service on another port."""
     parts = ["set -euo pipefail"]
-    for language, text in BLOCKS:
+    for language, text in blocks(page):
         if is_make(text):
             continue
         here = text.replace(f"localhost:{DEFAULT_PORT}", f"localhost:{port}")
@@ -96,7 +129,8 @@ def script(port: int) -> str:
 
 
 @pytest.mark.slow
-def test_every_block_runs(tmp_path: Path, kernel_cache: Path) -> None:
+@pytest.mark.parametrize("page", [page for page in ["README.md", *PAGES] if blocks(page)])
+def test_every_block_runs(page: str, tmp_path: Path, kernel_cache: Path) -> None:
     # The reader's folder: a checkout with its virtual environment, where the blocks leave their files.
     (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "tests").symlink_to(ROOT / "tests")
@@ -109,9 +143,10 @@ def test_every_block_runs(tmp_path: Path, kernel_cache: Path) -> None:
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": str(tmp_path),
         "TAMIS_URL": f"http://localhost:{port}",
+        "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", str(kernel_cache / "pages")),
     }
     shell = subprocess.Popen(
-        ["bash", "-c", script(port)],
+        ["bash", "-c", script(page, port)],
         cwd=tmp_path,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -121,10 +156,11 @@ def test_every_block_runs(tmp_path: Path, kernel_cache: Path) -> None:
         start_new_session=True,
     )
     try:
-        output, _ = shell.communicate(timeout=240)
+        output, _ = shell.communicate(timeout=400)
     except subprocess.TimeoutExpired:
         os.killpg(shell.pid, signal.SIGTERM)
         output, _ = shell.communicate(timeout=30)
-        pytest.fail(f"the README's commands did not end:\n{output}")
+        pytest.fail(f"the blocks of {page} did not end:\n{output}")
     assert shell.returncode == 0, output
-    assert pq.read_table(tmp_path / "selection.parquet").num_rows == 400
+    if page == "README.md":
+        assert pq.read_table(tmp_path / "selection.parquet").num_rows == 400

@@ -13,11 +13,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from tamis.native.math import rng
-from tamis.selectors.decision.by_key import RankedUnit
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.ranking import RankedUnit
 from tamis.selectors.features.difficulty import read_exact_scores
 from tamis.selectors.methods.random import RandomRows
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.request import Shape
 
 REASONS = ("eligible", "not-asked", "no-score")

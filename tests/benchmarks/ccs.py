@@ -1,112 +1,160 @@
-"""Benchmarks of CCS: ``run.py ccs`` (select from scores in memory, beside the reference loop; then a job on Parquet).
+"""CCS: the choice from scores in memory beside the reference loop, and a whole job on Parquet.
 
 The reference is a loop as the authors' code has it, written anew: an unstable sort for the cut-off, two scans of the
 whole column for every stratum, one number taken out of an array for every row selected. It runs on torch tensors, as
-theirs does (``ccs_torch.py``), and on NumPy arrays, where the last of these is cheap. CPU seconds; each leg is a
-process of its own.
+theirs does, and on NumPy arrays, where the last of these is cheap.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from peers import peer_python  # type: ignore[import-not-found]
+from tests.benchmarks.environments import peer
+from tests.benchmarks.harness import Figures, Yielded, benchmark, figure, leg, ratio, timed
+from tests.benchmarks.jobs import job
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 KEEP, BETA, STRATA = 0.1, 0.3, 50
-TORCH = "torch==2.13.0"
 SHARD_ROWS = 5_000_000
 ROW_GROUP = 1_000_000
-STREAM_BUDGET = 1_000_000
-
-Scores = NDArray[np.float32]
 
 
-def margins(rows: int, seed: int = 0) -> Scores:
+def margins(rows: int, seed: int = 0) -> NDArray[np.float32]:
     """Return scores shaped like accumulated margins: most near the top, a tail of hard rows."""
+    import numpy as np
+
     generator = np.random.default_rng(seed)
-    scores = 200 - np.abs(generator.standard_normal(rows, dtype=np.float32) * 30)
+    scores: NDArray[np.float32] = 200 - np.abs(generator.standard_normal(rows, dtype=np.float32) * 30)
     hard = generator.random(rows, dtype=np.float32) < 0.2
     scores[hard] -= generator.standard_exponential(int(hard.sum()), dtype=np.float32) * 20
     return scores
 
 
-def reference(scores: Scores, keep: float, beta: float, strata: int, seed: int = 0) -> NDArray[np.int64]:
-    """Select as the reference does."""
-    generator = np.random.default_rng(seed)
-    rest = np.argsort(scores)[int(beta * len(scores)) :]
-    left = scores[rest]
-    lowest, highest = left.min(), left.max() * np.float32(1.0001)
-    step = (highest - lowest) / np.float32(strata)
+def _budgets(populations: list[int], rows: int) -> list[int]:
+    """Share `rows` out, the smallest stratum first: as the authors' code does."""
+    import numpy as np
 
-    def inside(k: int) -> NDArray[np.bool_]:
-        inside: NDArray[np.bool_] = (left >= lowest + np.float32(k) * step) & (left < lowest + np.float32(k + 1) * step)
-        return inside
-
-    populations = [int(inside(k).sum()) for k in range(strata)]
-    budgets, budget = [0] * strata, int(keep * len(scores))
+    budgets = [0] * STRATA
     for place, k in enumerate(np.argsort(populations).tolist()):
-        budgets[k] = min(populations[k], budget // (strata - place))
-        budget -= budgets[k]
-    chosen: list[int] = []
-    for k in range(strata):
-        pool = np.flatnonzero(inside(k))
-        drawn = pool[generator.permutation(len(pool))[: budgets[k]]]
-        chosen += [row.item() for row in drawn]
-    return rest[np.array(chosen, np.int64)]
+        budgets[k] = min(populations[k], rows // (STRATA - place))
+        rows -= budgets[k]
+    return budgets
 
 
-def tamis(scores: Scores, keep: float, beta: float, count: int, seed: int = 0) -> NDArray[np.int64]:
-    """Select by the kernels that the selector calls."""
+@leg(env=peer("torch==2.13.0", "numpy"))
+def torch(rows: int) -> Figures:
+    """Run the loop on torch tensors."""
+    import torch
+
+    scores = torch.from_numpy(margins(rows))
+
+    def select() -> Any:
+        rest = scores.argsort()[int(BETA * rows) :]
+        left = scores[rest]
+        lowest, highest = left.min(), left.max() * 1.0001
+        step = (highest - lowest) / STRATA
+
+        def inside(k: int) -> Any:
+            return torch.logical_and(left >= lowest + k * step, left < lowest + (k + 1) * step)
+
+        budgets = _budgets([int(inside(k).sum()) for k in range(STRATA)], int(KEEP * rows))
+        chosen: list[int] = []
+        for k in range(STRATA):
+            pool = torch.arange(len(left))[inside(k)]
+            chosen += [row.item() for row in pool[torch.randperm(len(pool))][: budgets[k]]]
+        return rest[torch.tensor(chosen)]
+
+    done = timed(select)
+    return {**done.figures, "selected": len(done.result)}
+
+
+@leg()
+def numpy(rows: int) -> Figures:
+    """Run the loop on NumPy arrays."""
+    import numpy as np
+
+    scores, generator = margins(rows), np.random.default_rng(0)
+
+    def select() -> Any:
+        rest = np.argsort(scores)[int(BETA * rows) :]
+        left = scores[rest]
+        lowest, highest = left.min(), left.max() * np.float32(1.0001)
+        step = (highest - lowest) / np.float32(STRATA)
+
+        def inside(k: int) -> Any:
+            return (left >= lowest + np.float32(k) * step) & (left < lowest + np.float32(k + 1) * step)
+
+        budgets = _budgets([int(inside(k).sum()) for k in range(STRATA)], int(KEEP * rows))
+        chosen: list[int] = []
+        for k in range(STRATA):
+            pool = np.flatnonzero(inside(k))
+            chosen += [row.item() for row in pool[generator.permutation(len(pool))[: budgets[k]]]]
+        return rest[np.array(chosen, np.int64)]
+
+    return _with_memory(select, 1)
+
+
+@leg()
+def tamis(rows: int, repeat: int) -> Figures:
+    """Select by the kernels that the selector calls; the first call compiles and is not counted."""
     from tamis.native.math import rng
     from tamis.native.sampling import cutoffs, draws, strata
 
-    def chunks() -> Iterator[strata.Chunk]:
-        yield 0, scores, None
+    def select(scores: NDArray[np.float32]) -> Any:
+        def chunks() -> Iterator[strata.Chunk]:
+            yield 0, scores, None
 
-    sample = strata.sample(chunks, len(scores))
-    cut_off = cutoffs.cut_hardest(chunks, sample, beta, "low")
-    own = strata.equal_width(*strata.extremes(chunks, cut_off), count)
-    return draws.draw(chunks, sample, cut_off, own, int(keep * len(scores)), rng.stream_key(seed, "ccs")).drawn.rows
+        sample = strata.sample(chunks, len(scores))
+        cut_off = cutoffs.cut_hardest(chunks, sample, BETA, "low")
+        own = strata.equal_width(*strata.extremes(chunks, cut_off), STRATA)
+        return draws.draw(chunks, sample, cut_off, own, int(KEEP * len(scores)), rng.stream_key(0, "ccs")).drawn.rows
 
-
-def measure(which: str, rows: int, repetitions: int) -> dict[str, Any]:
-    """Time one way in this process; the first of Tamis's calls compiles and is not counted."""
     scores = margins(rows)
-    select = reference if which == "reference" else tamis
-    if which == "tamis":
-        select(scores[:10_000], KEEP, BETA, STRATA)
-    seconds = []
-    for _ in range(repetitions):
-        start = time.process_time()
-        chosen = select(scores, KEEP, BETA, STRATA)
-        seconds.append(time.process_time() - start)
-    tracemalloc.start()  # NumPy tells it of its arrays
-    select(scores, KEEP, BETA, STRATA)
-    return {
-        "seconds": statistics.median(seconds),
-        "best": min(seconds),
-        "peak_bytes": tracemalloc.get_traced_memory()[1],
-        "selected": len(chosen),
-    }
+    select(scores[:10_000])
+    return _with_memory(lambda: select(scores), repeat)
+
+
+def _with_memory(select: Callable[[], Any], repeat: int) -> Figures:
+    """Time a choice, then measure what it allocates beside the scores."""
+    import tracemalloc
+
+    done = timed(select, repeat)
+    tracemalloc.start()  # NumPy reports its arrays to it
+    select()
+    return {**done.figures, "selected": len(done.result), "allocated": tracemalloc.get_traced_memory()[1]}
+
+
+@benchmark(full={"rows": [1_000_000, 10_000_000], "repeat": 7}, toy={"rows": [20_000], "repeat": 1})
+def choice(rows: list[int], repeat: int) -> Iterator[Yielded]:
+    """The choice from scores in memory, beside the reference loop on torch tensors and on NumPy arrays."""
+    for count in rows:
+        ours, beside, theirs = tamis.ours(rows=count, repeat=repeat), numpy.ours(rows=count), torch.run(rows=count)
+        assert ours["selected"] == beside["selected"] == int(KEEP * count)
+        yield {
+            "rows": count,
+            "torch CPU s": figure(theirs, "cpu"),
+            "NumPy CPU s": beside["cpu"],
+            "Tamis CPU s": ours["cpu"],
+            "Tamis best": ours["best"],
+            "ns a row": 1e9 * ours["cpu"] / count,
+            "torch ×": ratio(theirs, ours),
+            "NumPy ×": ratio(beside, ours),
+            "NumPy MB beside the scores": beside["allocated"] / 1e6,
+            "Tamis MB": ours["allocated"] / 1e6,
+        }
 
 
 def write_shards(folder: Path, rows: int) -> list[str]:
     """Write the scores as zstd Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     shards = []
     for first in range(0, rows, SHARD_ROWS):
         table = pa.table({"score": margins(min(SHARD_ROWS, rows - first), seed=first)})
@@ -115,125 +163,21 @@ def write_shards(folder: Path, rows: int) -> list[str]:
     return shards
 
 
-def stream(folder: Path, shards: list[str], threads: int) -> dict[str, Any]:
-    """Run a whole job on the shards: read, select, report, write."""
-    from tamis.native import warmup
-    from tamis.selectors.datasets import LocalStorage
-    from tamis.selectors.jobs.execute import Environment, execute
-    from tamis.selectors.run.observer import Unobserved
-    from tamis.selectors.schema.request import JobSpec
-
-    warmup()
-    spec = {
-        "dataset": {"shards": shards},
-        "selector": {"name": "ccs", "params": {"hard_end": "low", "beta": BETA}},
-        "budget": {"rows": STREAM_BUDGET},
-    }
-    marks: list[tuple[str, float]] = []
-
-    class Watch(Unobserved):
-        def progress(self, progress: Any) -> None:
-            if not marks or marks[-1][0] != progress.phase:
-                marks.append((progress.phase, time.process_time()))
-
-    started, wall = time.process_time(), time.perf_counter()
-    execute(
-        JobSpec.model_validate(spec), folder / "out", Environment(LocalStorage(), folder / "cache", threads), Watch()
-    )
-    ended = time.process_time()
-    ends = [*(at for _, at in marks[1:]), ended]
-    return {
-        "phases": {name: end - at for (name, at), end in zip(marks, ends, strict=True)},
-        "seconds": ended - started,
-        "wall": time.perf_counter() - wall,
-        "peak_rss": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-    }
-
-
-def leg(*arguments: str) -> dict[str, Any]:
-    """Run one leg in a process of its own and return what it printed."""
-    done = subprocess.run([sys.executable, __file__, "leg", *arguments], check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def torch_leg(rows: int) -> dict[str, Any]:
-    """Run the reference loop on torch tensors, in torch's own environment."""
-    python = peer_python("torch-peers", TORCH, "numpy")
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "scores.npy"
-        np.save(path, margins(rows))
-        command = [str(python), str(Path(__file__).with_name("ccs_torch.py")), str(path)]
-        done = subprocess.run(
-            [*command, str(KEEP), str(BETA), str(STRATA)], check=True, stdout=subprocess.PIPE, text=True
-        )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def compare(sizes: list[int], repetitions: int) -> None:
-    """Print the table of both ways."""
-    print(
-        "| rows | keep, beta | torch CPU s | NumPy CPU s | Tamis CPU s (best) | ns a row | torch ratio | NumPy ratio "
-        "| memory beside the scores (NumPy, Tamis) |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
-    for rows in sizes:
-        theirs, ours = leg("reference", str(rows), "1"), leg("tamis", str(rows), str(repetitions))
-        torch = torch_leg(rows)
-        assert theirs["selected"] == ours["selected"] == torch["selected"] == int(KEEP * rows)
-        print(
-            f"| {rows:,} | {KEEP:g}, {BETA:g} | {torch['seconds']:.2f} | {theirs['seconds']:.2f} "
-            f"| {ours['seconds']:.4f} ({ours['best']:.4f}) | {1e9 * ours['seconds'] / rows:.1f} "
-            f"| {torch['seconds'] / ours['seconds']:.0f}x | {theirs['seconds'] / ours['seconds']:.0f}x "
-            f"| {theirs['peak_bytes'] / 1e6:.0f} MB, {ours['peak_bytes'] / 1e6:.0f} MB |",
-            flush=True,
-        )
-
-
-def whole_job(rows: int, threads: list[int]) -> None:
-    """Print what a job on Parquet takes, phase by phase."""
+@benchmark(full={"rows": 100_000_000, "budget": 1_000_000, "threads": [1]}, toy={"rows": 20_000, "budget": 200})
+def stream(rows: int, budget: int, threads: list[int]) -> Iterator[Yielded]:
+    """A whole job on scores in Parquet: read, select, report, write."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         shards = write_shards(folder, rows)
-        size = sum(Path(shard).stat().st_size for shard in shards)
-        print(f"\n{rows:,} scores in {len(shards)} shards, {size / 1e6:.0f} MB; {STREAM_BUDGET:,} rows selected.\n")
-        print("| threads | score | select | report and result | whole CPU s | wall s | peak RSS MB |")
-        print("|---|---|---|---|---|---|---|")
-        (folder / "shards.json").write_text(json.dumps(shards))
+        spec = {
+            "dataset": {"shards": shards},
+            "selector": {"name": "ccs", "params": {"hard_end": "low", "beta": BETA}},
+            "budget": {"rows": budget},
+        }
         for count in threads:
-            work = folder / f"work-{count}"
-            work.mkdir()
-            found = leg("stream", str(work), str(folder / "shards.json"), str(count))
-            phases = found["phases"]
-            print(
-                f"| {count} | {phases['score']:.1f} | {phases['select']:.1f} | {phases['report']:.1f} "
-                f"| {found['seconds']:.1f} | {found['wall']:.1f} | {found['peak_rss'] / 1e6:.0f} |",
-                flush=True,
-            )
-
-
-def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="*", default=[1_000_000, 10_000_000])
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--stream", type=int, default=100_000_000, help="rows of the job on Parquet; 0: none")
-    parser.add_argument("--threads", type=int, nargs="*", default=[1])
-    if sys.argv[1:2] == ["leg"]:
-        which, *rest = sys.argv[2:]
-        if which == "stream":
-            found = stream(Path(rest[0]), json.loads(Path(rest[1]).read_text()), int(rest[2]))
-        else:
-            found = measure(which, int(rest[0]), int(rest[1]))
-        print(json.dumps(found))
-        return
-    arguments = parser.parse_args()
-    if arguments.rows:
-        compare(arguments.rows, arguments.repetitions)
-    if arguments.stream:
-        whole_job(arguments.stream, arguments.threads)
-
-
-if __name__ == "__main__":
-    main()
+            found = job.ours(spec=spec, work=folder / "work", threads=count)
+            told = {name: found[name] for name in ("score", "select", "report")}
+            told |= {"whole CPU s": found["cpu"], "wall s": found["wall"], "peak RSS MB": found["peak_rss"] / 1e6}
+            yield {"threads": count, **told}
+        size = sum(Path(shard).stat().st_size for shard in shards)
+        yield f"{rows:,} scores in {len(shards)} shards, {size / 1e6:.0f} MB; {budget:,} rows selected."

@@ -1,11 +1,9 @@
-"""Speed and memory of scoring rows by their training dynamics, against loops written anew from ccs.md, 1.1 and 1.2.
+"""Scoring rows by their training dynamics, against loops written anew from the description of the authors' code.
 
-    python tests/benchmarks/dynamics.py
+Every leg computes accumulated margin, forgetting and EL2N (first 10 epochs) of one made-up log; CPU seconds of the work
+alone.
 
-Every leg computes accumulated margin, forgetting and EL2N (first 10 epochs) of one made-up log, in a process of its
-own; CPU seconds of the work alone, the smallest of the repetitions.
-
-- rows: batches of 256 held in memory, as the reference's; the float32 exponential of a batch, then a Python loop over
+- loop: batches of 256 held in memory, as the reference's; the float32 exponential of a batch, then a Python loop over
   its rows that keeps dictionaries by row.
 - batches: the same with NumPy over the batch instead of the loop, which no user's loop beats by much.
 - kernels: the log in memory as one array, in blocks of 16,384 visits.
@@ -15,30 +13,27 @@ own; CPU seconds of the work alone, the smallest of the repetitions.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import subprocess
-import sys
+import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from dsir_tamis import peak_rss  # type: ignore[import-not-found]
+from tests.benchmarks.harness import Figures, Yielded, benchmark, leg, timed
+from tests.benchmarks.jobs import prepare, run_job
 
 BATCH = 256
 BLOCK = 16_384
 EL2N_EPOCHS = 10
 
-Log = list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float16]]]
+Log = list[tuple[int, Any, Any]]
+"""Epoch, rows and outputs of every batch."""
 
 
 def write_log(path: Path, rows: int, classes: int, epochs: int) -> None:
     """Write a log of 16-bit log-probabilities, as Parquet and as Arrow: most rows are learned, epochs are shuffled."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -68,8 +63,9 @@ def write_log(path: Path, rows: int, classes: int, epochs: int) -> None:
                 arrow.write_batch(pa.record_batch(columns, schema=schema))
 
 
-def read_log(path: Path) -> tuple[int, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return rows, epochs, row numbers, labels and outputs."""
+def read_log(path: str) -> tuple[int, Any, Any, Any, Any]:
+    """Return the number of rows; epochs, row numbers, labels and outputs of all visits."""
+    import numpy as np
     import pyarrow.parquet as pq
 
     table = pq.read_table(path).combine_chunks()
@@ -79,211 +75,167 @@ def read_log(path: Path) -> tuple[int, npt.NDArray[Any], npt.NDArray[Any], npt.N
     return int(rows.max()) + 1, table["epoch"].to_numpy(), rows, table["label"].to_numpy().astype(np.int64), outputs
 
 
-def batches_of(epochs: npt.NDArray[Any], rows: npt.NDArray[Any], outputs: npt.NDArray[Any]) -> Log:
-    """Cut a log as a training loop writes it."""
+def _batches(path: str) -> tuple[Log, Any]:
+    """Cut a log as a training loop writes it; return the labels of all rows too."""
+    import numpy as np
+
+    n, epochs, rows, labels, outputs = read_log(path)
     bounds = np.flatnonzero(np.diff(epochs, prepend=-1, append=-1))
     starts = [at for first, end in itertools.pairwise(bounds) for at in range(first, end, BATCH)]
+    of_rows = np.empty(n, np.int64)
+    of_rows[rows] = labels
     return [
         (int(epochs[start]), rows[start:end], outputs[start:end])
         for start, end in zip(starts, [*starts[1:], len(rows)], strict=True)
-    ]
+    ], of_rows
 
 
-def by_rows(log: Log, labels: npt.NDArray[np.int64]) -> tuple[Any, Any, Any]:
+def _measured(work: Callable[[], tuple[Any, Any, Any]], repeat: int) -> Figures:
+    done = timed(work, repeat)
+    return {**done.figures, "sums": [float(column.sum()) for column in done.result]}
+
+
+@leg()
+def loop(log: str, repeat: int) -> Figures:
     """Follow every row in Python."""
-    n = len(labels)
-    aum, el2n = dict.fromkeys(range(n), 0.0), dict.fromkeys(range(n), 0.0)
-    forgetting, last = dict.fromkeys(range(n), 0), dict.fromkeys(range(n), 0)
-    for epoch, rows, outputs in log:
-        p = np.exp(outputs.astype(np.float32))
-        predicted = p.argmax(axis=1)
-        for place, row in enumerate(rows.tolist()):
-            label = labels[row]
-            correct = int(predicted[place] == label)
-            if last[row] == 1 and correct == 0:
-                forgetting[row] += 1
-            last[row] = correct
-            others = p[place].copy()
-            others[label] = 0.0
-            aum[row] += float(p[place, label] - others.max())
-            if epoch < EL2N_EPOCHS:
-                others[label] = p[place, label] - 1.0
-                el2n[row] += float(np.sqrt((others * others).sum()))
-    return tuple(np.array(list(scores.values())) for scores in (aum, forgetting, el2n))  # type: ignore[return-value]
+    import numpy as np
+
+    batches, labels = _batches(log)
+
+    def work() -> tuple[Any, Any, Any]:
+        n = len(labels)
+        aum, el2n = dict.fromkeys(range(n), 0.0), dict.fromkeys(range(n), 0.0)
+        forgetting, last = dict.fromkeys(range(n), 0), dict.fromkeys(range(n), 0)
+        for epoch, visited, outputs in batches:
+            p = np.exp(outputs.astype(np.float32))
+            predicted = p.argmax(axis=1)
+            for place, row in enumerate(visited.tolist()):
+                label = labels[row]
+                correct = int(predicted[place] == label)
+                if last[row] == 1 and correct == 0:
+                    forgetting[row] += 1
+                last[row] = correct
+                others = p[place].copy()
+                others[label] = 0.0
+                aum[row] += float(p[place, label] - others.max())
+                if epoch < EL2N_EPOCHS:
+                    others[label] = p[place, label] - 1.0
+                    el2n[row] += float(np.sqrt((others * others).sum()))
+        first, second, third = (np.array(list(scores.values())) for scores in (aum, forgetting, el2n))
+        return first, second, third
+
+    return _measured(work, repeat)
 
 
-def by_batches(log: Log, labels: npt.NDArray[np.int64]) -> tuple[Any, Any, Any]:
+@leg()
+def batches(log: str, repeat: int) -> Figures:
     """Follow every row with NumPy over a batch."""
-    n = len(labels)
-    aum, el2n = np.zeros(n, np.float32), np.zeros(n, np.float32)
-    forgetting, last = np.zeros(n, np.int32), np.zeros(n, np.bool_)
-    for epoch, rows, outputs in log:
-        p = np.exp(outputs.astype(np.float32))
-        wanted, places = labels[rows], np.arange(len(rows))
-        correct = p.argmax(axis=1) == wanted
-        forgetting[rows] += last[rows] & ~correct
-        last[rows] = correct
-        own = p[places, wanted]
-        if epoch < EL2N_EPOCHS:
-            p[places, wanted] = own - 1.0
-            el2n[rows] += np.sqrt((p * p).sum(axis=1))
-        p[places, wanted] = 0.0
-        aum[rows] += own - p.max(axis=1)
-    return aum, forgetting, el2n
+    import numpy as np
+
+    cut, labels = _batches(log)
+
+    def work() -> tuple[Any, Any, Any]:
+        n = len(labels)
+        aum, el2n = np.zeros(n, np.float32), np.zeros(n, np.float32)
+        forgetting, last = np.zeros(n, np.int32), np.zeros(n, np.bool_)
+        for epoch, visited, outputs in cut:
+            p = np.exp(outputs.astype(np.float32))
+            wanted, places = labels[visited], np.arange(len(visited))
+            correct = p.argmax(axis=1) == wanted
+            forgetting[visited] += last[visited] & ~correct
+            last[visited] = correct
+            own = p[places, wanted]
+            if epoch < EL2N_EPOCHS:
+                p[places, wanted] = own - 1.0
+                el2n[visited] += np.sqrt((p * p).sum(axis=1))
+            p[places, wanted] = 0.0
+            aum[visited] += own - p.max(axis=1)
+        return aum, forgetting, el2n
+
+    return _measured(work, repeat)
 
 
-def by_kernels(
-    n: int, epochs: npt.NDArray[Any], rows: npt.NDArray[Any], labels: npt.NDArray[Any], outputs: npt.NDArray[Any]
-) -> tuple[Any, Any, Any]:
-    """Measure and fold blocks of visits."""
+@leg()
+def kernels(log: str, repeat: int) -> Figures:
+    """Measure and fold blocks of visits; a first run compiles."""
+    import numpy as np
+
     from tamis.native.learning import dynamics
 
-    aum, el2n = np.zeros((2, n))
-    latest, counts, learned, forgotten = np.zeros((4, n), np.int32)
-    last = np.zeros(n, np.uint8)
-    for start in range(0, len(rows), BLOCK):
-        block = slice(start, start + BLOCK)
-        visits = dynamics.measure(outputs[block], labels[block], "log_probs")
-        assert isinstance(visits, dynamics.Visits)
-        visited, when = rows[block].astype(np.uint32), epochs[block]
-        for column in (visited, *visits):
-            column.setflags(write=False)
-        dynamics.fold_visits(visited, when, latest, counts)
-        dynamics.fold_sum(visited, when, visits.margin, 2**31 - 1, aum)
-        dynamics.fold_sum(visited, when, visits.error, EL2N_EPOCHS, el2n)
-        dynamics.fold_correct(visited, visits.correct, last, learned, forgotten)
-    return aum, forgotten, el2n
+    n, epochs, visited, labels, outputs = read_log(log)
+
+    def work() -> tuple[Any, Any, Any]:
+        aum, el2n = np.zeros((2, n))
+        latest, counts, learned, forgotten = np.zeros((4, n), np.int32)
+        last = np.zeros(n, np.uint8)
+        for start in range(0, len(visited), BLOCK):
+            block = slice(start, start + BLOCK)
+            visits = dynamics.measure(outputs[block], labels[block], "log_probs")
+            assert isinstance(visits, dynamics.Visits)
+            own, when = visited[block].astype(np.uint32), epochs[block]
+            for column in (own, *visits):
+                column.setflags(write=False)
+            dynamics.fold_visits(own, when, latest, counts)
+            dynamics.fold_sum(own, when, visits.margin, 2**31 - 1, aum)
+            dynamics.fold_sum(own, when, visits.error, EL2N_EPOCHS, el2n)
+            dynamics.fold_correct(own, visits.correct, last, learned, forgotten)
+        return aum, forgotten, el2n
+
+    work()
+    return _measured(work, repeat)
 
 
-def by_job(path: Path, n: int) -> tuple[Any, Any, Any]:
-    """Score through the phase of a job."""
+@leg()
+def phase(log: str, rows: int, repeat: int) -> Figures:
+    """Score through the phase of a job, once for every metric; only that phase counts."""
+    kernels = prepare()
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from tamis.selectors.datasets import Dataset, LocalStorage
-    from tamis.selectors.features import difficulty
-    from tamis.selectors.run.observer import Unobserved
-    from tamis.selectors.run.run import Run
-    from tamis.selectors.schema.request import JobSpec
-    from tamis.selectors.signals.store import SignalStore
-    from tamis.selectors.signals.threads import LocalEngine
-
+    runs: list[float] = []
+    sums: list[float] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        pq.write_table(pa.table({"id": np.arange(n)}), folder / "candidates.parquet")
-        spec = JobSpec.model_validate(
-            {
-                "dataset": {"shards": [str(folder / "candidates.parquet")]},
-                "dynamics": {"shards": [str(path)]},
-                "selector": {"name": "random"},
-                "budget": {"rows": 1},
-            }
-        )
-        wanted = difficulty.SourceParams(source="dynamics")
-        storage, store, engine = LocalStorage(), SignalStore(folder / "cache"), LocalEngine(2)
-        candidates = Dataset.open(spec.dataset, storage, needs=set(), pointer="/dataset")  # type: ignore[arg-type]
-        roles = set(difficulty.needs(wanted).dynamics)
-        log = Dataset.open(spec.dynamics, storage, needs=roles, pointer="/dynamics")  # type: ignore[arg-type]
-        run = Run(
-            spec,
-            candidates,
-            [],
-            [(difficulty.PHASE, 1.0)],
-            dynamics=log,
-            store=store,
-            scratch=store,
-            engine=engine,
-            observer=Unobserved(),
-        )
-        found = []
-        for metric in ("aum", "forgetting", "el2n"):
-            run.begin(difficulty.PHASE)
-            params = difficulty.SourceParams(source="dynamics", metric=metric, never_learned="as_counted")
-            found.append(np.concatenate(list(difficulty.scores(run, params).columns)))
-        engine.close()
-        return tuple(found)  # type: ignore[return-value]
+        pq.write_table(pa.table({"id": range(rows)}), folder / "candidates.parquet")
+        for repetition in range(repeat):
+            seconds, sums = 0.0, []
+            for metric in ("aum", "forgetting", "el2n"):
+                params = {"source": "dynamics", "metric": metric, "never_learned": "as_counted", "order": "highest"}
+                spec = {
+                    "dataset": {"shards": [str(folder / "candidates.parquet")]},
+                    "dynamics": {"shards": [log]},
+                    "selector": {"name": "topk", "params": params},
+                    "budget": {"rows": 1},
+                }
+                out = folder / f"{metric}-{repetition}"
+                seconds += run_job(spec, out, folder / f"cache-{repetition}", 2)["score"]
+                sums.append(pc.sum(pq.read_table(out / "scores.parquet")["score"]).as_py())
+            runs.append(seconds)
+    return {**kernels, "cpu": statistics.median(runs), "best": min(runs), "sums": sums}
 
 
-def leg(name: str, path: Path, repetitions: int) -> None:
-    """Run one leg and print what it took."""
-    work: Callable[[], tuple[Any, Any, Any]]
-    if name in ("parquet", "arrow"):
-        import pyarrow.parquet as pq
+@benchmark(
+    full={"rows": 50_000, "classes": 10, "epochs": 20, "repeat": 7, "with_loop": True},
+    toy={"rows": 500, "epochs": 3, "repeat": 1},
+)
+def scores(rows: int, classes: int, epochs: int, repeat: int, with_loop: bool) -> Iterator[Yielded]:
+    """Margins, forgetting and EL2N of one log by every way; the Python loop is slow."""
+    import numpy as np
 
-        n = 1 + max(batch["row"].to_numpy().max() for batch in pq.ParquetFile(path).iter_batches(columns=["row"]))
-
-        def work() -> tuple[Any, Any, Any]:
-            return by_job(path.with_suffix(f".{name}"), int(n))
-    else:
-        n, epochs, rows, labels, outputs = read_log(path)
-        if name == "kernels":
-
-            def work() -> tuple[Any, Any, Any]:
-                return by_kernels(n, epochs, rows, labels, outputs)
-        else:
-            log = batches_of(epochs, rows, outputs)
-            of_rows = np.empty(n, np.int64)
-            of_rows[rows] = labels
-            reference = by_rows if name == "rows" else by_batches
-
-            def work() -> tuple[Any, Any, Any]:
-                return reference(log, of_rows)
-
-    if name in ("kernels", "parquet", "arrow"):
-        from tamis.native import warmup
-
-        warmup()
-    seconds = []
-    for _ in range(repetitions):
-        start = time.process_time()
-        scores = work()
-        seconds.append(time.process_time() - start)
-    sums = [float(np.sum(column)) for column in scores]
-    print(json.dumps({"cpu": min(seconds), "rss": peak_rss(), "sums": sums}))
-
-
-def main() -> None:
-    """Write the log and run the legs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--skip-rows", action="store_true", help="leave the Python loop out")
-    parser.add_argument("--leg", help=argparse.SUPPRESS)
-    parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.leg:
-        leg(arguments.leg, arguments.log, arguments.repetitions)
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "log.parquet"
-        write_log(path, arguments.rows, arguments.classes, arguments.epochs)
-        size = arguments.rows * arguments.classes * arguments.epochs * 2 / 1e6
-        print(
-            f"{arguments.rows:,} rows x {arguments.classes} classes x {arguments.epochs} epochs: {size:.0f} MB of "
-            "outputs.\n\n| leg | CPU s | reference rows x | NumPy batches x | peak RSS MB |\n|---|---|---|---|---|"
-        )
-        found: dict[str, dict[str, Any]] = {}
-        for name in ("rows", "batches", "kernels", "parquet", "arrow"):
-            if name == "rows" and arguments.skip_rows:
-                continue
-            repetitions = 1 if name == "rows" else arguments.repetitions
-            command = [sys.executable, __file__, "--leg", name, "--log", str(path), "--repetitions", str(repetitions)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            found[name] = json.loads(done.stdout.splitlines()[-1])
-            np.testing.assert_allclose(
-                found[name]["sums"], found["batches" if "batches" in found else name]["sums"], rtol=1e-5
-            )
-            ratios = [
-                f"{found[base]['cpu'] / found[name]['cpu']:.0f}" if base in found else ""
-                for base in ("rows", "batches")
-            ]
-            print(
-                f"| {name} | {found[name]['cpu']:.3f} | {' | '.join(ratios)} | {found[name]['rss'] / 1e6:.0f} |",
-                flush=True,
-            )
-
-
-if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log.parquet"
+        write_log(path, rows, classes, epochs)
+        runs = {
+            "batches": batches.ours(log=path, repeat=repeat),
+            **({"loop": loop.ours(log=path, repeat=1)} if with_loop else {}),
+            "kernels": kernels.ours(log=path, repeat=repeat),
+            "parquet": phase.ours(log=path, rows=rows, repeat=repeat),
+            "arrow": phase.ours(log=path.with_suffix(".arrow"), rows=rows, repeat=repeat),
+        }
+    for name, found in runs.items():
+        np.testing.assert_allclose(found["sums"], runs["batches"]["sums"], rtol=1e-5)
+        told = {"leg": name, "CPU s": found["best"]}
+        told |= {f"{base} ×": runs[base]["best"] / found["best"] for base in ("loop", "batches") if base in runs}
+        yield told | {"peak RSS MB": found["peak_rss"] / 1e6}
+    yield f"{rows:,} rows x {classes} classes x {epochs} epochs: {rows * classes * epochs * 2 / 1e6:.0f} MB of outputs."

@@ -1,33 +1,30 @@
-"""Benchmarks of GAIS: ``gais.py speed`` (jobs on Parquet, beside torch-geometric), ``gais.py recall`` (of the graphs).
-
-Each leg is a process of its own. CPU seconds of all threads, and wall seconds, which mean little on a busy machine.
-"""
+"""GAIS: whole jobs on Parquet beside torch-geometric, and the recall of its graphs."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from peers import peer_python  # type: ignore[import-not-found]
+from tests.benchmarks.environments import peer
+from tests.benchmarks.harness import Figures, Yielded, benchmark, leg
+from tests.benchmarks.jobs import job
 
-HERE = Path(__file__).resolve().parent
-PEER = ("torch==2.13.0", "torch_geometric==2.6.1", "pyarrow", "numpy")
 SHARDS = 16
 CLOUDS_A_CLASS = 10
+PHASES = ("survey", "train", "score", "select", "report")
+BATCH, NEIGHBOURS, STEPS, BATCHES = 1024, 10, 150, 18
+"""Of the mini-batch work that torch-geometric repeats."""
 
 
 def write(folder: Path, rows: int, dimension: int, classes: int) -> None:
     """Write clouds of points in shards, row groups of 16,384 rows."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     random = np.random.default_rng(0)
     clouds = CLOUDS_A_CLASS * classes
     centres = random.normal(size=(clouds, dimension)).astype(np.float32)
@@ -41,116 +38,153 @@ def write(folder: Path, rows: int, dimension: int, classes: int) -> None:
         )
 
 
-def leg(python: Path | str, script: str, *arguments: str, home: Path) -> dict[str, Any]:
-    """Run one leg and return what it printed."""
-    done = subprocess.run(
-        [str(python), str(HERE / script), *arguments],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TAMIS_HOME": str(home)},
+@leg(env=peer("torch_geometric==2.6.1", "torch==2.13.0", "pyarrow", "numpy"), one_thread=True)
+def torch_geometric(data: str) -> Figures:
+    """Do the same mini-batch work: exact neighbours, two GATConv layers, training, one scoring pass; no selection."""
+    import numpy as np
+    import pyarrow.parquet as pq
+    import torch
+    from torch_geometric.nn import GATConv  # type: ignore[import-not-found]
+
+    class Network(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+        """Two layers: 4 heads of 8, then one head to the classes."""
+
+        def __init__(self, dimension: int, classes: int) -> None:
+            super().__init__()
+            self.first = GATConv(dimension, 8, heads=4)
+            self.second = GATConv(32, classes, heads=1, concat=False)
+
+        def forward(self, x: Any, edges: Any) -> tuple[Any, Any, Any]:
+            """Return logits, and edges and attention of both layers."""
+            z, first = self.first(x, edges, return_attention_weights=True)
+            logits, second = self.second(torch.nn.functional.elu(z), edges, return_attention_weights=True)
+            return logits, first, second
+
+    def edges_of(x: Any) -> Any:
+        distances = torch.cdist(x, x)
+        distances.fill_diagonal_(float("inf"))
+        sources = distances.topk(NEIGHBOURS, largest=False).indices
+        targets = torch.arange(len(x)).repeat_interleave(NEIGHBOURS)
+        return torch.stack([sources.reshape(-1), targets])
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    start = time.process_time()
+    tables = [pq.read_table(file) for file in sorted(Path(data).glob("*.parquet"))]
+    features = np.concatenate(
+        [table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(table), -1) for table in tables]
     )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    names = np.concatenate([table["label"].to_numpy(zero_copy_only=False) for table in tables])
+    codes = np.unique(names.astype(str), return_inverse=True)[1]
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    order = np.random.default_rng(0).permutation(len(features))
+    x, y = torch.from_numpy(features[order]), torch.from_numpy(codes[order])
+    read = time.process_time()
+    network = Network(x.shape[1], int(y.max()) + 1)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01, weight_decay=5e-4)
+    batches = [slice(b * BATCH, (b + 1) * BATCH) for b in range(BATCHES) if b * BATCH + NEIGHBOURS < len(x)]
+    graphs = [edges_of(x[batch]) for batch in batches]
+    for step in range(STEPS):
+        batch, edges = batches[step % len(batches)], graphs[step % len(batches)]
+        edges = edges[:, torch.rand(edges.shape[1]) > 0.1]
+        optimizer.zero_grad()
+        loss: Any = torch.nn.functional.cross_entropy(network(x[batch], edges)[0], y[batch])
+        loss.backward()
+        optimizer.step()
+    trained = time.process_time()
+    received, own = torch.zeros(len(x)), torch.zeros(len(x))
+    with torch.no_grad():
+        for begin in range(0, len(x), BATCH):
+            part = x[begin : begin + BATCH]
+            logits, first, second = network(part, edges_of(part))
+            own[begin : begin + BATCH] = torch.softmax(logits, 1).gather(1, y[begin : begin + BATCH, None])[:, 0]
+            for edges, alpha in (first, second):
+                received[begin : begin + BATCH].index_add_(0, edges[0], alpha.mean(1))
+    end = time.process_time()
+    return {"survey": read - start, "train": trained - read, "score": end - trained, "cpu": end - start}
 
 
-def speed(arguments: argparse.Namespace) -> None:
-    """Time jobs by graph and threads, then the peer on the same shards."""
-    phases = ("survey", "train", "score", "select", "report")
+@benchmark(
+    full={
+        "rows": 1_000_000,
+        "dimension": 32,
+        "classes": 4,
+        "graphs": ["minibatch", "lsh_multiview"],
+        "threads": [1, 2],
+        "repeat": 3,
+    },
+    toy={"rows": 1600, "dimension": 8, "graphs": ["minibatch"], "threads": [1], "repeat": 1},
+)
+def speed(
+    rows: int, dimension: int, classes: int, graphs: list[str], threads: list[int], repeat: int
+) -> Iterator[Yielded]:
+    """CPU seconds of whole jobs by phase, 4% kept, then of torch-geometric on the same shards."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = folder / "data"
         data.mkdir()
-        write(data, arguments.rows, arguments.dimension, arguments.classes)
-        print(f"{arguments.rows:,} rows of {arguments.dimension}, {arguments.classes} classes, 4% kept\n")
-        print(f"| graph | threads | {' | '.join(phases)} | CPU s | wall s | without report | peak RSS MB |")
-        print(f"|{'---|' * (len(phases) + 6)}")
-        for graph in arguments.graphs:
-            for threads in arguments.threads:
-                request = {
-                    "dataset": {"shards": [str(data / "*.parquet")]},
-                    "selector": {"name": "gais", "params": {"graph": graph, "neighbors": 10}},
-                    "budget": {"fraction": 0.04},
-                }
-                (folder / "job.json").write_text(json.dumps(request))
-                best: dict[str, Any] = {}
-                for repetition in range(arguments.repetitions + (not best)):
-                    work = folder / f"{graph}-{threads}-{repetition}"
-                    # The first one compiles kernels: a peak of memory and time that is not the job's.
-                    found = leg(
-                        sys.executable, "gais_leg.py", str(folder / "job.json"), str(work), threads, home=folder
-                    )
-                    found["cpu"] = sum(value for name, value in found.items() if name.endswith("_cpu"))
-                    found["wall"] = sum(value for name, value in found.items() if name.endswith("_wall"))
-                    if repetition > 0 and (not best or found["cpu"] < best["cpu"]):
-                        best = found
-                parts = " | ".join(f"{best[f'{phase}_cpu']:.2f}" for phase in phases)
-                print(
-                    f"| {graph} | {threads} | {parts} | {best['cpu']:.2f} | {best['wall']:.2f} "
-                    f"| {best['cpu'] - best['report_cpu']:.2f} | {best['peak_rss'] / 1e6:.0f} |",
-                    flush=True,
-                )
-        if arguments.peer:
-            found = leg(
-                peer_python("gais-torch", *PEER), "gais_torch.py", str(data), str(arguments.rows), "1", home=folder
-            )
-            print(
-                "\ntorch-geometric, one thread, CPU s: "
-                + ", ".join(f"{name} {value:.2f}" for name, value in found.items())
-            )
+        write(data, rows, dimension, classes)
+        runs = [
+            (f"Tamis, {graph}", count, _job(data, graph, folder / "work", count, repeat))
+            for graph in graphs
+            for count in threads
+        ]
+        runs += [("torch-geometric", 1, theirs)] if (theirs := torch_geometric.run(data=data)) is not None else []
+        for name, count, found in runs:
+            told: dict[str, Any] = {"": name, "threads": count, **{phase: found.get(phase) for phase in PHASES}}
+            told |= {"CPU s": found["cpu"], "without report": found["cpu"] - found.get("report", 0.0)}
+            yield told | {"wall s": found.get("wall"), "peak RSS MB": found["peak_rss"] / 1e6}
+    yield f"{rows:,} rows of {dimension}, {classes} classes, 4% kept."
 
 
-def recall(arguments: argparse.Namespace) -> None:
-    """Measure the share of the true neighbours that each graph finds in a block, and what a row costs."""
+def _job(data: Path, graph: str, work: Path, threads: int, repeat: int) -> Figures:
+    spec = {
+        "dataset": {"shards": [str(data / "*.parquet")]},
+        "selector": {"name": "gais", "params": {"graph": graph, "neighbors": NEIGHBOURS}},
+        "budget": {"fraction": 0.04},
+    }
+    return job.ours(spec=spec, work=work, threads=threads, processes=repeat)
+
+
+@leg(one_thread=True)
+def graphs_of_tamis(rows: int, dimension: int) -> Figures:
+    """Find the neighbours of every row by every graph, beside the true ones."""
+    import numpy as np
+
     from tamis.native.math import rng
     from tamis.native.neighbours import lsh, small_sets
 
     random = np.random.default_rng(0)
-    columns = ("dimension", "graph", "views", "recall of 10", "in a batch of 1,024", "µs a row")
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    for dimension in (8, 32, 128):
-        centres = random.normal(size=(40, dimension))
-        points = centres[random.integers(0, 40, arguments.rows)] + random.normal(size=(arguments.rows, dimension))
-        points = np.ascontiguousarray(points - points.mean(axis=0), dtype=np.float32)
-        views = lsh.directions(rng.stream_key(0, "recall"), 16, dimension)
-        exact = np.empty((len(points), 10), np.int64)
-        small_sets.nearest_members(points, np.arange(len(points), dtype=np.int32), exact)
-        cases: list[tuple[lsh.Kind, int]] = [("lsh", 1), ("lsh_multilevel", 1)]
-        cases += [("lsh_multiview", count) for count in (1, 2, 4, 8, 16)]
-        for kind, count in cases:
-            lsh.find_neighbours(points[:2000], 10, kind, views[:count])
-            start = time.thread_time()
-            found = lsh.find_neighbours(points, 10, kind, views[:count])
-            cost = (time.thread_time() - start) / len(points) * 1e6
-            hits = np.mean([np.isin(a, b).sum() for a, b in zip(found.keys, exact, strict=True)]) / 10
-            print(f"| {dimension} | {kind} | {count} | {hits:.3f} | | {cost:.2f} |", flush=True)
-        share = np.mean([np.isin(row & (2**31 - 1), np.arange(1024)).mean() for row in exact[:1024]])
-        keys = np.empty((1024, 10), np.int64)
-        part = np.ascontiguousarray(points[:1024])
+    centres = random.normal(size=(40, dimension))
+    given = centres[random.integers(0, 40, rows)] + random.normal(size=(rows, dimension))
+    points: Any = np.ascontiguousarray(given - given.mean(axis=0), dtype=np.float32)
+    views = lsh.directions(rng.stream_key(0, "recall"), 16, dimension)
+    exact = np.empty((rows, 10), np.int64)
+    small_sets.nearest_members(points, np.arange(rows, dtype=np.int32), exact)
+    cases: list[tuple[lsh.Kind, int]] = [("lsh", 1), ("lsh_multilevel", 1)]
+    cases += [("lsh_multiview", count) for count in (1, 2, 4, 8, 16)]
+    found: list[Figures] = []
+    for kind, count in cases:
+        lsh.find_neighbours(points[:2000], 10, kind, views[:count])
         start = time.thread_time()
-        for _ in range(10):
-            small_sets.nearest_members(part, np.arange(1024, dtype=np.int32), keys)
-        cost = (time.thread_time() - start) / 10_240 * 1e6
-        print(f"| {dimension} | minibatch | | {share:.3f} | 1 | {cost:.2f} |", flush=True)
+        keys = lsh.find_neighbours(points, 10, kind, views[:count]).keys
+        cost = (time.thread_time() - start) / rows * 1e6
+        hits = float(np.mean([np.isin(a, b).sum() for a, b in zip(keys, exact, strict=True)])) / 10
+        found.append({"graph": kind, "views": count, "recall of 10": hits, "in its batch": None, "µs a row": cost})
+    batch = min(BATCH, rows)
+    share = float(np.mean([np.isin(row & (2**31 - 1), np.arange(batch)).mean() for row in exact[:batch]]))
+    keys, part = np.empty((batch, 10), np.int64), np.ascontiguousarray(points[:batch])
+    start = time.thread_time()
+    for _ in range(10):
+        small_sets.nearest_members(part, np.arange(batch, dtype=np.int32), keys)
+    cost = (time.thread_time() - start) / (10 * batch) * 1e6
+    found.append({"graph": "minibatch", "views": None, "recall of 10": share, "in its batch": 1, "µs a row": cost})
+    return {"found": found}
 
 
-def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    timed = commands.add_parser("speed")
-    timed.add_argument("--rows", type=int, default=1_000_000)
-    timed.add_argument("--dimension", type=int, default=32)
-    timed.add_argument("--classes", type=int, default=4)
-    timed.add_argument("--graphs", nargs="+", default=["minibatch", "lsh_multiview"])
-    timed.add_argument("--threads", nargs="+", default=["1", "2"])
-    timed.add_argument("--repetitions", type=int, default=3)
-    timed.add_argument("--peer", action="store_true", help="also time torch-geometric")
-    seen = commands.add_parser("recall")
-    seen.add_argument("--rows", type=int, default=16_384)
-    arguments = parser.parse_args()
-    speed(arguments) if arguments.command == "speed" else recall(arguments)
-
-
-if __name__ == "__main__":
-    main()
+@benchmark(full={"rows": 16_384, "dimensions": [8, 32, 128]}, toy={"rows": 2048, "dimensions": [8]})
+def recall(rows: int, dimensions: list[int]) -> Iterator[Yielded]:
+    """The share of the true neighbours that each graph finds among the rows of a block, and what a row costs."""
+    for dimension in dimensions:
+        for found in graphs_of_tamis.ours(rows=rows, dimension=dimension)["found"]:
+            yield {"dimensions": dimension, **found}

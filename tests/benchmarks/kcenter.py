@@ -1,9 +1,8 @@
-"""Benchmarks of k-center and D2 pruning: ``run.py kcenter`` (peers, then a million rows, then D2).
+"""k-center and D2 pruning: loops in use beside Tamis, a million rows, a whole job.
 
 Peers: a loop as DeepCore's (a matrix of budget x rows, the rows left copied at every step), written anew in NumPy; a
-loop on scikit-learn's ``pairwise_distances``, as active learning code has it; the ``lightly-mundig`` wheel, in an
-environment of its own; for D2, a dense loop as the authors'. CPU seconds of all threads; every leg is a process of its
-own, with its libraries' own numbers of threads.
+loop on scikit-learn's ``pairwise_distances``, as active learning code has it; the ``lightly-mundig`` wheel; for D2, a
+dense loop as the authors'. CPU seconds of all threads, with each library's own number of threads.
 
 Data: ``clusters`` has 200 clusters of unequal size in as many subspaces of 16 dimensions, a little noise in all, scaled
 to length 1; ``tails`` has the same clusters, not scaled, with Student's t of 4 degrees of freedom around them, as data
@@ -12,23 +11,17 @@ with outliers have; ``normal`` has no structure at all.
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from peers import peer_python  # type: ignore[import-not-found]
+from tests.benchmarks.environments import peer
+from tests.benchmarks.harness import Figures, Yielded, benchmark, figure, high_water, leg, ratio, timed
+from tests.benchmarks.jobs import job, report
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-MUNDIG = "lightly-mundig==0.1.16"
-MANY, MANY_BUDGET = 1_000_000, 10_000
 CLUSTERS, INTRINSIC = 200, 16
+DENSE_ROWS = 20_000
+"""The dense loop of D2 runs up to here: its matrices are n x n."""
 
 
 def vectors(kind: str, rows: int, dimension: int) -> Any:
@@ -56,119 +49,183 @@ def vectors(kind: str, rows: int, dimension: int) -> Any:
     return out[generator.permutation(rows)]
 
 
-def deepcore(data: Any, budget: int) -> list[int]:
+def _saved(folder: str, kind: str, rows: int, dimension: int) -> str:
+    import numpy as np
+
+    path = f"{folder}/{kind}-{rows}-{dimension}.npy"
+    np.save(path, vectors(kind, rows, dimension))
+    return path
+
+
+@leg()
+def deepcore(data: str, budget: int) -> Figures:
     """Select with a matrix of all distances, and a copy of the rows left at every step."""
     import numpy as np
+
+    rows = np.load(data)
 
     def distances(left: Any, right: Any) -> Any:
         squared = (left * left).sum(axis=1)[:, None] + (right * right).sum(axis=1)[None] - 2.0 * left @ right.T
         return np.sqrt(np.maximum(squared, np.float32(1e-12)))
 
-    matrix = np.full((budget, len(data)), -1.0, np.float32)
-    left = np.ones(len(data), np.bool_)
-    order = [0]
-    left[0] = False
-    matrix[0, left] = distances(data[[0]], data[left])[0]
-    nearest = matrix[0].copy()
-    for step in range(1, budget):
-        row = int(np.argmax(nearest))
-        order.append(row)
-        left[row] = False
-        nearest[row] = -1.0
-        matrix[step, left] = distances(data[[row]], data[left])[0]
-        nearest = np.minimum(nearest, matrix[step])
-    return order
+    def select() -> list[int]:
+        matrix = np.full((budget, len(rows)), -1.0, np.float32)
+        left = np.ones(len(rows), np.bool_)
+        order = [0]
+        left[0] = False
+        matrix[0, left] = distances(rows[[0]], rows[left])[0]
+        nearest = matrix[0].copy()
+        for step in range(1, budget):
+            row = int(np.argmax(nearest))
+            order.append(row)
+            left[row] = False
+            nearest[row] = -1.0
+            matrix[step, left] = distances(rows[[row]], rows[left])[0]
+            nearest = np.minimum(nearest, matrix[step])
+        return order
+
+    done = timed(select)
+    return {**done.figures, "rows": done.result}
 
 
-def sklearn(data: Any, budget: int) -> list[int]:
+@leg()
+def sklearn(data: str, budget: int) -> Figures:
     """Select with one column of distances at a time."""
     import numpy as np
     from sklearn.metrics import pairwise_distances
 
-    order = [0]
-    nearest = pairwise_distances(data, data[[0]])
-    for _ in range(1, budget):
-        row = int(np.argmax(nearest))
-        order.append(row)
-        nearest = np.minimum(nearest, pairwise_distances(data, data[[row]]))
-    return order
+    rows = np.load(data)
+
+    def select() -> list[int]:
+        order = [0]
+        nearest = pairwise_distances(rows, rows[[0]])
+        for _ in range(1, budget):
+            order.append(int(np.argmax(nearest)))
+            nearest = np.minimum(nearest, pairwise_distances(rows, rows[[order[-1]]]))
+        return order
+
+    done = timed(select)
+    return {**done.figures, "rows": done.result}
 
 
-def mundig(data: Any, budget: int) -> list[int]:
+@leg(env=peer("lightly-mundig==0.1.16", "numpy"))
+def mundig(data: str, budget: int) -> Figures:
     """Select by diversity, from row 0."""
+    import numpy as np
     from lightly_mundig import Selection  # type: ignore[import-not-found]
 
-    selection = Selection()
-    selection.add_diversifying_strategy(data.tolist(), 1.0)  # it takes lists
-    rows: list[int] = selection.run_selection([0], len(data), budget)
-    return rows
+    rows = np.load(data)
+
+    def select() -> Any:
+        selection = Selection()
+        selection.add_diversifying_strategy(rows.tolist(), 1.0)  # it takes lists
+        return selection.run_selection([0], len(rows), budget)
+
+    done = timed(select)
+    return {**done.figures, "rows": done.result}
 
 
-def tamis(data: Any, budget: int) -> list[int]:
-    """Select by the kernels that the selector calls."""
+@leg()
+def tamis(data: str, budget: int) -> Figures:
+    """Select by the kernels that the selector calls; a first call compiles them."""
     import numpy as np
 
     from tamis.native.greedy import farthest_first
     from tamis.native.greedy.limits import begin_limits
 
-    state = farthest_first.begin(data, np.ones(len(data), np.bool_), np.zeros(1, np.int64), begin_limits(budget))
-    while farthest_first.advance(state, 2 * 10**9) == farthest_first.WORKING:
-        pass
-    rows: list[int] = farthest_first.taken(state)[0].tolist()
-    return rows
+    def select(rows: Any, budget: int) -> list[int]:
+        state = farthest_first.begin(rows, np.ones(len(rows), np.bool_), np.zeros(1, np.int64), begin_limits(budget))
+        while farthest_first.advance(state, 2 * 10**9) == farthest_first.WORKING:
+            pass
+        order: list[int] = farthest_first.taken(state)[0].tolist()
+        return order
+
+    rows = np.load(data)
+    select(np.random.default_rng(0).random((5000, 4), dtype=np.float32), 10)
+    before = high_water()
+    done = timed(lambda: select(rows, budget))
+    return {**done.figures, "rows": done.result, "before_rss": before}
 
 
-def d2_dense(data: Any, budget: int) -> list[int]:
-    """Select by D2 pruning with n x n matrices, as the authors' code does."""
-    import numpy as np
-    from sklearn.metrics import pairwise_distances
-    from sklearn.neighbors import kneighbors_graph
+@benchmark(
+    full={
+        "cases": [
+            ["clusters", 10_000, 64, 1000],
+            ["clusters", 50_000, 64, 1000],
+            ["tails", 50_000, 64, 1000],
+            ["normal", 50_000, 64, 1000],
+            ["clusters", 10_000, 384, 1000],
+        ]
+    },
+    toy={"cases": [["tails", 600, 16, 20]]},
+)
+def peers(cases: list[tuple[str, int, int, int]]) -> Iterator[Yielded]:
+    """Farthest-first traversal from row 0: loops in use beside Tamis.
 
-    scores = difficulty(len(data))
-    apart = pairwise_distances(data, data)
-    connected = kneighbors_graph(data, 10).toarray()
-    for i, j in zip(*connected.nonzero(), strict=True):
-        message = np.exp(-apart[i, j])
-        connected[i, j] = message * max(scores[j], 1e-7)
-        connected[j, i] = message * max(scores[i], 1e-7)
-    values = np.array([connected[row].sum() + scores[row] for row in range(len(data))])
-    chosen: list[int] = []
-    while len(chosen) < budget:
-        row = int(np.argmax(values))
-        near = (connected[row] > 0).nonzero()[0]
-        values[near] -= np.exp(-apart[row, near]) * values[row]
-        chosen.append(row)
-        values[chosen] = values.min() - 1
-    return chosen
+    Agreement: the share of places with the same row (DeepCore, scikit-learn), and of rows in both sets (mundig).
+    """
+    for kind, rows, dimension, budget in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            given: dict[str, Any] = {"data": _saved(folder, kind, rows, dimension), "budget": budget}
+            ours = tamis.ours(**given)
+            others = {one.function.__name__: one.run(**given) for one in (deepcore, sklearn, mundig)}
+        told: dict[str, Any] = {"data": kind, "n x d, budget": f"{rows:,} x {dimension}, {budget:,}"}
+        told |= {f"{name} CPU s": figure(found, "cpu") for name, found in others.items()}
+        told |= {"Tamis CPU s": ours["cpu"]}
+        told |= {f"{name} ×": ratio(found, ours) for name, found in others.items()}
+        for name in ("deepcore", "sklearn"):
+            found = others[name]
+            assert found is not None
+            told[f"{name} agreement"] = sum(map(int.__eq__, found["rows"], ours["rows"])) / budget
+        if others["mundig"] is not None:
+            told["mundig agreement"] = len(set(others["mundig"]["rows"]) & set(ours["rows"])) / budget
+        told |= {f"{name} RSS MB": figure(found, "peak_rss", 1e6) for name, found in others.items()}
+        yield told | {"Tamis RSS MB": ours["peak_rss"] / 1e6}
 
 
-def d2_tamis(data: Any, budget: int) -> list[int]:
-    """Select by D2 pruning on the graph that the selector builds."""
-    import numpy as np
+@benchmark(
+    full={"kinds": ["clusters", "tails", "normal"], "rows": 1_000_000, "budget": 10_000},
+    toy={"kinds": ["normal"], "rows": 1000, "budget": 20},
+)
+def many(kinds: list[str], rows: int, budget: int) -> Iterator[Yielded]:
+    """The choice among a million rows of 64 dimensions, in memory."""
+    for kind in kinds:
+        with tempfile.TemporaryDirectory() as folder:
+            found = tamis.ours(data=_saved(folder, kind, rows, 64), budget=budget)
+        yield {
+            "data": kind,
+            "n x d, budget": f"{rows:,} x 64, {budget:,}",
+            "Tamis CPU s": found["cpu"],
+            "peak RSS MB": found["peak_rss"] / 1e6,
+            "of it before": found["before_rss"] / 1e6,
+        }
 
-    from tamis.native.greedy import d2
-    from tamis.native.greedy.limits import begin_limits
-    from tamis.native.math import rng
-    from tamis.native.neighbours import knn, similarities
-    from tamis.selectors.features.neighbours import PROBES, cells_of, stored_neighbours
 
-    cells, key = cells_of(len(data)), rng.stream_key(0, "neighbours")
-    stored = stored_neighbours(10)
-    graph = knn.cell_graph(data, stored, cells, PROBES, key) if cells else knn.exact_graph(data, stored)
-    pairs = similarities.of_neighbours(graph._replace(rows=graph.rows[:, :10], squared=graph.squared[:, :10]))
-    state = d2.begin(
-        pairs,
-        difficulty(len(data)),
-        begin_limits(budget),
-        free=np.ones(len(data), np.bool_),
-        first=np.empty(0, np.int64),
-        gamma_forward=1.0,
-        gamma_reverse=1.0,
-    )
-    while d2.advance(state, 10**6) == d2.WORKING:
-        pass
-    rows: list[int] = d2.taken(state)[0].tolist()
-    return rows
+@benchmark(full={"rows": 1_000_000, "budget": 10_000}, toy={"rows": 1000, "budget": 20})
+def whole(rows: int, budget: int) -> Iterator[Yielded]:
+    """A whole job on the rows of ``tails``, 64 dimensions: read, choose, report, write."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory() as folder:
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors("tails", rows, 64).ravel()), 64)
+        path = f"{folder}/rows.parquet"
+        pq.write_table(pa.table({"embedding": column}), path, compression="zstd", row_group_size=100_000)
+        spec = {
+            "dataset": {"shards": [path], "columns": {"embedding": "embedding"}},
+            "selector": {"name": "kcenter", "params": {"start": 0, "weighted": False}},
+            "budget": {"rows": budget},
+        }
+        found = job.ours(spec=spec, work=f"{folder}/work", threads=2)
+        coverage = report(f"{folder}/work")["coverage"]
+    told = {f"{name} CPU s": found[name] for name in ("read", "choose", "report")}
+    yield {
+        "n x d, budget": f"{rows:,} x 64, {budget:,}",
+        **told,
+        "CPU s": found["cpu"],
+        "RSS MB": found["peak_rss"] / 1e6,
+    }
+    yield f"Coverage: {coverage}."
 
 
 def difficulty(rows: int) -> Any:
@@ -178,192 +235,88 @@ def difficulty(rows: int) -> Any:
     return np.random.default_rng(1).beta(1, 4, rows)
 
 
-WAYS: dict[str, Callable[[Any, int], list[int]]] = {
-    "deepcore": deepcore,
-    "sklearn": sklearn,
-    "mundig": mundig,
-    "tamis": tamis,
-    "d2-dense": d2_dense,
-    "d2-tamis": d2_tamis,
-}
+@leg()
+def d2_dense(data: str, budget: int) -> Figures:
+    """Select by D2 pruning with n x n matrices, as the authors' code does."""
+    import numpy as np
+    from sklearn.metrics import pairwise_distances
+    from sklearn.neighbors import kneighbors_graph
+
+    rows = np.load(data)
+
+    def select() -> list[int]:
+        scores = difficulty(len(rows))
+        apart = pairwise_distances(rows, rows)
+        connected = kneighbors_graph(rows, 10).toarray()
+        for i, j in zip(*connected.nonzero(), strict=True):
+            message = np.exp(-apart[i, j])
+            connected[i, j] = message * max(scores[j], 1e-7)
+            connected[j, i] = message * max(scores[i], 1e-7)
+        values = np.array([connected[row].sum() + scores[row] for row in range(len(rows))])
+        chosen: list[int] = []
+        while len(chosen) < budget:
+            row = int(np.argmax(values))
+            near = (connected[row] > 0).nonzero()[0]
+            values[near] -= np.exp(-apart[row, near]) * values[row]
+            chosen.append(row)
+            values[chosen] = values.min() - 1
+        return chosen
+
+    done = timed(select)
+    return {**done.figures, "rows": done.result}
 
 
-def high_water() -> int:
-    """Return the peak RSS of this process in bytes; getrusage's is that of the parent before exec, where larger."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
-def measure(way: str, path: str, budget: int) -> dict[str, Any]:
-    """Time one way in this process; Tamis compiles, or loads its kernels, before."""
+@leg()
+def d2_tamis(data: str, budget: int) -> Figures:
+    """Select by D2 pruning on the graph that the selector builds; a first call compiles."""
     import numpy as np
 
-    data = np.load(path)
-    if "tamis" in way:
-        WAYS[way](np.random.default_rng(0).random((5000, 4), dtype=np.float32), 10)
-    before, start = high_water(), time.process_time()
-    rows = WAYS[way](data, budget)
-    seconds = time.process_time() - start
-    peak = high_water()
-    return {"seconds": seconds, "peak": peak, "before": before, "rows": rows}
+    from tamis.native.greedy import d2
+    from tamis.native.greedy.limits import begin_limits
+    from tamis.native.math import rng
+    from tamis.native.neighbours import knn, similarities
+    from tamis.selectors.features.neighbours import PROBES, cells_of, stored_neighbours
 
-
-def whole_job(path: str) -> dict[str, Any]:
-    """Run a whole job on Parquet: read, choose, report, write."""
-    from tamis.native.greedy import farthest_first  # noqa: F401
-    from tamis.native.warm import compile_all
-    from tamis.selectors.datasets import LocalStorage
-    from tamis.selectors.jobs.execute import Environment, execute
-    from tamis.selectors.run.observer import Unobserved
-    from tamis.selectors.schema.request import JobSpec
-
-    compile_all()
-    marks: list[tuple[str, float]] = []
-
-    class Watch(Unobserved):
-        def progress(self, progress: Any) -> None:
-            if not marks or marks[-1][0] != progress.phase:
-                marks.append((progress.phase, time.process_time()))
-
-    job = {
-        "dataset": {"shards": [path], "columns": {"embedding": "embedding"}},
-        "selector": {"name": "kcenter", "params": {"start": 0, "weighted": False}},
-        "budget": {"rows": MANY_BUDGET},
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.process_time()
-        environment = Environment(LocalStorage(), Path(folder) / "cache", 2)
-        execute(JobSpec.model_validate(job), Path(folder) / "out", environment, Watch())
-        report = json.loads((Path(folder) / "out" / "report.json").read_text())
-    ended = time.process_time()
-    ends = [*(at for _, at in marks[1:]), ended]
-    return {
-        "phases": {name: end - at for (name, at), end in zip(marks, ends, strict=True)},
-        "seconds": ended - start,
-        "peak": high_water(),
-        "coverage": report["coverage"],
-    }
-
-
-def leg(*arguments: str) -> dict[str, Any]:
-    """Run one leg in a process of its own and return what it printed."""
-    python = peer_python("mundig", MUNDIG, "numpy") if arguments[0] == "mundig" else Path(sys.executable)
-    done = subprocess.run([python, __file__, "leg", *arguments], check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def save(folder: Path, kind: str, rows: int, dimension: int) -> str:
-    """Write vectors where a leg finds them."""
-    import numpy as np
-
-    path = folder / f"{kind}-{rows}-{dimension}.npy"
-    np.save(path, vectors(kind, rows, dimension))
-    return str(path)
-
-
-def peers(sizes: list[tuple[str, int, int, int]]) -> None:
-    """Print the table of all ways."""
-    print(
-        "| data | n x d, budget | DeepCore-style | sklearn loop | mundig | Tamis | ratios | agreement | peak RSS MB |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
-    for kind, rows, dimension, budget in sizes:
-        with tempfile.TemporaryDirectory() as temporary:
-            path = save(Path(temporary), kind, rows, dimension)
-            found = {way: leg(way, path, str(budget)) for way in ("tamis", "deepcore", "sklearn", "mundig")}
-        ours = found["tamis"]
-        theirs = [found[way]["seconds"] for way in ("deepcore", "sklearn", "mundig")]
-        same = [
-            f"{sum(a == b for a, b in zip(found[way]['rows'], ours['rows'], strict=True)) / budget:.3f}"
-            for way in ("deepcore", "sklearn")
-        ]
-        overlap = len(set(found["mundig"]["rows"]) & set(ours["rows"])) / budget
-        seconds = " | ".join(f"{one:.2f}" for one in theirs)
-        ratios = " / ".join(f"{one / ours['seconds']:.0f}x" for one in theirs)
-        peaks = " / ".join(f"{found[way]['peak'] / 1e6:.0f}" for way in ("deepcore", "sklearn", "mundig", "tamis"))
-        print(
-            f"| {kind} | {rows:,} x {dimension}, {budget:,} | {seconds} | {ours['seconds']:.3f} | {ratios} "
-            f"| {' / '.join(same)} / {overlap:.3f} | {peaks} |",
-            flush=True,
+    def select(rows: Any, budget: int) -> list[int]:
+        cells, key = cells_of(len(rows)), rng.stream_key(0, "neighbours")
+        stored = stored_neighbours(10)
+        graph = knn.cell_graph(rows, stored, cells, PROBES, key) if cells else knn.exact_graph(rows, stored)
+        pairs = similarities.of_neighbours(graph._replace(rows=graph.rows[:, :10], squared=graph.squared[:, :10]))
+        state = d2.begin(
+            pairs,
+            difficulty(len(rows)),
+            begin_limits(budget),
+            free=np.ones(len(rows), np.bool_),
+            first=np.empty(0, np.int64),
+            gamma_forward=1.0,
+            gamma_reverse=1.0,
         )
+        while d2.advance(state, 10**6) == d2.WORKING:
+            pass
+        order: list[int] = d2.taken(state)[0].tolist()
+        return order
+
+    rows = np.load(data)
+    select(np.random.default_rng(0).random((5000, 4), dtype=np.float32), 10)
+    done = timed(lambda: select(rows, budget))
+    return {**done.figures, "rows": done.result}
 
 
-def many(kinds: list[str], rows: int, budget: int) -> None:
-    """Print what the choice among a million rows takes."""
-    print("\n| data | n x d, budget | Tamis CPU s | peak RSS MB, of it before |\n|---|---|---|---|")
-    for kind in kinds:
-        with tempfile.TemporaryDirectory() as temporary:
-            found = leg("tamis", save(Path(temporary), kind, rows, 64), str(budget))
-        print(
-            f"| {kind} | {rows:,} x 64, {budget:,} | {found['seconds']:.2f} "
-            f"| {found['peak'] / 1e6:.0f}, {found['before'] / 1e6:.0f} |",
-            flush=True,
-        )
-
-
-def job(rows: int) -> None:
-    """Print what a whole job takes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with tempfile.TemporaryDirectory() as temporary:
-        data = vectors("tails", rows, 64)
-        column = pa.FixedSizeListArray.from_arrays(pa.array(data.ravel()), 64)
-        path = f"{temporary}/rows.parquet"
-        pq.write_table(pa.table({"embedding": column}), path, compression="zstd", row_group_size=100_000)
-        del data, column
-        found = leg("job", path, "0")
-    print(f"\nWhole job, {rows:,} x 64 of `tails` from Parquet: {json.dumps(found)}", flush=True)
-
-
-def d2(sizes: list[int]) -> None:
-    """Print D2 beside the dense loop; the loop only where its matrices fit."""
-    print("\n| n x d, budget | dense loop | Tamis | ratio | same set | peak RSS MB |\n|---|---|---|---|---|---|")
-    for rows in sizes:
-        budget = rows // 10
-        with tempfile.TemporaryDirectory() as temporary:
-            path = save(Path(temporary), "clusters", rows, 64)
-            ours = leg("d2-tamis", path, str(budget))
-            theirs = leg("d2-dense", path, str(budget)) if rows <= 20_000 else None
-        dense, beside, peak = "", "| | |", ""
-        if theirs is not None:
-            overlap = len(set(theirs["rows"]) & set(ours["rows"])) / budget
-            dense, peak = f"{theirs['seconds']:.2f}", f"{theirs['peak'] / 1e6:.0f}, "
-            beside = f"| {theirs['seconds'] / ours['seconds']:.0f}x | {overlap:.3f} |"
-        print(
-            f"| {rows:,} x 64, {budget:,} | {dense} | {ours['seconds']:.3f} {beside} {peak}{ours['peak'] / 1e6:.0f} |",
-            flush=True,
-        )
-
-
-def main() -> None:
-    """Parse the command line."""
-    if sys.argv[1:2] == ["leg"]:
-        way, path, budget = sys.argv[2:5]
-        print(json.dumps(whole_job(path) if way == "job" else measure(way, path, int(budget))))
-        return
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", nargs="*", default=["peers", "many", "job", "d2"])
-    parser.add_argument("--d2-rows", type=int, nargs="*", default=[5_000, 10_000, 20_000, 100_000])
-    arguments = parser.parse_args()
-    if "peers" in arguments.parts:
-        peers(
-            [
-                ("clusters", 10_000, 64, 1000),
-                ("clusters", 50_000, 64, 1000),
-                ("tails", 50_000, 64, 1000),
-                ("normal", 50_000, 64, 1000),
-                ("clusters", 10_000, 384, 1000),
-            ]
-        )
-    if "many" in arguments.parts:
-        many(["clusters", "tails", "normal"], MANY, MANY_BUDGET)
-    if "job" in arguments.parts:
-        job(MANY)
-    if "d2" in arguments.parts:
-        d2(arguments.d2_rows)
-
-
-if __name__ == "__main__":
-    main()
+@benchmark(full={"rows": [5000, 10_000, 20_000, 100_000]}, toy={"rows": [300]})
+def pruning(rows: list[int]) -> Iterator[Yielded]:
+    """D2, k = 10, a tenth of the rows selected: a dense loop, where its matrices fit, beside Tamis with its graph."""
+    for count in rows:
+        budget = count // 10
+        with tempfile.TemporaryDirectory() as folder:
+            path = _saved(folder, "clusters", count, 64)
+            ours = d2_tamis.ours(data=path, budget=budget)
+            theirs = d2_dense.ours(data=path, budget=budget) if count <= DENSE_ROWS else None
+        yield {
+            "n x d, budget": f"{count:,} x 64, {budget:,}",
+            "dense CPU s": figure(theirs, "cpu"),
+            "Tamis CPU s": ours["cpu"],
+            "ratio": ratio(theirs, ours),
+            "same set": None if theirs is None else len(set(theirs["rows"]) & set(ours["rows"])) / budget,
+            "dense RSS MB": figure(theirs, "peak_rss", 1e6),
+            "Tamis RSS MB": ours["peak_rss"] / 1e6,
+        }

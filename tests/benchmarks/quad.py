@@ -1,97 +1,147 @@
-"""Speed and memory of Quad: ``quad.py loop``, ``kmeans``; tables as Markdown for tests/benchmarks/README.md.
-
-``loop``: the bandit against the released loop (``quad_reference.py``), the same pulls, in one process and one thread.
-``kmeans``: a whole job that clusters a million embeddings, in a process of its own.
-"""
+"""Quad: the bandit beside the released loop, and a whole job that clusters a million embeddings."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
-import sys
+import math
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import quad_reference  # type: ignore[import-not-found]
+from tests.benchmarks.harness import Figures, Yielded, benchmark, leg, timed
+from tests.benchmarks.jobs import job
 
-from tamis.native.greedy import bandit
-from tamis.selectors.methods.quad.bandit import Arms, Rules, Trace, pull, pull_as_released
-
-HERE = Path(__file__).resolve().parent
 ROUNDS, BATCH, PROBE, WORTH, THRESHOLD = 200, 50, 10, 40, 0.2
 TAU, ALPHA = 0.002, 1e-4
 NEIGHBOURS = 3
-SINGLE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 ROW_GROUP = 16_384
 NO_BUDGET = 2**60
+EXHAUSTED = -9999999.0
 
 
-def best_of(repetitions: int, work: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the least CPU seconds of several runs, and what the last one returned."""
-    seconds = []
-    for _ in range(repetitions):
-        start = time.process_time()
-        result = work()
-        seconds.append(time.process_time() - start)
-    return min(seconds), result
+def released(
+    documents: Sequence[Sequence[float]], near: Sequence[Sequence[tuple[int, float]]], rounds: int
+) -> list[int]:
+    """Pull clusters as released, written anew from its description: plain dictionaries, a sort of all clusters a round.
+
+    For every pull it walks the list of the cluster's neighbours; what the authors' code adds to that, files read anew
+    for every pull and a scan of a row of the distance matrix, is left out.
+
+    Parameters
+    ----------
+    documents : sequence of sequence of float
+        Influences of every cluster's documents.
+    near : sequence of sequence of (int, float)
+        Every cluster's neighbours, itself among them, with their distance.
+    rounds : int
+        Number of rounds of `BATCH` pulls.
+
+    Returns
+    -------
+    list of int
+        The clusters in the order they were pulled in.
+    """
+    clusters = range(len(documents))
+    scores = dict.fromkeys(clusters, 0.0)
+    sums, updates = dict.fromkeys(clusters, 0.0), dict.fromkeys(clusters, 0)
+    pulls, accepted = dict.fromkeys(clusters, 0), dict.fromkeys(clusters, 0)
+    total = 0
+    order: list[int] = []
+    for _ in range(rounds):
+        chosen: list[int] = []
+        for cluster, _score in sorted(scores.items(), key=lambda item: item[1], reverse=True):
+            if len(documents[cluster]) < (pulls[cluster] + 1) * WORTH:
+                sums[cluster] = scores[cluster] = EXHAUSTED
+                continue
+            chosen.append(cluster)
+            if len(chosen) == BATCH:
+                break
+        for cluster in chosen:
+            first = pulls[cluster] * PROBE
+            probed = documents[cluster][first : first + PROBE]
+            reward = sum(probed) / len(probed) - TAU
+            pulls[cluster] += 1
+            accepted[cluster] += reward > 0
+            for other, distance in near[cluster]:
+                sums[other] += reward * (1 - distance / THRESHOLD)
+                updates[other] += 1
+                total += 1
+        for cluster in clusters:
+            mean = sums[cluster] / updates[cluster] if updates[cluster] else 0.0
+            scores[cluster] = mean + ALPHA * math.sqrt(2 * math.log(total) / (updates[cluster] + 1))
+        order += chosen
+    return order
 
 
-def loop(counts: list[int], repetitions: int) -> None:
-    """Time the loops on clusters whose influences differ, with neighbours in a plane."""
-    print("| clusters x rounds | released loop | Tamis, as released | ratio | same pulls | Tamis, corrected |", end="")
-    print(" five columns of state | answers of all rounds |\n|---|---|---|---|---|---|---|---|")
-    for count in counts:
-        draw = np.random.default_rng(0)
-        sizes = draw.integers(20, 400, count)
-        codes = np.repeat(np.arange(count, dtype=np.int32), sizes)
-        influence = 0.002 + 0.001 * draw.normal(size=count)[codes] + 0.002 * draw.normal(size=len(codes))
-        places = (draw.random((count, 2)) * np.sqrt(np.pi * count / NEIGHBOURS) * THRESHOLD).astype(np.float32)
-        near = bandit.near_centres(places, THRESHOLD, len(places) ** 2)
-        distances = (1 - near.shares) * THRESHOLD
-        listed = [
-            list(zip(near.arms[a:b].tolist(), distances[a:b].tolist(), strict=True))
-            for a, b in zip(near.starts[:-1].tolist(), near.starts[1:].tolist(), strict=True)
-        ]
-        documents = [part.tolist() for part in np.split(influence, np.cumsum(sizes)[:-1])]
-        given = {"batch": BATCH, "probe": PROBE, "tau": TAU, "alpha": ALPHA, "threshold": THRESHOLD}
-        given |= {"worth": WORTH, "rounds": ROUNDS}
-        arms = Arms.of(codes, count)
-        released, own = (Rules(BATCH, PROBE, WORTH, *units, ROUNDS) for units in ((TAU, ALPHA), (0.5, 2.0)))
+@leg(one_thread=True)
+def loops(arms: int, rounds: int, repeat: int) -> Figures:
+    """Time the loops on clusters whose influences differ, with neighbours in a plane: the same pulls."""
+    import numpy as np
 
-        def score(number: int, rows: Any, influence: Any = influence) -> Any:
-            return influence[rows]
+    from tamis.native.greedy import bandit
+    from tamis.selectors.methods.quad.bandit import Arms, Rules, pull
+    from tamis.selectors.methods.quad.released import pull_as_released
 
-        def theirs(documents: Any = documents, listed: Any = listed, given: Any = given) -> Any:
-            return quad_reference.run(documents, listed, given)
+    draw = np.random.default_rng(0)
+    sizes = draw.integers(20, 400, arms)
+    codes = np.repeat(np.arange(arms, dtype=np.int32), sizes)
+    influence = 0.002 + 0.001 * draw.normal(size=arms)[codes] + 0.002 * draw.normal(size=len(codes))
+    places = (draw.random((arms, 2)) * np.sqrt(np.pi * arms / NEIGHBOURS) * THRESHOLD).astype(np.float32)
+    near = bandit.near_centres(places, THRESHOLD, len(places) ** 2)
+    distances = (1 - near.shares) * THRESHOLD
+    listed = [
+        list(zip(near.arms[a:b].tolist(), distances[a:b].tolist(), strict=True))
+        for a, b in zip(near.starts[:-1].tolist(), near.starts[1:].tolist(), strict=True)
+    ]
+    documents = [part.tolist() for part in np.split(influence, np.cumsum(sizes)[:-1])]
+    of = Arms.of(codes, arms)
+    as_released, own = (Rules(BATCH, PROBE, WORTH, *units, rounds) for units in ((TAU, ALPHA), (0.5, 2.0)))
 
-        def ours(arms: Arms = arms, near: Any = near, rules: Rules = released, score: Any = score) -> Trace:
-            return pull_as_released(arms, rules, NO_BUDGET, score, near)
+    def score(number: int, rows: Any) -> Any:
+        return influence[rows]
 
-        def corrected(arms: Arms = arms, rules: Rules = own, score: Any = score) -> Trace:
-            return pull(arms, rules, score, lambda rows: True)
-
-        slow, order = best_of(repetitions, theirs)
-        fast, trace = best_of(repetitions, ours)
-        default, _ = best_of(repetitions, corrected)
-        state = sum(column.nbytes for column in trace.state)
-        print(
-            f"| {count:,} x {ROUNDS} | {slow:.2f} | {fast:.3f} | {slow / fast:.0f}x "
-            f"| {'yes' if order == trace.arms.tolist() else 'no'} | {default:.3f} | {state / 1e3:.0f} kB "
-            f"| {trace.values.nbytes / 1e3:.0f} kB |",
-            flush=True,
-        )
+    pull_as_released(of, as_released, NO_BUDGET, score, near)  # compiles
+    theirs = timed(lambda: released(documents, listed, rounds), repeat)
+    ours = timed(lambda: pull_as_released(of, as_released, NO_BUDGET, score, near), repeat)
+    corrected = timed(lambda: pull(of, own, score, lambda rows: True), repeat)
+    trace = ours.result
+    return {
+        "released": min(theirs.cpu),
+        "tamis": min(ours.cpu),
+        "corrected": min(corrected.cpu),
+        "same": theirs.result == trace.arms.tolist(),
+        "state": sum(column.nbytes for column in trace.state),
+        "answers": trace.values.nbytes,
+    }
 
 
-def kmeans(rows: int, dimension: int, clusters: int, threads: int) -> None:
-    """Run a job on embeddings of many topics."""
+@benchmark(full={"arms": [1000, 10_000], "rounds": ROUNDS, "repeat": 5}, toy={"arms": [100], "rounds": 5, "repeat": 1})
+def loop(arms: list[int], rounds: int, repeat: int) -> Iterator[Yielded]:
+    """The bandit's loop beside the released one: CPU seconds of one thread, the best of several runs."""
+    for count in arms:
+        found = loops.ours(arms=count, rounds=rounds, repeat=repeat)
+        yield {
+            "clusters x rounds": f"{count:,} x {rounds}",
+            "released loop": found["released"],
+            "Tamis, as released": found["tamis"],
+            "ratio": found["released"] / found["tamis"],
+            "same pulls": found["same"],
+            "Tamis, corrected": found["corrected"],
+            "state kB": found["state"] / 1e3,
+            "answers of all rounds kB": found["answers"] / 1e3,
+        }
+
+
+@benchmark(
+    full={"rows": 1_000_000, "dimension": 256, "clusters": 1000, "threads": 2},
+    toy={"rows": 3000, "dimension": 8, "clusters": 10},
+)
+def kmeans(rows: int, dimension: int, clusters: int, threads: int) -> Iterator[Yielded]:
+    """A whole job, one in a hundred selected, on embeddings of many topics."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         draw = np.random.default_rng(0)
@@ -105,42 +155,12 @@ def kmeans(rows: int, dimension: int, clusters: int, threads: int) -> None:
                 vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), dimension)
                 noise = draw.standard_normal(size, dtype=np.float32)
                 writer.write_table(pa.table([vectors, pa.array(centres[of, 0] + noise)], schema=schema))
-        job = {
+        spec = {
             "dataset": {"shards": [str(folder / "pool.parquet")]},
             "selector": {"name": "quad", "params": {"clusters": clusters}},
             "budget": {"rows": rows // 100},
         }
-        (folder / "job.json").write_text(json.dumps(job))
-        done = subprocess.run(
-            [sys.executable, str(HERE / "dsir_tamis.py"), str(folder / "job.json"), str(folder / "work"), str(threads)],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **SINGLE},
-        )
-    found = json.loads(done.stdout.splitlines()[-1])
-    print("| rows x dimensions, clusters | threads | cluster CPU s | influence | pull | report | whole | peak RSS MB |")
-    print("|---|---|---|---|---|---|---|---|")
-    parts = " | ".join(f"{found[name]:.2f}" for name in ("clusters", "influence", "pull", "report", "whole"))
-    print(f"| {rows:,} x {dimension}, {clusters:,} | {threads} | {parts} | {found['peak_rss'] / 1e6:.0f} |")
-
-
-def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["loop", "kmeans"])
-    parser.add_argument("--arms", type=int, nargs="+", default=[1000, 10_000])
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--dimension", type=int, default=256)
-    parser.add_argument("--clusters", type=int, default=1000)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    if arguments.part == "loop":
-        loop(arguments.arms, arguments.repetitions)
-    else:
-        kmeans(arguments.rows, arguments.dimension, arguments.clusters, arguments.threads)
-
-
-if __name__ == "__main__":
-    main()
+        found = job.ours(spec=spec, work=folder / "work", threads=threads)
+    told: dict[str, Any] = {"rows x dimensions, clusters": f"{rows:,} x {dimension}, {clusters:,}", "threads": threads}
+    told |= {f"{name} CPU s": found[name] for name in ("clusters", "influence", "pull", "report")}
+    yield told | {"whole CPU s": found["cpu"], "peak RSS MB": found["peak_rss"] / 1e6}

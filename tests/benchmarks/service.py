@@ -1,14 +1,13 @@
-"""Benchmarks of the service: how soon a small job starts and a large one stops, what polling costs, a queue drained.
+"""The service: how soon a small job starts and a large one stops, what polling costs, a queue drained.
 
-``run.py service [latency] [cancel] [polls] [drain]`` starts real services, on the demo's text or made-up columns, and
-prints Markdown for tests/benchmarks/README.md.
+Every benchmark starts a service of its own on one machine with SQLite, whose processors clients, API and jobs share.
+Kernels are compiled before.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import http.client as http_client
+import http.client
 import os
 import random
 import re
@@ -22,27 +21,35 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from tests.benchmarks.harness import ROOT, Yielded, benchmark
 
-DEMO = Path(__file__).resolve().parents[1] / "data" / "demo"
+if TYPE_CHECKING:
+    import httpx
+
+DEMO = ROOT / "tests" / "data" / "demo"
 CLI = [sys.executable, "-m", "tamis.service.cli"]
-
 IDLE_SECONDS = 1.0
 """Before each job whose start is measured: the worker has a warm process by then."""
-
 POLLS_PER_SECOND = 100
-COPIES = 150
-"""Of the demo's pool, for a job that computes for some seconds."""
+
+
+@contextlib.contextmanager
+def home() -> Iterator[Path]:
+    """Make a folder for the state of services, which find the kernels that were compiled before."""
+    with tempfile.TemporaryDirectory(prefix="tamis-bench-") as folder:
+        cache = Path(os.environ["TAMIS_HOME"]) / "cache"
+        cache.mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "cache").symlink_to(cache.resolve())
+        yield Path(folder)
 
 
 @contextlib.contextmanager
 def served(home: Path, *options: str) -> Iterator[httpx.Client]:
     """Run `tamis serve` and give a client of it."""
+    import httpx
+
     with (home / "service.log").open("ab") as log:
         process = subprocess.Popen(
             [*CLI, "serve", "--port", "0", *options],
@@ -55,11 +62,12 @@ def served(home: Path, *options: str) -> Iterator[httpx.Client]:
     try:
         url = re.search(r"http://\S+", process.stdout.readline())
         assert url is not None, (home / "service.log").read_text()
-        with httpx.Client(base_url=url.group(), timeout=120, trust_env=False) as http:
-            yield http
+        with httpx.Client(base_url=url.group(), timeout=120, trust_env=False) as client:
+            yield client
     finally:
         process.terminate()
         process.wait(120)
+        process.stdout.close()
 
 
 def request(selector: str, shards: str, rows: int, seed: int) -> dict[str, Any]:
@@ -75,9 +83,16 @@ def request(selector: str, shards: str, rows: int, seed: int) -> dict[str, Any]:
     return asked
 
 
-def over(http: httpx.Client, path: str) -> dict[str, Any]:
-    """Wait until a job is over."""
-    while not (job := http.get(path, headers={"Prefer": "wait=60"}).json())["terminal"]:
+def submit(client: httpx.Client, body: dict[str, Any]) -> str:
+    """Submit a job and return its path."""
+    accepted = client.post("/v1/jobs", json=body)
+    assert accepted.is_success, accepted.text
+    return str(accepted.headers["Location"])
+
+
+def over(client: httpx.Client, path: str) -> dict[str, Any]:
+    """Wait until a job has succeeded."""
+    while not (job := client.get(path, headers={"Prefer": "wait=60"}).json())["terminal"]:
         pass
     assert job["state"] == "succeeded", job
     found: dict[str, Any] = job
@@ -85,215 +100,204 @@ def over(http: httpx.Client, path: str) -> dict[str, Any]:
 
 
 def seconds(job: dict[str, Any], since: str, until: str) -> float:
+    """Return the seconds between two moments of a job."""
     return (datetime.fromisoformat(job[until]) - datetime.fromisoformat(job[since])).total_seconds()
 
 
 def quantile(values: list[float], share: float) -> float:
+    """Return the value that a share of the values lies below."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def latency(home: Path, count: int) -> None:
-    """From submission to start, of one job after another and of ten at once, on a service that does nothing else."""
+@benchmark(full={"jobs": 50, "burst": 10}, toy={"jobs": 1, "burst": 2})
+def latency(jobs: int, burst: int) -> Iterator[Yielded]:
+    """From submission to start, of one job after another and of several at once, on an idle service."""
     pool = str(DEMO / "pool" / "*.parquet")
-    with served(home) as http:
-        over(http, http.post("/v1/jobs", json=request("random", pool, 100, 0)).headers["Location"])
+    with home() as folder, served(folder) as client:
+        over(client, submit(client, request("random", pool, 100, 0)))
         alone = []
-        for seed in range(count):
+        for seed in range(jobs):
             time.sleep(IDLE_SECONDS)
-            job = over(http, http.post("/v1/jobs", json=request("random", pool, 100, seed)).headers["Location"])
+            job = over(client, submit(client, request("random", pool, 100, 1 + seed)))
             alone.append(seconds(job, "created_at", "started_at"))
-        paths = [
-            http.post("/v1/jobs", json=request("random", pool, 100, 10**6 + seed)).headers["Location"]
-            for seed in range(10)
-        ]
-        burst = [over(http, path) for path in paths]
-    print("| submit to running, s | p50 | p99 | largest |\n|---|---|---|---|")
-    print(
-        f"| one at a time, {count} | {statistics.median(alone):.3f} | {quantile(alone, 0.99):.3f} | {max(alone):.3f} |"
-    )
-    waits = [seconds(job, "created_at", "started_at") for job in burst]
-    print(f"| ten at once | {statistics.median(waits):.3f} | {quantile(waits, 0.99):.3f} | {max(waits):.3f} |")
-    runs = [seconds(job, "started_at", "finished_at") for job in burst]
-    print(f"\nEach of the ten ran for {statistics.median(runs):.3f} s (median).")
+        paths = [submit(client, request("random", pool, 100, 10**6 + seed)) for seed in range(burst)]
+        together = [over(client, path) for path in paths]
+    waits = [seconds(job, "created_at", "started_at") for job in together]
+    for name, values in ((f"one at a time, {jobs}", alone), (f"{burst} at once", waits)):
+        told = {"submit to running, s": name, "p50": statistics.median(values), "p99": quantile(values, 0.99)}
+        yield told | {"largest": max(values)}
+    runs = [seconds(job, "started_at", "finished_at") for job in together]
+    yield f"Each of the {burst} ran for {statistics.median(runs):.3f} s (median)."
 
-
-ROWS = 5_000_000
-VECTORS = 200_000
 
 LONG: dict[str, tuple[str, dict[str, Any]]] = {
-    "ccs": ("scores", {"params": {"hard_end": "low", "beta": 0.2}}),
-    "ccs, swept": (
-        "outputs",
-        {"name": "ccs", "params": {"source": "snapshot", "outputs": "logits", "beta": "sweep"}, "target": "outputs"},
-    ),
-    "stratified": ("scores", {}),
-    "moderate": ("vectors", {}),
-    "kcenter": ("vectors", {}),
-    "facility_location": ("vectors", {"params": {"neighbors": 16}}),
+    "ccs": ("scores", {"name": "ccs", "params": {"hard_end": "low", "beta": 0.2}}),
+    "ccs, swept": ("outputs", {"name": "ccs", "params": {"source": "snapshot", "outputs": "logits", "beta": "sweep"}}),
+    "stratified": ("scores", {"name": "stratified"}),
+    "moderate": ("vectors", {"name": "moderate"}),
+    "kcenter": ("vectors", {"name": "kcenter"}),
+    "facility_location": ("vectors", {"name": "facility_location", "params": {"neighbors": 16}}),
 }
-"""Jobs with phases that are one kernel, or a sort, over all rows."""
+"""Jobs with phases that are one kernel, or a sort, over all rows: their data and selector."""
 
 
-def cancel(home: Path, repeats: int) -> None:
+def write_columns(folder: Path, rows: int, vectors: int) -> None:
+    """Write columns of scores and of vectors."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 10, rows)
+    scores = pa.table({"score": draw.normal(size=rows), "group": pa.array(labels).cast(pa.string()), "label": labels})
+    pq.write_table(scores, folder / "scores.parquet", row_group_size=200_000)
+    values = pa.array(draw.normal(size=vectors * 10).astype(np.float32))
+    embedding = pa.FixedSizeListArray.from_arrays(values, 10)
+    table = pa.table({"embedding": embedding, "label": labels[:vectors]})
+    pq.write_table(table, folder / "vectors.parquet")
+    pq.write_table(table.append_column("logits", embedding), folder / "outputs.parquet")
+
+
+@benchmark(
+    full={"rows": 5_000_000, "vectors": 200_000, "repeat": 5, "jobs": list(LONG), "delay": 4.0},
+    toy={"rows": 200_000, "vectors": 3000, "repeat": 1, "jobs": ["ccs", "kcenter"], "delay": 0.1},
+)
+def cancel(rows: int, vectors: int, repeat: int, jobs: list[str], delay: float) -> Iterator[Yielded]:
     """From the request to cancel to the end, at random moments of jobs over large data."""
     chance = random.Random(3)
-    draw = np.random.default_rng(0)
-    labels = draw.integers(0, 10, ROWS)
-    scores = pa.table({"score": draw.normal(size=ROWS), "group": pa.array(labels).cast(pa.string()), "label": labels})
-    pq.write_table(scores, home / "scores.parquet", row_group_size=200_000)
-    values = pa.array(draw.normal(size=VECTORS * 10).astype(np.float32))
-    vectors = pa.FixedSizeListArray.from_arrays(values, 10)
-    table = pa.table({"embedding": vectors, "label": labels[:VECTORS]})
-    pq.write_table(table, home / "vectors.parquet")
-    pq.write_table(table.append_column("logits", vectors), home / "outputs.parquet")
-    print("| job | phase when it was cancelled: seconds to the end |\n|---|---|")
-    with served(home) as http:
-        for name, (data, asked) in LONG.items():
-            selector = {"name": asked.get("name", name), "params": asked.get("params", {})}
+    with home() as folder, served(folder) as client:
+        write_columns(folder, rows, vectors)
+        for name in jobs:
+            data, selector = LONG[name]
             body: dict[str, Any] = {
-                "dataset": {"shards": [str(home / f"{data}.parquet")]},
+                "dataset": {"shards": [str(folder / f"{data}.parquet")]},
                 "selector": selector,
                 "budget": {"fraction": 0.2},
             }
-            if "target" in asked:
-                body["target"] = {"datasets": [{"shards": [str(home / f"{asked['target']}.parquet")]}]}
-            seen = []
-            for seed in range(repeats):
-                accepted = http.post("/v1/jobs", json=body | {"seed": seed})
-                assert accepted.is_success, accepted.text
-                path = accepted.headers["Location"]
-                while (job := http.get(path).json())["state"] == "queued" or job["progress"] is None:
-                    assert not job["terminal"], job
-                    time.sleep(0.02)
-                time.sleep(4 * chance.random())
-                asked_at = time.monotonic()
-                if http.post(f"{path}/cancel").status_code == 409:
-                    seen.append("it was over")
-                    continue
-                phase = (http.get(path).json()["progress"] or {}).get("phase")
-                while not (job := http.get(path).json())["terminal"]:
-                    time.sleep(0.02)
-                assert job["state"] == "cancelled", job
-                seen.append(f"{phase} {time.monotonic() - asked_at:.2f}")
-            print(f"| {name} | {', '.join(seen)} |")
+            if data == "outputs":
+                body["target"] = {"datasets": [{"shards": [str(folder / "outputs.parquet")]}]}
+            moments = [_cancelled(client, body | {"seed": seed}, delay * chance.random()) for seed in range(repeat)]
+            yield {"job": name, "phase when it was cancelled, seconds to the end": ", ".join(moments)}
 
 
-def polls(home: Path, repeats: int) -> None:
-    """The run time of a job with and without a hundred looks a second at it, in turns."""
-    table = pa.concat_tables([pq.read_table(path) for path in sorted((DEMO / "pool").glob("*.parquet"))])
-    pool = home / "pool.parquet"
-    pq.write_table(pa.concat_tables([table] * COPIES), pool, row_group_size=5000)
+def _cancelled(client: httpx.Client, body: dict[str, Any], delay: float) -> str:
+    """Cancel a job some seconds after it began to compute; return its phase and how long the end took."""
+    path = submit(client, body)
+    while (job := client.get(path).json())["state"] == "queued" or job["progress"] is None:
+        if job["terminal"]:
+            return "it was over"
+        time.sleep(0.02)
+    time.sleep(delay)
+    asked_at = time.monotonic()
+    if client.post(f"{path}/cancel").status_code == 409:
+        return "it was over"
+    phase = (client.get(path).json()["progress"] or {}).get("phase")
+    while not (job := client.get(path).json())["terminal"]:
+        time.sleep(0.02)
+    assert job["state"] == "cancelled", job
+    return f"{phase} {time.monotonic() - asked_at:.2f}"
+
+
+@benchmark(full={"copies": 150, "repeat": 5}, toy={"copies": 1, "repeat": 1})
+def polls(copies: int, repeat: int) -> Iterator[Yielded]:
+    """The run time of a DSIR job over copies of the demo's pool, with and without a hundred polls a second."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     times: dict[bool, list[float]] = {False: [], True: []}
     polling = []
-    with served(home) as http:
-        over(http, http.post("/v1/jobs", json=request("dsir", str(pool), 1000, 0)).headers["Location"])
-        for seed in range(2 * repeats):
-            shutil.rmtree(home / "signals")  # what is found there is not computed
-            (home / "signals").mkdir()
-            polled = seed % 2 == 1
-            path = http.post("/v1/jobs", json=request("dsir", str(pool), 1000, seed)).headers["Location"]
-            if polled:
-                polling.append(_poll(http, path))
-            times[polled].append(seconds(over(http, path), "started_at", "finished_at"))
-    quiet, busy = (min(times[polled]) for polled in (False, True))
-    rate, service, client = (statistics.mean(values) for values in zip(*polling, strict=True))
-    print("| run time of a DSIR job, s | best | median | all |\n|---|---|---|---|")
-    for name, polled in (("nobody looks", False), (f"{rate:.0f} looks a second", True)):
-        took = times[polled]
-        print(f"| {name} | {min(took):.2f} | {statistics.median(took):.2f} | {', '.join(f'{t:.2f}' for t in took)} |")
-    print(f"\nSlower by {100 * (busy / quiet - 1):.1f} % (best), ", end="")
-    print(f"{100 * (statistics.median(times[True]) / statistics.median(times[False]) - 1):.1f} % (median). ", end="")
-    print(f"A look takes {1000 * service:.2f} CPU-ms of the service and {1000 * client:.2f} of who looks.")
+    with home() as folder:
+        table = pa.concat_tables([pq.read_table(path) for path in sorted((DEMO / "pool").glob("*.parquet"))])
+        pool = str(folder / "pool.parquet")
+        pq.write_table(pa.concat_tables([table] * copies), pool, row_group_size=5000)
+        with served(folder) as client:
+            over(client, submit(client, request("dsir", pool, 1000, 0)))
+            for seed in range(2 * repeat):
+                shutil.rmtree(folder / "signals")  # what is found there is not computed
+                (folder / "signals").mkdir()
+                path = submit(client, request("dsir", pool, 1000, 1 + seed))
+                if polled := seed % 2 == 1:
+                    polling.append(_poll(client, path))
+                times[polled].append(seconds(over(client, path), "started_at", "finished_at"))
+    rate, service, own = (statistics.mean(values) for values in zip(*polling, strict=True))
+    for name, took in (("no polls", times[False]), (f"{rate:.0f} polls a second", times[True])):
+        told: dict[str, Any] = {"run time of a DSIR job, s": name, "best": min(took), "median": statistics.median(took)}
+        yield told | {"all": ", ".join(f"{one:.2f}" for one in took)}
+    best, median = (100 * (of(times[True]) / of(times[False]) - 1) for of in (min, statistics.median))
+    yield (
+        f"Slower by {best:.1f} % (best), {median:.1f} % (median). A poll takes {1000 * service:.2f} CPU-ms of the "
+        f"service and {1000 * own:.2f} of the client."
+    )
 
 
-def _poll(http: httpx.Client, path: str) -> tuple[float, float, float]:
-    """Look at a job a hundred times a second until it is over.
+def _poll(client: httpx.Client, path: str) -> tuple[float, float, float]:
+    """Poll a job a hundred times a second until it is over.
 
-    Gives the rate that was reached, and CPU-seconds of the service and of this client for one look. The client is the
-    plainest there is, for it shares the processors with the job.
+    The client is the plainest there is, for it shares the processors with the job.
+
+    Returns
+    -------
+    tuple of float
+        Polls a second that were reached; CPU seconds of the service and of this client for one poll.
     """
-    connection = http_client.HTTPConnection(http.base_url.host, http.base_url.port or 80)
-    before = _service_seconds(http), time.process_time()
-    started, looks, over = time.monotonic(), 0, False
-    while not over:
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port or 80)
+    before = _service_seconds(client), time.process_time()
+    started, count, ended = time.monotonic(), 0, False
+    while not ended:
         connection.request("GET", path)
-        over = b'"terminal":true' in connection.getresponse().read()
-        looks += 1
-        time.sleep(max(0.0, started + looks / POLLS_PER_SECOND - time.monotonic()))
+        ended = b'"terminal":true' in connection.getresponse().read()
+        count += 1
+        time.sleep(max(0.0, started + count / POLLS_PER_SECOND - time.monotonic()))
     took = time.monotonic() - started
-    after = _service_seconds(http), time.process_time()
-    return looks / took, (after[0] - before[0]) / looks, (after[1] - before[1]) / looks
+    connection.close()
+    return count / took, (_service_seconds(client) - before[0]) / count, (time.process_time() - before[1]) / count
 
 
-def _service_seconds(http: httpx.Client) -> float:
-    """CPU-seconds of the API's process so far."""
-    found = re.search(r"^process_cpu_seconds_total (\S+)$", http.get("/metrics").text, re.MULTILINE)
+def _service_seconds(client: httpx.Client) -> float:
+    """CPU seconds of the API's process so far."""
+    found = re.search(r"^process_cpu_seconds_total (\S+)$", client.get("/metrics").text, re.MULTILINE)
     assert found is not None
     return float(found[1])
 
 
-def drain(home: Path, count: int) -> None:
-    """So many jobs wait; then two workers come."""
+@benchmark(full={"jobs": 1000}, toy={"jobs": 4})
+def drain(jobs: int) -> Iterator[Yielded]:
+    """A queue of small jobs that waits for two workers."""
     pool = str(DEMO / "pool" / "part-0.parquet")
-    with served(home, "--no-worker") as http:
+    with home() as folder, served(folder, "--no-worker") as client:
         started = time.monotonic()
-        made = {http.post("/v1/jobs", json=request("random", pool, 10, seed)).json()["id"] for seed in range(count)}
+        made = {client.post("/v1/jobs", json=request("random", pool, 10, seed)).json()["id"] for seed in range(jobs)}
         submitted = time.monotonic() - started
-        environment = {**os.environ, "TAMIS_HOME": str(home), "TAMIS_THREADS": "2"}
-        with (home / "worker.log").open("ab") as log:
+        environment = {**os.environ, "TAMIS_HOME": str(folder), "TAMIS_THREADS": "2"}
+        with (folder / "worker.log").open("ab") as log:
             workers = [subprocess.Popen([*CLI, "worker"], env=environment, stderr=log) for _ in range(2)]
         started = time.monotonic()
-        states: Counter[str] = Counter()
-        while sum(states[state] for state in ("succeeded", "failed", "cancelled")) < count:
-            time.sleep(0.5)
-            states = Counter(job["state"] for job in _all(http))
-        drained = time.monotonic() - started
-        jobs = _all(http)
-        attempts = Counter(job["attempts"] for job in jobs)
-        for worker in workers:
-            worker.terminate()
-            worker.wait(60)
-    lost = len(made - {job["id"] for job in jobs})
-    print(f"| {count} jobs | |\n|---|---|")
-    print(f"| submitted | {count / submitted:.0f} a second |")
-    print(f"| drained by two workers, their start included | {drained:.0f} s, {count / drained:.1f} a second |")
-    print(f"| states; attempts; lost | {dict(states)}; {dict(attempts)}; {lost} |")
+        try:
+            while not all(job["terminal"] for job in _all(client)):
+                time.sleep(0.5)
+            drained = time.monotonic() - started
+        finally:
+            for worker in workers:
+                worker.terminate()
+                worker.wait(60)
+        ended = _all(client)
+    yield {
+        "jobs": jobs,
+        "submitted a second": jobs / submitted,
+        "drained in s, the workers' start included": drained,
+        "drained a second": jobs / drained,
+        "states": str(dict(Counter(job["state"] for job in ended))),
+        "attempts": str(dict(Counter(job["attempts"] for job in ended))),
+        "lost": len(made - {job["id"] for job in ended}),
+    }
 
 
-def _all(http: httpx.Client) -> list[dict[str, Any]]:
+def _all(client: httpx.Client) -> list[dict[str, Any]]:
     jobs: list[dict[str, Any]] = []
     cursor = None
     while True:
-        page = http.get("/v1/jobs", params={"limit": 1000} | ({"cursor": cursor} if cursor else {})).json()
+        page = client.get("/v1/jobs", params={"limit": 1000} | ({"cursor": cursor} if cursor else {})).json()
         jobs += page["items"]
         cursor = page["next_cursor"]
         if cursor is None:
             return jobs
-
-
-def main() -> None:
-    """Run what is asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", default=["latency", "cancel", "polls", "drain"])
-    parser.add_argument("--jobs", type=int, default=50, help="whose start is measured")
-    parser.add_argument("--repeats", type=int, default=5, help="of the polled job, and of each cancelled one")
-    parser.add_argument("--queue", type=int, default=1000, help="jobs to drain")
-    parser.add_argument("--cache", type=Path, help="compiled kernels from an earlier run: the cache of its TAMIS_HOME")
-    arguments = parser.parse_args()
-    legs = {
-        "latency": lambda home: latency(home, arguments.jobs),
-        "cancel": lambda home: cancel(home, arguments.repeats),
-        "polls": lambda home: polls(home, arguments.repeats),
-        "drain": lambda home: drain(home, arguments.queue),
-    }
-    cache = arguments.cache or Path(tempfile.mkdtemp(prefix="tamis-kernels-"))
-    for what in arguments.what:
-        with tempfile.TemporaryDirectory(prefix="tamis-bench-") as folder:
-            (Path(folder) / "cache").symlink_to(cache.resolve())
-            legs[what](Path(folder))
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,35 +1,35 @@
-"""Speed of TAROT: ``tarot.py core``, ``transport`` and ``large``; tables as Markdown for tests/benchmarks/README.md.
+"""TAROT: the released procedure and transport libraries beside Tamis, and whole jobs at full size.
 
-The released procedure (``tarot_reference.py``) and the transport peers run in a virtual environment of their own. Each
-leg is a process of its own with one thread, except for ``large``; numbers are CPU seconds.
+The released procedure is written anew from its description on PyTorch and GeomLoss. Legs have one thread, but for
+``large``; numbers are CPU seconds.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
-from peers import peer_python  # type: ignore[import-not-found]
+from tests.benchmarks.environments import peer
+from tests.benchmarks.harness import Figures, Yielded, benchmark, figure, leg, timed
+from tests.benchmarks.jobs import job, selected
 
-HERE = Path(__file__).resolve().parent
-PEERS = ("torch==2.13.0", "geomloss==0.3.1", "pot==0.9.7.post1", "scikit-learn", "pyarrow")
+PEERS = peer("geomloss==0.3.1", "torch==2.13.0", "pot==0.9.7.post1", "scikit-learn", "pyarrow")
 CENTRES, TARGET_CENTRES, ROW_GROUP = 40, 10, 16_384
-SINGLE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+LISTED = 2000
+"""Candidates that the release lists for every target."""
+SMALL = 1_000_000
+"""Entries of a cost matrix up to which the slow solvers run."""
 
 
 def write(folder: Path, n: int, m: int, d: int) -> None:
     """Write candidates of many modes, and targets of some of them, as Parquet of fixed-size lists."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     draw = np.random.default_rng(0)
     centres = 0.3 * draw.normal(size=(CENTRES, d)).astype(np.float32)
     schema = pa.schema([("gradient", pa.list_(pa.float32(), d))])
@@ -45,7 +45,7 @@ def write(folder: Path, n: int, m: int, d: int) -> None:
                 writer.write_table(table(min(ROW_GROUP, count - start), modes))
 
 
-def job(folder: Path, rows: int | None, **params: Any) -> dict[str, Any]:
+def spec(folder: Path, rows: int | None, **params: Any) -> dict[str, Any]:
     """Return a TAROT job over the data."""
     return {
         "dataset": {"shards": [str(folder / "pool.parquet")]},
@@ -55,156 +55,229 @@ def job(folder: Path, rows: int | None, **params: Any) -> dict[str, Any]:
     }
 
 
-def tamis(folder: Path, name: str, spec: dict[str, Any], threads: int) -> dict[str, Any]:
-    """Run a job in a process of its own; return its CPU seconds by phase and its rows."""
-    (folder / f"{name}.json").write_text(json.dumps(spec))
-    work = folder / name
-    done = subprocess.run(
-        [sys.executable, str(HERE / "dsir_tamis.py"), str(folder / f"{name}.json"), str(work), str(threads)],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **SINGLE},
-    )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    result["rows"] = pq.read_table(work / "out" / "selection.parquet")["row"].to_numpy()
-    result["phases"] = {name: result[name] for name in ("moments", "neighbours", "transport", "report")}
-    return result
+# -- The released procedure
 
 
-def reference(*arguments: str) -> dict[str, Any]:
-    """Run a leg of the peers."""
-    done = subprocess.run(
-        [str(peer_python("tarot-peers", *PEERS)), str(HERE / "tarot_reference.py"), *arguments],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **SINGLE},
-    )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+def _geomloss(potentials: bool) -> Any:
+    """GeomLoss as the release calls it, on the distance of unit vectors."""
+    import torch
+    from geomloss import SamplesLoss
+
+    def distance(rows: Any, targets: Any) -> Any:
+        return torch.sqrt(torch.abs(2 - 2 * rows @ targets.transpose(-1, -2)))
+
+    how = {"cost": distance, "debias": False, "blur": 0.01, "scaling": 0.5, "backend": "tensorized"}
+    return SamplesLoss("sinkhorn", p=2, potentials=potentials, **how)
 
 
-def core(sizes: list[str]) -> None:
-    """Compare with the released procedure: the same sets, CPU seconds of both modes."""
-    print("| candidates x targets x d | | release | Tamis job | of it without the report | ratio | the same set |")
-    print("|---|---|---|---|---|---|---|")
-    for size in sizes:
-        n, m, d = map(int, size.split("x"))
+def _whitened(pool: str, target: str) -> tuple[Any, Any]:
+    """Read the gradients and whiten them as released: rows times inverse(L)."""
+    import pyarrow.parquet as pq
+    import torch
+
+    def read(path: str) -> Any:
+        column = pq.read_table(path)["gradient"].combine_chunks()
+        return torch.from_numpy(column.flatten().to_numpy().reshape(len(column), -1).copy())
+
+    first = read(pool)
+    both = torch.cat([first, read(target)])
+    centred = both - both.mean(dim=0)
+    covariance = centred.T @ centred / len(both) + 1e-5 * torch.eye(both.shape[1])
+    inverse = torch.linalg.inv(torch.linalg.cholesky(covariance))
+    white = torch.nn.functional.normalize(centred @ inverse, eps=1e-12)
+    return white[: len(first)], white[len(first) :]
+
+
+def _listed(scores: Any) -> Any:
+    """Return the candidates of every target from the most similar on."""
+    import numpy as np
+
+    depth = min(LISTED, len(scores))
+    listed = np.argpartition(-scores, depth - 1, axis=0)[:depth]
+    return np.take_along_axis(listed, np.argsort(-np.take_along_axis(scores, listed, 0), axis=0, kind="stable"), 0)
+
+
+def _fixed(scores: Any, pool: Any, target: Any, budget: int) -> list[int]:
+    """Take whole layers while they fit, the rest by the largest potential, then the weights' potentials."""
+    import numpy as np
+
+    chosen: set[int] = set()
+    for layer in _listed(scores):
+        fresh = sorted(set(layer.tolist()) - chosen)
+        if len(chosen) + len(fresh) > budget:
+            f, _ = _geomloss(True)(pool[fresh], target)
+            best = np.argsort(f.flatten().numpy())[-(budget - len(chosen)) :]
+            chosen |= {fresh[index] for index in best.tolist()}
+            break
+        chosen |= set(fresh)
+    _geomloss(True)(pool[sorted(chosen)], target)
+    return sorted(chosen)
+
+
+def _otm(scores: Any, pool: Any, target: Any) -> list[int]:
+    """Stop every fold at its first increase; unite the folds' sets."""
+    import numpy as np
+    from sklearn.model_selection import KFold
+
+    union: set[int] = set()
+    for scoring, selecting in KFold(10, shuffle=True, random_state=42).split(np.arange(len(target))):
+        part = scores[:, selecting]
+        order = _listed(part)
+        similar = np.take_along_axis(part, order, 0) > 0
+        best, rows = np.inf, np.empty(0, np.int64)
+        for count in range(1, len(order)):
+            rows = np.unique(order[:count][similar[:count]])
+            value = float(_geomloss(False)(pool[rows], target[scoring]))
+            if value >= best:
+                break
+            best = value
+        union |= set(rows.tolist())
+    _geomloss(True)(pool[sorted(union)], target)
+    return sorted(union)
+
+
+@leg(env=PEERS, one_thread=True)
+def release(pool: str, target: str, budget: int, rows: str) -> Figures:
+    """Run the released procedure in both modes; write the sets it selects to `rows`."""
+    import torch
+
+    torch.set_num_threads(1)
+
+    def both() -> tuple[Any, Any, Any, list[int]]:
+        white, whitened = _whitened(pool, target)
+        scores = (white @ whitened.T).numpy()
+        return white, whitened, scores, _fixed(scores, white, whitened, budget)
+
+    first = timed(both)
+    white, whitened, scores, fixed = first.result
+    second = timed(lambda: _otm(scores, white, whitened))
+    Path(rows).write_text(json.dumps({"fixed": fixed, "otm": second.result}), encoding="utf-8")
+    return {"fixed": first.cpu[0], "otm": second.cpu[0]}
+
+
+@benchmark(full={"cases": [[20_000, 1000, 256], [50_000, 2000, 512]]}, toy={"cases": [[400, 40, 8]]})
+def core(cases: list[tuple[int, int, int]]) -> Iterator[Yielded]:
+    """Whole jobs with ``release: true`` beside the released procedure: CPU seconds of both modes, and the sets.
+
+    Each job runs from an empty cache, so that neither takes the other's neighbours.
+    """
+    import numpy as np
+
+    for n, m, d in cases:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             write(folder, n, m, d)
-            budget = n // 5
-            paths = [str(folder / name) for name in ("pool.parquet", "target.parquet", "released.json")]
-            theirs = reference("core", paths[0], paths[1], str(budget), paths[2])
-            expected = json.loads(Path(paths[2]).read_text())
-            for mode, rows in (("fixed", budget), ("otm", None)):
-                # Each from an empty cache, so that neither takes the other's neighbours.
-                ours = tamis(folder, mode, job(folder, rows, mode=mode, release=True, weights="potential"), 1)
-                bare = ours["whole"] - ours["phases"]["report"]
-                same = np.array_equal(np.sort(ours["rows"]), np.array(expected[mode]))
-                cpu = theirs[mode]
-                print(
-                    f"| {n:,} x {m:,} x {d} | {mode} | {cpu:.1f} | {ours['whole']:.2f} | {bare:.2f} "
-                    f"| {cpu / bare:.1f} | {'yes' if same else 'no'} |",
-                    flush=True,
+            budget, rows = n // 5, folder / "released.json"
+            theirs = release.run(
+                pool=folder / "pool.parquet", target=folder / "target.parquet", budget=budget, rows=rows
+            )
+            expected = json.loads(rows.read_text(encoding="utf-8")) if theirs is not None else {}
+            for mode, most in (("fixed", budget), ("otm", None)):
+                work = folder / mode
+                ours = job.ours(
+                    spec=spec(folder, most, mode=mode, release=True, weights="potential"), work=work, threads=1
                 )
-            print(f"\nPeak RSS: release {theirs['peak_rss'] / 1e9:.2f} GB, Tamis {ours['peak_rss'] / 1e9:.2f} GB.\n")
+                bare = ours["cpu"] - ours["report"]
+                told: dict[str, Any] = {"candidates x targets x d": f"{n:,} x {m:,} x {d}", "": mode}
+                told |= {"release CPU s": figure(theirs, mode), "Tamis job": ours["cpu"], "without the report": bare}
+                if theirs is not None:
+                    told["ratio"] = theirs[mode] / bare
+                    told["the same set"] = np.array_equal(np.sort(selected(work)), np.array(expected[mode]))
+                yield told | {"release RSS GB": figure(theirs, "peak_rss", 1e9), "RSS GB": ours["peak_rss"] / 1e9}
 
 
-def unit(n: int, d: int, seed: int) -> npt.NDArray[np.float32]:
+# -- One transport problem
+
+
+def unit(n: int, d: int, seed: int) -> Any:
     """Return unit vectors of ten loose clusters."""
+    import numpy as np
+
     draw = np.random.default_rng(seed)
     centres = np.random.default_rng(7).normal(size=(10, d))
     rows = centres[draw.integers(0, 10, n)] + 1.5 * draw.normal(size=(n, d))
-    scaled: npt.NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    return scaled
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def transport(sizes: list[str], d: int) -> None:
-    """Compare solvers of one transport problem."""
-    from tamis.selectors.features.transport import Costs, solve
+@leg(env=PEERS, one_thread=True)
+def solvers(n: int, m: int, d: int) -> Figures:
+    """Solve with GeomLoss, POT's exact solver and, a small problem, POT's log-domain Sinkhorn."""
+    import numpy as np
+    import ot
+    import torch
+
+    torch.set_num_threads(1)
+    rows, targets = torch.from_numpy(unit(n, d, 1)), torch.from_numpy(unit(m, d, 2))
+    _geomloss(False)(rows[:50], targets[:50])
+    geomloss = timed(lambda: float(_geomloss(False)(rows, targets)))
+    a, b = np.full(n, 1 / n), np.full(m, 1 / m)
+    costs = torch.sqrt(torch.abs(2 - 2 * rows @ targets.T)).double().numpy()
+    exact = timed(lambda: float(ot.emd2(a, b, costs, numItermax=10**8)))
+    found = {"geomloss": geomloss.cpu[0], "geomloss_value": geomloss.result}
+    found |= {"exact": exact.cpu[0], "exact_value": exact.result}
+    if n * m <= SMALL:  # minutes beyond
+        how = {"method": "sinkhorn_log", "numItermax": 200, "warn": False}
+        found["log"] = timed(lambda: ot.sinkhorn(a, b, costs, 1e-3, **how)).cpu[0]
+    return found
+
+
+@leg(one_thread=True)
+def tamis(n: int, m: int, d: int) -> Figures:
+    """Solve with Tamis: costs kept, streaming, exact and, a small problem, converged; a first call each compiles."""
+    import numpy as np
+
+    from tamis.selectors.features.transport.problem import Costs
+    from tamis.selectors.features.transport.solve import solve
 
     small, few = unit(40, d, 1), np.full(40, 1 / 40)
     for solver in ("released", "converged", "exact"):
         solve(Costs(small, small), few, few, solver, bounds=True)
-    print(
-        "| rows x targets | GeomLoss tensorized | Tamis, costs kept | ratio | streaming | ratio | relative difference "
-        "| POT emd2 | Tamis exact | relative difference | POT sinkhorn_log, 200 | Tamis converged |\n"
-        "|---|---|---|---|---|---|---|---|---|---|---|---|"
-    )
-    for size in sizes:
-        n, m = map(int, size.split("x"))
-        rows, targets = unit(n, d, 1), unit(m, d, 2)
-        with tempfile.TemporaryDirectory() as temporary:
-            np.save(Path(temporary) / "rows.npy", rows)
-            np.save(Path(temporary) / "targets.npy", targets)
-            theirs = reference("transport", f"{temporary}/rows.npy", f"{temporary}/targets.npy")
-        a, b = np.full(n, 1 / n), np.full(m, 1 / m)
+    rows, targets = unit(n, d, 1), unit(m, d, 2)
+    a, b = np.full(n, 1 / n), np.full(m, 1 / m)
 
-        def timed(kept: int, solver: Any, repetitions: int) -> tuple[float, float]:
-            best, value = np.inf, 0.0
-            for _ in range(repetitions):
-                start = time.thread_time()
-                value = solve(Costs(rows, targets, None, kept), a, b, solver).value  # noqa: B023
-                best = min(best, time.thread_time() - start)
-            return best, value
+    def solved(kept: int, solver: Any) -> Callable[[], float]:
+        return lambda: float(solve(Costs(rows, targets, None, kept), a, b, solver).value)
 
-        kept, value = timed(2**30, "released", 3)
-        streaming, _ = timed(0, "released", 1)
-        exact, exact_value = timed(2**30, "exact", 1)
-        converged, _ = timed(2**30, "converged", 1) if n * m <= 1_000_000 else (float("nan"), 0.0)
-        print(
-            f"| {n:,} x {m:,} | {theirs['geomloss']:.3f} | {kept:.3f} | {theirs['geomloss'] / kept:.1f} "
-            f"| {streaming:.3f} | {theirs['geomloss'] / streaming:.1f} "
-            f"| {abs(value / theirs['geomloss_value'] - 1):.0e} "
-            f"| {theirs['pot_exact']:.2f} | {exact:.2f} | {abs(exact_value / theirs['pot_exact_value'] - 1):.0e} "
-            f"| {theirs.get('pot_log_200', float('nan')):.1f} | {converged:.1f} |",
-            flush=True,
-        )
+    kept, exact = timed(solved(2**30, "released"), 3), timed(solved(2**30, "exact"))
+    found = {"kept": min(kept.cpu), "value": kept.result, "exact": exact.cpu[0], "exact_value": exact.result}
+    found["streaming"] = timed(solved(0, "released")).cpu[0]
+    if n * m <= SMALL:
+        found["converged"] = timed(solved(2**30, "converged")).cpu[0]
+    return found
 
 
-def large(size: str, budget: int, threads: int, modes: list[str]) -> None:
-    """Run whole jobs from Parquet at full size."""
-    n, m, d = map(int, size.split("x"))
+@benchmark(full={"cases": [[1000, 1000], [4000, 1000], [8000, 2000]], "dimension": 256}, toy={"cases": [[60, 50]]})
+def transport(cases: list[tuple[int, int]], dimension: int) -> Iterator[Yielded]:
+    """Solvers of one transport problem, costs sqrt(2 - 2 cosine)."""
+    for n, m in cases:
+        theirs, ours = solvers.run(n=n, m=m, d=dimension), tamis.ours(n=n, m=m, d=dimension)
+        told: dict[str, Any] = {"rows x targets": f"{n:,} x {m:,}", "GeomLoss": figure(theirs, "geomloss")}
+        told["Tamis, costs kept"] = ours["kept"]
+        told["ratio"] = None if theirs is None else theirs["geomloss"] / ours["kept"]
+        told["Tamis streaming"] = ours["streaming"]
+        if theirs is not None:
+            told["relative difference"] = f"{abs(ours['value'] / theirs['geomloss_value'] - 1):.0e}"
+            told |= {"POT emd2": theirs["exact"], "Tamis exact": ours["exact"]}
+            told["of exact"] = f"{abs(ours['exact_value'] / theirs['exact_value'] - 1):.0e}"
+            told["POT sinkhorn_log, 200"] = theirs.get("log")
+        yield told | {"Tamis exact": ours["exact"], "Tamis converged": ours.get("converged")}
+
+
+# -- Whole jobs
+
+
+@benchmark(
+    full={"size": [1_000_000, 10_000, 512], "budget": 50_000, "threads": 2, "modes": ["fixed", "otm"]},
+    toy={"size": [400, 40, 8], "budget": 20, "modes": ["fixed"]},
+)
+def large(size: tuple[int, int, int], budget: int, threads: int, modes: list[str]) -> Iterator[Yielded]:
+    """Whole jobs from Parquet at full size: candidates, targets, dimensions."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write(folder, n, m, d)
-        print("| mode | CPU s | moments | neighbours | transport | report | wall s | peak RSS GB | rows |")
-        print("|---|---|---|---|---|---|---|---|---|")
+        write(folder, *size)
         for mode in modes:
-            done = tamis(folder, mode, job(folder, budget, mode=mode), threads)
-            phases = done["phases"]
-            print(
-                f"| {mode} | {done['whole']:.1f} | "
-                + " | ".join(f"{phases[name]:.1f}" for name in ("moments", "neighbours", "transport", "report"))
-                + f" | {done['whole_wall']:.0f} | {done['peak_rss'] / 1e9:.2f} | {len(done['rows']):,} |",
-                flush=True,
-            )
-
-
-def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    sets = commands.add_parser("core", help="against the released procedure")
-    sets.add_argument("--sizes", nargs="+", default=["20000x1000x256", "50000x2000x512"])
-    solvers = commands.add_parser("transport", help="solvers of one problem")
-    solvers.add_argument("--sizes", nargs="+", default=["1000x1000", "4000x1000", "8000x2000"])
-    solvers.add_argument("--dimension", type=int, default=256)
-    whole = commands.add_parser("large", help="whole jobs from Parquet")
-    whole.add_argument("--size", default="1000000x10000x512")
-    whole.add_argument("--budget", type=int, default=50_000)
-    whole.add_argument("--threads", type=int, default=2)
-    whole.add_argument("--modes", nargs="+", default=["fixed", "otm"])
-    arguments = parser.parse_args()
-    if arguments.command == "core":
-        core(arguments.sizes)
-    elif arguments.command == "transport":
-        transport(arguments.sizes, arguments.dimension)
-    else:
-        large(arguments.size, arguments.budget, arguments.threads, arguments.modes)
-
-
-if __name__ == "__main__":
-    main()
+            found = job.ours(spec=spec(folder, budget, mode=mode), work=folder / mode, threads=threads)
+            told = {"mode": mode, "CPU s": found["cpu"]}
+            told |= {name: found[name] for name in ("moments", "neighbours", "transport", "report")}
+            told |= {"wall s": found["wall"], "peak RSS GB": found["peak_rss"] / 1e9}
+            yield told | {"rows": len(selected(folder / mode))}

@@ -14,13 +14,15 @@ import pyarrow.parquet as pq
 
 from tamis.selectors.datasets import Dataset
 from tamis.selectors.features import difficulty
-from tamis.selectors.features.difficulty import Difficulty, SourceParams
-from tamis.selectors.jobs.execute import Environment
-from tamis.selectors.run.observer import Observer, Unobserved
+from tamis.selectors.features.difficulty import Difficulty
+from tamis.selectors.features.difficulty_params import SourceParams
+from tamis.selectors.jobs.open import Environment
+from tamis.selectors.run.observer import Observer
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
 from tamis.selectors.schema.request import JobSpec, Manifest
-from tamis.selectors.signals.store import SignalStore
-from tamis.selectors.signals.threads import LocalEngine
+
+from .runs import run_of
 
 
 def lists(values: npt.NDArray[Any]) -> pa.Array:
@@ -68,24 +70,10 @@ def scored_run(
         manifest = Manifest.model_validate(spec[name])
         return Dataset.open(manifest, environment.storage, needs=set(roles), pointer=f"/{name}")
 
-    store, engine = SignalStore(environment.cache), LocalEngine(environment.threads)
-    run = Run(
-        JobSpec.model_validate(spec),
-        opened("dataset", needs.roles),
-        [],
-        [("index", 1.0), (difficulty.PHASE, 1.0)],
-        dynamics=opened("dynamics", needs.dynamics) if needs.dynamics else None,
-        store=store,
-        scratch=store,
-        engine=engine,
-        observer=observer or Unobserved(),
-    )
-    try:
-        run.count_rows()
-        run.begin(difficulty.PHASE)
+    dynamics = opened("dynamics", needs.dynamics) if needs.dynamics else None
+    job = Job(JobSpec.model_validate(spec), opened("dataset", needs.roles), [], dynamics)
+    with run_of(job, ["index", difficulty.PHASE], environment, observer) as run:
         yield run
-    finally:
-        engine.close()
 
 
 def scores_of(spec: Mapping[str, Any], environment: Environment, **params: Any) -> tuple[npt.NDArray[Any], Difficulty]:

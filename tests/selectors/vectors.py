@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tamis.selectors.jobs.execute import Environment, execute
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.results.result import SELECTION, read_selection
 from tamis.selectors.schema.request import JobSpec
 

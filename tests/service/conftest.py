@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 
-from tamis.service.store import Job, Store, Submission
+from tamis.service.store import Job, NewJob, Store, Submission
 
 from .postgresql import SHARED, Server, programs
 
@@ -96,10 +96,9 @@ def submit(store: Store) -> Submit:
             "spec": spec,
             "selector": "fake",
             "fingerprint": None,
-            "labels": {},
-            "render": lambda job: {"id": job.id, "state": job.state},
         }
-        return store.jobs.submit(**(values | more))
+        options = {name: more.pop(name) for name in ("key", "reusable", "max_queued") if name in more}
+        return store.jobs.submit(NewJob(**(values | more)), **options)
 
     return submit
 

@@ -23,7 +23,7 @@ HOARD: list[bytearray] = []
 """What a job leaves in its process."""
 
 
-def run(spec: JobSpec, out: Path, environment: Any, observer: Observer, answer: Any) -> None:
+def run(spec: JobSpec, fingerprint: str | None, out: Path, environment: Any, observer: Observer, answer: Any) -> None:
     """Do `units` units of `seconds` each, every one marked when it is done; before unit `at`, do `act`."""
     params: dict[str, Any] = dict(spec.selector.params)
     units, at = params.get("units", 1), params.get("at", 0)

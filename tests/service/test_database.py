@@ -14,7 +14,7 @@ import pytest
 
 from tamis.selectors.errors import StorageError, TamisError
 from tamis.service.settings import Settings
-from tamis.service.store import Store, database
+from tamis.service.store import NewJob, Store, database
 
 from .postgresql import Server
 
@@ -36,7 +36,7 @@ def test_a_locked_database(store_url: str, locked: None, monkeypatch: pytest.Mon
     assert store.jobs.list().items == []  # readers do not wait for writers
     with pytest.raises(StorageError, match="locked") as caught:
         store.workers.report("w", host="h", pid=1, slots=1, running=0)
-    assert caught.value.retryable and caught.value.status == 503
+    assert caught.value.code == "storage" and caught.value.status == 503
     store.close()
 
 
@@ -125,14 +125,9 @@ def test_a_database_without_an_encoding(postgresql: Server) -> None:
     store = Store(postgresql.new_database("ascii", "SQL_ASCII"))
     with contextlib.closing(store):
         store.migrate()
-        submission = store.jobs.submit(
-            owner="zoë",
-            request={},
-            spec={},
-            selector="random",
-            fingerprint=None,
-            labels={"Sprache": "日本語"},
-            render=lambda job: {},
+        new = NewJob(
+            owner="zoë", request={}, spec={}, selector="random", fingerprint=None, labels={"Sprache": "日本語"}
         )
+        submission = store.jobs.submit(new)
         job = store.jobs.get(submission.job_id)
         assert (job.owner, dict(job.labels)) == ("zoë", {"Sprache": "日本語"})

@@ -14,10 +14,10 @@ SCOPES = frozenset({Scope.READ, Scope.SUBMIT})
 
 
 def test_a_key_is_found_by_its_token_alone(store: Store) -> None:
-    assert not store.keys.asked()
+    assert not store.keys.required()
     made = store.keys.create(owner="ann", scopes=SCOPES, note="laptop")
     other = store.keys.create(owner="ann", scopes=SCOPES)
-    assert store.keys.asked()
+    assert store.keys.required()
     assert store.keys.find(made.token) == made.key
     assert (made.key.owner, made.key.scopes, made.key.note) == ("ann", SCOPES, "laptop")
     assert made.key.expires_at is None
@@ -64,6 +64,6 @@ def test_expiry_and_revocation(store: Store) -> None:
     assert store.keys.find(long.token) is None
     assert store.keys.revoke(long.key.id).revoked_at == revoked.revoked_at
     assert store.keys.valid() == []
-    assert store.keys.asked(), "the last key's end opens nothing"
+    assert store.keys.required(), "the last key's end opens nothing"
     with pytest.raises(NotFound):
         store.keys.revoke("key_none")

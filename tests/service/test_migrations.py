@@ -15,7 +15,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from tamis.selectors.errors import StorageError
-from tamis.service.store import Store, migrations
+from tamis.service.api.resources import job_resource
+from tamis.service.store import IdempotencyKey, Store, idempotency, migrations
 from tamis.service.store.models import metadata
 
 from .postgresql import Server
@@ -149,3 +150,21 @@ def test_processes_may_migrate_at_once(backend: str, request: pytest.FixtureRequ
 
 def _migrate(url: str) -> None:
     Store(url).migrate()
+
+
+def test_answers_of_the_version_before_are_replayed(connection: sa.Connection) -> None:
+    migrations.upgrade(connection, "0007")
+    answer = {
+        **{"id": "job_0", "owner": "ann", "state": "succeeded", "terminal": True, "selector": "random"},
+        **{"created_at": "2026-01-02T03:04:05.678901Z", "started_at": None, "finished_at": None, "expired_at": None},
+        **{"waiting_reason": None, "progress": None, "attempts": 1, "error": None, "fingerprint": "f"},
+        **{"request": {"priority": 3}, "labels": {"a": "b"}, "callback": None, "links": {"self": "/v1/jobs/job_0"}},
+    }
+    row = {"owner": "ann", "key": "k", "body_sha256": "a", "job_id": "job_0", "response": answer, "created_at": 1.0}
+    connection.execute(sa.insert(metadata.tables["idempotency_keys"]), row)
+    migrations.upgrade(connection)
+    replayed = idempotency.replay(connection, "ann", IdempotencyKey("k", "a"), 2.0)
+    assert replayed is not None and replayed.replayed
+    resource = job_resource(replayed.job).model_dump(mode="json")
+    del answer["links"]
+    assert {name: resource[name] for name in answer} == answer

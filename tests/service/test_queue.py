@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from tamis.service.store import Claim, Control, EventKind, JobState, LogLine, Store, queue
+from tamis.service.job_state import JobState
+from tamis.service.retry import Backoff, JobRetry
+from tamis.service.store import Claim, Control, EventKind, LogLine, Store
 from tamis.service.store.jobs import MAX_ATTEMPTS
 
 pytestmark = pytest.mark.both_databases
@@ -25,6 +27,7 @@ JOBS = 100
 """Claimed by processes that race."""
 
 PROBLEM = {"code": "bad-data", "detail": "bad"}
+TRANSIENT = {"code": "storage", "detail": "slow"}
 
 
 def claimed(store: Store, worker: str = "w", lease: float = 60) -> Claim:
@@ -33,8 +36,8 @@ def claimed(store: Store, worker: str = "w", lease: float = 60) -> Claim:
     return claim
 
 
-def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "RETRY_SECONDS", (0.0,))
+def no_wait(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.queue, "_retry", JobRetry(Backoff((0.0,), endless=True)))
 
 
 def test_the_queue_is_in_order(store: Store, submit: Submit) -> None:
@@ -181,8 +184,8 @@ WRITES: dict[str, Callable[[Store, Claim], object]] = {
         claim.lease, 60, progress={"stale": 1}, logs=[LogLine(0, "info", "stale", {})]
     ),
     "succeed": lambda store, claim: store.queue.succeed(claim.lease, progress={"stale": 1}),
-    "fail": lambda store, claim: store.queue.fail(claim.lease, PROBLEM, retry=False),
-    "retry": lambda store, claim: store.queue.fail(claim.lease, PROBLEM, retry=True),
+    "fail": lambda store, claim: store.queue.fail(claim.lease, PROBLEM),
+    "retry": lambda store, claim: store.queue.fail(claim.lease, TRANSIENT),
     "cancelled": lambda store, claim: store.queue.cancelled(claim.lease),
     "release": lambda store, claim: store.queue.release(claim.lease),
     "wait": lambda store, claim: store.queue.wait(claim.lease, 0, bytes(8)),
@@ -263,28 +266,28 @@ def test_a_claim_ends_what_is_exhausted_on_its_way(store: Store, submit: Submit)
 
 
 def test_retry_until_none_is_left(store: Store, submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
-    no_wait(monkeypatch)
+    no_wait(store, monkeypatch)
     job_id = submit().job_id
     for _ in range(MAX_ATTEMPTS - 1):
-        assert store.queue.fail(claimed(store).lease, PROBLEM, retry=True) is JobState.QUEUED
+        assert store.queue.fail(claimed(store).lease, TRANSIENT) is JobState.QUEUED
         assert store.jobs.get(job_id).error is None
-    assert store.queue.fail(claimed(store).lease, PROBLEM, retry=True) is JobState.FAILED
+    assert store.queue.fail(claimed(store).lease, TRANSIENT) is JobState.FAILED
     job = store.jobs.get(job_id)
-    assert job.error == PROBLEM and job.attempts == MAX_ATTEMPTS
+    assert job.error == TRANSIENT and job.attempts == MAX_ATTEMPTS
     told = [event.data.get("error") for event in store.events.list(job_id) if event.kind is EventKind.STATE]
-    assert told == [None, None, PROBLEM, None, PROBLEM, None, PROBLEM]
+    assert told == [None, None, TRANSIENT, None, TRANSIENT, None, TRANSIENT]
 
 
 def test_a_permanent_failure_is_not_retried(store: Store, submit: Submit) -> None:
     job_id = submit().job_id
-    assert store.queue.fail(claimed(store).lease, PROBLEM, retry=False) is JobState.FAILED
+    assert store.queue.fail(claimed(store).lease, PROBLEM) is JobState.FAILED
     assert store.jobs.get(job_id).error == PROBLEM
     assert store.queue.claim("w", 60) is None
 
 
 def test_a_retry_waits_and_lets_others_pass(store: Store, submit: Submit) -> None:
     first = submit().job_id
-    store.queue.fail(claimed(store).lease, PROBLEM, retry=True)
+    store.queue.fail(claimed(store).lease, TRANSIENT)
     assert store.queue.claim("w", 60) is None
     second = submit().job_id
     assert claimed(store).job.id == second
@@ -294,9 +297,9 @@ def test_a_retry_waits_and_lets_others_pass(store: Store, submit: Submit) -> Non
 
 
 def test_success_forgets_the_failures(store: Store, submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
-    no_wait(monkeypatch)
+    no_wait(store, monkeypatch)
     job_id = submit().job_id
-    store.queue.fail(claimed(store).lease, PROBLEM, retry=True)
+    store.queue.fail(claimed(store).lease, TRANSIENT)
     assert store.queue.succeed(claimed(store).lease, progress={"fraction": 1.0}) is JobState.SUCCEEDED
     job = store.jobs.get(job_id)
     assert (job.error, job.attempts, job.progress) == (None, 2, {"fraction": 1.0})

@@ -102,7 +102,7 @@ def test_a_removal_that_is_cut_off_is_done_by_the_next_sweep(
     (rest,) = left(home)
     assert rest == job_id if cut == "before" else rest.startswith(".removed-")
     keeping().sweep()
-    assert left(home) == [] and store.removals.promised() == []
+    assert left(home) == [] and store.removals.pending() == []
 
 
 def test_a_resume_is_not_robbed_of_its_files(*, store: Store, home: Path, keeping: Any, submit: Submit) -> None:

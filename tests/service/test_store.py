@@ -6,17 +6,19 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tamis.selectors.errors import Conflict, NotFound, StorageError
+from tamis.service.job_state import JobState
 from tamis.service.store import (
     BadCursor,
     EventKind,
+    IdempotencyKey,
     IdempotencyKeyReused,
-    JobState,
     LogLine,
     Store,
     idempotency,
@@ -26,6 +28,8 @@ from tamis.service.store.job_rows import MAX_LOG_LINES
 
 pytestmark = pytest.mark.both_databases
 
+KEY = IdempotencyKey("k", "a")
+OTHER_BODY = IdempotencyKey("k", "b")
 NOBODY = "job_00000000000000000000000000"
 
 Submit = Callable[..., Any]
@@ -41,7 +45,7 @@ def run_to(store: Store, job_id: str, state: JobState) -> None:
         case JobState.SUCCEEDED:
             store.queue.succeed(claim.lease)
         case JobState.FAILED:
-            store.queue.fail(claim.lease, {"code": "bad-data", "detail": "bad"}, retry=False)
+            store.queue.fail(claim.lease, {"code": "bad-data", "detail": "bad"})
         case JobState.WAITING:
             store.queue.wait(claim.lease, 0, np.array([3, 1]).tobytes())
         case JobState.CANCELLING | JobState.CANCELLED:
@@ -60,7 +64,7 @@ def test_a_submitted_job_is_there_as_it_was_sent(store: Store, submit: Submit) -
     submission = submit(request=request, labels={"run": "a17", "é": ""}, priority=3)
     job = store.jobs.get(submission.job_id)
     assert not submission.replayed
-    assert submission.response == {"id": job.id, "state": "queued"}
+    assert submission.job == job
     assert list(job.request.items()) == list(request.items())
     assert job.labels == {"run": "a17", "é": ""}
     assert (job.state, job.attempts, job.error, job.progress) == (JobState.QUEUED, 0, None, None)
@@ -102,13 +106,10 @@ def test_a_job_is_its_owners(store: Store, submit: Submit) -> None:
 
 
 def test_a_submission_that_fails_leaves_nothing(store: Store, submit: Submit) -> None:
-    def render(job: object) -> dict[str, Any]:
-        raise RuntimeError("no answer")
-
-    with pytest.raises(RuntimeError):
-        submit(render=render, idempotency_key="k", body_sha256="a")
+    with pytest.raises(NotFound):
+        submit(uses=[NOBODY], key=KEY)
     assert store.jobs.list().items == []
-    assert not submit(idempotency_key="k", body_sha256="a").replayed
+    assert not submit(key=KEY).replayed
 
 
 def test_ids_sort_by_time() -> None:
@@ -120,39 +121,39 @@ def test_ids_sort_by_time() -> None:
 
 
 def test_a_key_gives_the_first_answer_again(store: Store, submit: Submit) -> None:
-    first = submit(idempotency_key="k", body_sha256="a")
+    first = submit(key=KEY)
     run_to(store, first.job_id, JobState.SUCCEEDED)
-    again = submit(idempotency_key="k", body_sha256="a", render=lambda job: {"another": "answer"})
-    assert again.replayed and again.job_id == first.job_id and again.response == first.response
-    replay = store.jobs.replay(owner="ann", idempotency_key="k", body_sha256="a")
+    again = submit(key=KEY, labels={"another": "job"})
+    assert again.replayed and again.job == replace(first.job, spec={})  # as it was: queued
+    replay = store.jobs.replay("ann", KEY)
     assert replay == again
     assert len(store.jobs.list().items) == 1
 
 
 def test_a_key_of_another_body_is_refused(store: Store, submit: Submit) -> None:
-    submit(idempotency_key="k", body_sha256="a")
+    submit(key=KEY)
     with pytest.raises(IdempotencyKeyReused) as caught:
-        submit(idempotency_key="k", body_sha256="b")
+        submit(key=OTHER_BODY)
     assert (caught.value.code, caught.value.status) == ("idempotency-key-reused", 422)
     with pytest.raises(IdempotencyKeyReused):
-        store.jobs.replay(owner="ann", idempotency_key="k", body_sha256="b")
+        store.jobs.replay("ann", OTHER_BODY)
     assert len(store.jobs.list().items) == 1
 
 
 def test_keys_of_different_callers_do_not_meet(store: Store, submit: Submit) -> None:
-    first = submit(owner="ann", idempotency_key="k", body_sha256="a")
-    second = submit(owner="bob", idempotency_key="k", body_sha256="b")
+    first = submit(owner="ann", key=KEY)
+    second = submit(owner="bob", key=OTHER_BODY)
     assert first.job_id != second.job_id
-    assert store.jobs.replay(owner="cid", idempotency_key="k", body_sha256="a") is None
+    assert store.jobs.replay("cid", KEY) is None
 
 
 def test_a_key_is_forgotten_after_a_day(store: Store, submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = submit(idempotency_key="k", body_sha256="a")
+    first = submit(key=KEY)
     created = store.jobs.get(first.job_id).created_at
     monkeypatch.setattr(store.database, "now", lambda _: created + idempotency.KEPT_SECONDS - 1)
-    assert submit(idempotency_key="k", body_sha256="a").job_id == first.job_id
+    assert submit(key=KEY).job_id == first.job_id
     monkeypatch.setattr(store.database, "now", lambda _: created + idempotency.KEPT_SECONDS + 1)
-    second = submit(idempotency_key="k", body_sha256="b")
+    second = submit(key=OTHER_BODY)
     assert not second.replayed and second.job_id != first.job_id
 
 
@@ -161,7 +162,7 @@ def test_one_key_from_many_threads_makes_one_job(store: Store, submit: Submit) -
 
     def send(_: int) -> Any:
         gate.wait()
-        return submit(idempotency_key="k", body_sha256="a")
+        return submit(key=KEY)
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(send, range(8)))
@@ -179,9 +180,9 @@ def test_an_identical_job_is_found(store: Store, submit: Submit) -> None:
     assert still_running.job_id != first  # only what has succeeded is an answer
     store.jobs.request_cancel(still_running.job_id)
     run_to(store, first, JobState.SUCCEEDED)
-    same = submit(**taken, idempotency_key="k", body_sha256="a")
-    assert (same.job_id, same.replayed, same.response["state"]) == (first, False, "succeeded")
-    again = store.jobs.replay(owner="ann", idempotency_key="k", body_sha256="a")
+    same = submit(**taken, key=KEY)
+    assert (same.job_id, same.replayed, same.job.state) == (first, False, JobState.SUCCEEDED)
+    again = store.jobs.replay("ann", KEY)
     assert again is not None and again.replayed and again.job_id == first
     others = [
         submit(**taken, owner="bob"),
@@ -202,18 +203,18 @@ def test_deleting_promises_to_remove_files(store: Store, submit: Submit) -> None
     job_id = submit().job_id
     run_to(store, job_id, JobState.SUCCEEDED)
     store.jobs.delete(job_id)
-    assert store.removals.promised() == [job_id]
+    assert store.removals.pending() == [job_id]
 
     def fails() -> None:
         raise StorageError("no")
 
     with pytest.raises(StorageError, match="no"):
-        store.removals.keep_promise(job_id, fails)
-    assert store.removals.promised() == [job_id]
+        store.removals.complete(job_id, fails)
+    assert store.removals.pending() == [job_id]
     done: list[str] = []
     for _ in range(2):
-        store.removals.keep_promise(job_id, lambda: done.append(job_id))
-    assert done == [job_id] and store.removals.promised() == []
+        store.removals.complete(job_id, lambda: done.append(job_id))
+    assert done == [job_id] and store.removals.pending() == []
 
 
 @pytest.mark.parametrize("state", list(JobState))
@@ -228,7 +229,7 @@ def test_only_what_is_finished_expires(store: Store, submit: Submit, state: JobS
     assert store.removals.finished() == []
     if state in (JobState.FAILED, JobState.CANCELLED):
         assert store.jobs.resume(job_id).expired_at is None
-        assert store.removals.promised() == []  # its files are the next attempt's
+        assert store.removals.pending() == []  # its files are the next attempt's
 
 
 def test_what_an_active_job_reads_does_not_expire(store: Store, submit: Submit) -> None:
@@ -344,7 +345,7 @@ def test_resume(store: Store, submit: Submit, state: JobState) -> None:
 
 @pytest.mark.parametrize("state", list(JobState))
 def test_delete(store: Store, submit: Submit, state: JobState) -> None:
-    job_id = submit(labels={"a": "b"}, idempotency_key="k", body_sha256="a").job_id
+    job_id = submit(labels={"a": "b"}, key=KEY).job_id
     run_to(store, job_id, state)
     if not state.terminal:
         with pytest.raises(Conflict, match=state):
@@ -356,7 +357,7 @@ def test_delete(store: Store, submit: Submit, state: JobState) -> None:
     with pytest.raises(NotFound):
         store.events.list(job_id)
     assert store.jobs.list(labels={"a": "b"}).items == []
-    assert submit(idempotency_key="k", body_sha256="a").replayed
+    assert submit(key=KEY).replayed
     with store.database.read() as connection:
         left = [
             connection.exec_driver_sql(f"SELECT count(*) FROM {t}").scalar_one() for t in ("job_events", "job_labels")
@@ -502,6 +503,6 @@ def test_a_queued_job_says_why_it_waits(store: Store, submit: Submit) -> None:
     assert "1 job is ahead" in reasons[second] and "2 jobs are ahead" in reasons[third]
     claim = store.queue.claim("w", 60)
     assert claim is not None and claim.job.waiting_reason is None
-    store.queue.fail(claim.lease, {"detail": "the disk hiccuped"}, retry=True)
+    store.queue.fail(claim.lease, {"code": "storage", "detail": "the disk hiccuped"})
     assert "the disk hiccuped" in (store.jobs.get(first).waiting_reason or "")
     assert store.jobs.get(first).error is None

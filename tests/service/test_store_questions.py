@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from tamis.selectors.errors import Conflict, Invalid, NotFound
-from tamis.service.store import EventKind, JobState, Store, Taken
+from tamis.service.job_state import JobState
+from tamis.service.store import AnswersAccepted, EventKind, Store
 from tamis.service.store.errors import QueueFull
 from tamis.service.store.jobs import MAX_ATTEMPTS
 from tamis.service.store.models import questions
@@ -33,7 +34,7 @@ def ask(store: Store, round: int = 0, rows: list[int] = ROWS) -> str:
     return claim.job.id
 
 
-def answer(store: Store, job_id: str, scores: dict[int, float], round: int = 0) -> Taken:
+def answer(store: Store, job_id: str, scores: dict[int, float], round: int = 0) -> AnswersAccepted:
     given = np.array(list(scores), np.int64), np.array(list(scores.values()), np.float64)
     return store.questions.answer(job_id, round, *given)
 
@@ -53,12 +54,12 @@ def test_ask_and_tell(store: Store, submit: Submit) -> None:
         assert (job.state, job.round, job.attempts, job.state.terminal) == (WAITING, round, 0, False)
         assert store.queue.claim("w", 60) is None
         assert open_rows(store, job_id) == ROWS
-        assert answer(store, job_id, {0: 1.5, 7: NAN}, round) == Taken(round, 4, 2, WAITING)
+        assert answer(store, job_id, {0: 1.5, 7: NAN}, round) == AnswersAccepted(round, 4, 2, WAITING)
         waiting = store.jobs.get(job_id)
         assert waiting.version > job.version and waiting.waiting_reason is not None
         assert "the scores of 2 rows" in waiting.waiting_reason
         assert open_rows(store, job_id) == [3, 2**40]
-        assert answer(store, job_id, {2**40: -1.0, 3: 0.0}, round) == Taken(round, 4, 0, QUEUED)
+        assert answer(store, job_id, {2**40: -1.0, 3: 0.0}, round) == AnswersAccepted(round, 4, 0, QUEUED)
     answers = store.questions.answers(job_id)
     assert [one.round for one in answers] == list(range(2 * MAX_ATTEMPTS))
     assert np.frombuffer(answers[-1].rows, np.int64).tolist() == ROWS
@@ -74,13 +75,13 @@ def test_the_same_answer_again_changes_nothing(store: Store, submit: Submit) -> 
     ask(store)
     answer(store, job_id, {7: NAN, 3: 1.0})
     before = store.jobs.get(job_id)
-    assert answer(store, job_id, {3: 1.0, 7: NAN}) == Taken(0, 4, 2, WAITING)
+    assert answer(store, job_id, {3: 1.0, 7: NAN}) == AnswersAccepted(0, 4, 2, WAITING)
     assert store.jobs.get(job_id) == before
     assert answer(store, job_id, {3: 1.0, 0: 2.0, 2**40: 3.0}).state is QUEUED  # some again, the others new
     for state in (QUEUED, RUNNING):
         if state is RUNNING:
             store.queue.claim("w", 60)
-        assert answer(store, job_id, {0: 2.0, 7: NAN}) == Taken(0, 4, 0, state)
+        assert answer(store, job_id, {0: 2.0, 7: NAN}) == AnswersAccepted(0, 4, 0, state)
 
 
 @pytest.mark.parametrize("other", [2.0, NAN])

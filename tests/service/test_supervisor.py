@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from tamis.service.job_state import JobState
 from tamis.service.metrics_model import Key
-from tamis.service.store import EventKind, Job, JobState, Store
+from tamis.service.store import EventKind, Job, Store
 
 Submit = Callable[..., Any]
 StartWorker = Callable[..., Any]
@@ -210,16 +211,15 @@ def test_a_failure_ends_that_job_and_nothing_else(
 
 @pytest.mark.parametrize("params", [{"units": 1000, "seconds": 0.05}, {"act": "spin"}], ids=["units", "kernel"])
 def test_the_limit_of_seconds(
-    *, submit: Submit, worker: StartWorker, ended: Ended, computing: Computing, params: dict[str, Any]
+    *, submit: Submit, worker: StartWorker, ended: Ended, home: Path, params: dict[str, Any]
 ) -> None:
     worker()
     job_id = submit(params=params, limits={"seconds": 0.5}).job_id
-    pid = computing(job_id)
-    job = ended(job_id)
+    job = ended(job_id)  # on a busy machine the limit can pass before the first unit begins
     assert (job.state, job.attempts) == (FAILED, 1)
     assert job.error is not None and job.error["code"] == "limit-exceeded" and "0.5 s" in job.error["detail"]
     assert job.error["errors"][0]["pointer"] == "/limits/seconds"
-    assert not alive(pid)
+    assert not any(alive(int(pid)) for pid in lines(home / "jobs" / job_id / "attempts"))
 
 
 @pytest.mark.parametrize("act", ["grow", "swell"])

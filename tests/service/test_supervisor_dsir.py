@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tamis.selectors.jobs.execute import Environment, execute, open_job
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment, open_job
 from tamis.selectors.schema.request import JobSpec
-from tamis.service.store import Job, JobState, Store
+from tamis.service.job_state import JobState
+from tamis.service.store import Job, Store
 from tamis.service.worker.job_process import EXECUTE
 
 Submit = Callable[..., Any]

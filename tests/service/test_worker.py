@@ -115,7 +115,7 @@ def python(code: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 
 PREPARE = """
-from tamis.service.entry import prepare_process
+from tamis.service.process_setup import prepare_process
 from tamis.service.settings import Settings
 prepare_process(Settings.from_environment())
 """
@@ -217,3 +217,34 @@ def test_the_job_process_leaves_signals_to_the_supervisor(home: Path) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.3)
         process.kill()
+
+
+def test_a_job_process_opens_datasets_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shard's footer is read once between the order of a job and its result."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tamis.selectors.datasets import Dataset, LocalStorage
+    from tamis.selectors.jobs.open import Environment, open_job
+    from tamis.selectors.run.observer import Unobserved
+    from tamis.selectors.run.questions import Answers
+    from tamis.selectors.schema.request import JobSpec
+    from tamis.service.worker.execution import execute
+
+    pq.write_table(pa.table({"text": ["a", "b", "c"]}), tmp_path / "pool.parquet")
+    spec = JobSpec.model_validate(
+        {"dataset": {"shards": [str(tmp_path / "pool.parquet")]}, "selector": {"name": "random"}, "budget": {"rows": 2}}
+    )
+    environment = Environment(LocalStorage(), tmp_path / "cache", 1)
+    accepted = open_job(spec, environment)
+    opened: list[str] = []
+    really = Dataset.open
+
+    def open_counted(*arguments: Any, **options: Any) -> Dataset:
+        opened.append(options["pointer"])
+        return really(*arguments, **options)
+
+    monkeypatch.setattr(Dataset, "open", open_counted)
+    execute(accepted.spec, accepted.fingerprint, tmp_path / "out", environment, Unobserved(), Answers())
+    assert opened == ["/dataset"]
+    assert (tmp_path / "out" / "result.json").is_file()

@@ -13,9 +13,6 @@ class TamisError(Exception):
     status: ClassVar[int] = 500
     """The HTTP status that tells it best; the service uses it, the library ignores it."""
 
-    retryable: ClassVar[bool] = False
-    """Whether the same job may succeed when it is tried again, untouched."""
-
     def __init__(self, detail: str | None = None, *, pointer: str | None = None, **where: Any) -> None:
         """Build the error.
 
@@ -125,4 +122,3 @@ class StorageError(TamisError):
 
     code = "storage"
     status = 503
-    retryable = True

@@ -1,4 +1,4 @@
-"""The library's front door: `select` and what it gives back."""
+"""The library: `select`, and the `Selection` that it returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from tamis.selectors.datasets import LocalStorage
 from tamis.selectors.errors import Invalid
-from tamis.selectors.jobs.execute import Environment, execute
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.results import result as results
 from tamis.selectors.run.observer import Observer
 from tamis.selectors.run.questions import Answer
@@ -104,6 +105,7 @@ def select(
     Returns
     -------
     Selection
+        The folder of the result, and its rows and report.
 
     Raises
     ------
@@ -139,7 +141,7 @@ def select(
 
 
 def invalid_request(error: ValidationError, document: Any) -> Invalid:
-    """Say a validation error of a request as `Invalid`, with a JSON Pointer for each field at fault."""
+    """Return a validation error of a request as `Invalid`, with a JSON Pointer for each field at fault."""
     errors = field_errors(error, document, JobSpec)
     detail = "; ".join(f"{item['pointer'] or '/'}: {item['detail']}" for item in errors)
     return Invalid(f"The request does not fit: {detail}.", pointer=errors[0]["pointer"], errors=errors)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Mapping
 from typing import Final
 
 import structlog
 
-from tamis.service.settings import BadSettings
-
-LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-FORMATS: Final = ("json", "text")
+from tamis.service.settings import LOG_FORMAT, LOG_LEVEL
 
 QUIET_LIBRARIES: Final = ("alembic", "httpx", "httpcore")
-"""They tell of every look: only their warnings are of interest."""
+"""Libraries that log every request: only their warnings are logged."""
 
 
 def configure_logs(environ: Mapping[str, str] | None = None) -> None:
@@ -30,13 +26,8 @@ def configure_logs(environ: Mapping[str, str] | None = None) -> None:
     BadSettings
         One of them has another value.
     """
-    environ = os.environ if environ is None else environ
-    form = environ.get("TAMIS_LOG_FORMAT") or "json"
-    level = environ.get("TAMIS_LOG_LEVEL") or "info"
-    if form not in FORMATS:
-        raise BadSettings(f"TAMIS_LOG_FORMAT: {form!r} is not one of {', '.join(FORMATS)}")
-    if level not in LEVELS:
-        raise BadSettings(f"TAMIS_LOG_LEVEL: {level!r} is not one of {', '.join(LEVELS)}")
+    form, level = LOG_FORMAT.read(environ), LOG_LEVEL.read(environ)
+    number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -67,6 +58,6 @@ def configure_logs(environ: Mapping[str, str] | None = None) -> None:
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(LEVELS[level])
+    root.setLevel(number)
     for name in QUIET_LIBRARIES:
-        logging.getLogger(name).setLevel(max(logging.WARNING, LEVELS[level]))
+        logging.getLogger(name).setLevel(max(logging.WARNING, number))

@@ -1,9 +1,8 @@
-"""What is measured of jobs, and how it adds up: workers count, the store sums, the API shows the sums.
+"""Metrics of jobs: workers count, the store sums, the API shows the sums.
 
-Workers come and go, and several of them and several API processes share one database. So what arises in a worker is
-added up in the database, and every API process shows the same sums: a scrape of any one of them tells all, and nothing
-has to find the workers or outlive them. What a worker has counted and not stored yet is lost when it is killed: two
-seconds' worth at most.
+Workers come and go, and several workers and API processes share one database. Counts of workers are therefore summed in
+the database, and every API process shows the same sums: one of them is enough for a scrape, and nothing has to find the
+workers or outlive them. Counts that a worker has not stored yet, of two seconds at most, are lost when it is killed.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 SUM: Final = "sum"
-"""The label under which a distribution's sum is kept, beside its buckets' upper bounds."""
+"""Label of a distribution's sum, beside its buckets' upper bounds."""
 
 INFINITE: Final = "+Inf"
 
 
 class Key(NamedTuple):
-    """What a stored total is of."""
+    """Key of a stored total."""
 
     name: str
     selector: str
@@ -29,7 +28,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Something that only grows; the metric is its name with ``_total``."""
+    """Counter; the metric is its name with ``_total``."""
 
     name: str
     help: str
@@ -38,14 +37,14 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A histogram."""
+    """Histogram."""
 
     name: str
     help: str
     bounds: tuple[float, ...]  # upper bounds of the buckets, ascending; one without a bound follows
 
     def bucket(self, value: float) -> str:
-        """Name the bucket that `value` falls into."""
+        """Return the label of the bucket of `value`."""
         index = bisect_left(self.bounds, value)
         return INFINITE if index == len(self.bounds) else repr(self.bounds[index])
 
@@ -80,7 +79,7 @@ COUNTS: Final = (ATTEMPTS, RETRIES, ROWS_READ, BYTES_READ)
 
 
 class Tally:
-    """What one worker has counted and not stored yet."""
+    """Counts of one worker that are not stored yet."""
 
     def __init__(self) -> None:
         self._amounts: dict[Key, float] = {}
@@ -95,12 +94,12 @@ class Tally:
         self._add(Key(what.name, selector, SUM), value)
 
     def take(self) -> dict[Key, float]:
-        """Give what was counted, and start anew."""
+        """Return the counts and reset them."""
         taken, self._amounts = self._amounts, {}
         return taken
 
     def put_back(self, amounts: Mapping[Key, float]) -> None:
-        """Count again what could not be stored."""
+        """Add back counts that could not be stored."""
         for key, amount in amounts.items():
             self._add(key, amount)
 

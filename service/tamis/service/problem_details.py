@@ -1,4 +1,4 @@
-"""An error as `application/problem+json` (RFC 9457): the answer of a request, and the `error` of a failed job."""
+"""Problem details (RFC 9457) of an error: the answer of a request, and the `error` of a failed job."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Final
 from tamis.selectors.errors import Invalid, TamisError
 
 TYPE_PREFIX: Final = "urn:tamis:problem:"
-"""Before the error's code: the problem's type, the same for all time."""
+"""Prefix of the stable problem types; the error's code follows."""
 
 
 def problem_of(error: TamisError) -> dict[str, Any]:
-    """Say an error in JSON.
+    """Convert an error to a problem document.
 
     Returns
     -------
@@ -34,5 +34,5 @@ def problem_of(error: TamisError) -> dict[str, Any]:
 
 
 def title_of(kind: type[TamisError]) -> str:
-    """Give a kind of problem its title: the first sentence of its docstring."""
+    """Return the title of an error class: the first line of its docstring."""
     return (kind.__doc__ or "").strip().splitlines()[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""What every process that computes does first, before numba, numpy or pyarrow are imported."""
+"""Set-up of every computing process, before numba, numpy or pyarrow are imported."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ ONE_THREAD: Final = (
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-"""Thread pools that stay at one thread: parallelism is over units, in threads of the engine's own."""
+"""Variables of thread pools that stay at one thread: parallelism is over units, in the engine's threads."""
 
 MUST_COME_LATER: Final = ("numba", "numpy", "pyarrow")
-"""They read their settings once, when they are imported."""
+"""Libraries that read their settings once, at import."""
 
 ARENAS: Final = 2
-"""Heaps that glibc's allocator spreads threads over."""
+"""Number of heaps of glibc's allocator."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _M_ARENA_MAX: Final = -8
 
 
 def prepare_process(settings: Settings) -> None:
-    """Set what the numeric libraries read when they are imported; the children of this process inherit it.
+    """Set the variables that the numeric libraries read at import; child processes inherit them.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def die_with_parent(parent: int, signum: signal.Signals) -> None:
         The signal.
     """
     if sys.platform != "linux":
-        return  # elsewhere the end of the parent's pipe is all there is to tell by
+        return  # elsewhere the end of the parent's pipe is the only sign
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != parent:

@@ -1,4 +1,4 @@
-"""Where the rows of a question are: a file beside the job's result, written before the question is stored.
+"""Files of questions beside a job's result: shard, number and id of each row in question.
 
 The store holds row numbers and scores, as little as the job needs; shards and ids are for whoever answers.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def write_question(out: Path, question: Question) -> None:
-    """Write a question's table into the job's folder, instead of those of earlier rounds.
+    """Write a question's table into the job's folder and remove those of earlier rounds.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Removing files: those of deleted jobs, and of what is kept no longer. Every step can be cut off and is done again."""
+"""Removal of files of deleted jobs and of expired results and signals; every step can be interrupted and repeated."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from tamis.service.settings import Settings
 from tamis.service.store import Store
 
 SWEEP_SECONDS: Final = 60.0
-"""Between two sweeps of a worker."""
+"""Mean time between two sweeps of a worker."""
 
 ASIDE: Final = ".removed-"
-"""Before the name of a folder that is being removed: out of everybody's way in one step, whatever its size."""
+"""Prefix of a folder that is being removed: a rename takes it out of use in one step, whatever its size."""
 
 UNFINISHED_SECONDS: Final = 3600.0
-"""A temporary file of the cache that is older, and than every running job, was left by a process that was killed."""
+"""Age from which a temporary file, older than every running job, is a leftover of a killed process."""
 
 CLOCK_SECONDS: Final = 60.0
-"""By how much the clocks of the database and of a file server may differ."""
+"""Largest difference between the clocks of the database and of a file server."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.retention")
 
 
 class Retention:
-    """What is kept, and the removal of the rest."""
+    """Retention policy: expires results and signals, and removes files."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
 
     def sweep(self) -> None:
-        """Do all there is to do: see the methods. Raises StorageError when the database does not answer."""
+        """Run all removals, one after the other. Raises StorageError when the database does not answer."""
         self.expire_results()
-        for job_id in self._store.removals.promised():
+        for job_id in self._store.removals.pending():
             self.remove_files(job_id)
         for folder in self._settings.jobs_dir.glob(f"{ASIDE}*"):  # a removal that was cut off
             _remove(folder)
         self.trim_signals()
 
     def remove_files(self, job_id: str) -> None:
-        """Remove the files of a job as its deletion promised."""
+        """Remove the files of a job whose removal is recorded."""
         folder = self._settings.job_dir(job_id)
         aside = folder.with_name(f"{ASIDE}{job_id}-{secrets.token_hex(4)}")
 
@@ -61,11 +61,11 @@ class Retention:
             except OSError as error:
                 raise StorageError(f"the folder {folder} can't be removed: {error.strerror}") from error
 
-        self._store.removals.keep_promise(job_id, put_away)
+        self._store.removals.complete(job_id, put_away)
         _remove(aside)
 
     def expire_results(self) -> None:
-        """Take away the results of jobs that finished too long ago, and of the oldest beyond the bytes to keep."""
+        """Expire the results of jobs that finished too long ago, and the oldest beyond the bytes to keep."""
         keep = self._settings.keep
         if keep.seconds is None and keep.bytes is None:
             return
@@ -82,7 +82,7 @@ class Retention:
                 log.info("a result expired", job=job.job_id, age_seconds=job.age, bytes=size)
 
     def trim_signals(self) -> None:
-        """Remove signals that no job used for too long, the longest unused beyond the bytes to keep, and leftovers.
+        """Remove signals unused for too long, the least recently used beyond the bytes to keep, and leftovers.
 
         Whatever a running job uses it has touched since it started: nothing younger than the oldest of them goes. A job
         that comes to want a signal in the very moment that it goes computes it again in its next attempt.
@@ -117,7 +117,7 @@ class Retention:
 
 
 class Sweeper:
-    """A thread that sweeps now and then, beside a worker's loop."""
+    """Thread that runs the retention policy once a minute, beside a worker's loop."""
 
     def __init__(self, retention: Retention) -> None:
         self._retention = retention
@@ -128,7 +128,7 @@ class Sweeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Have it end after what it is at."""
+        """Stop after the current sweep and wait for the end."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -143,7 +143,7 @@ class Sweeper:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder that was put aside; what stays is tried again by the next sweep."""
+    """Remove a folder that was put aside; the next sweep tries again where it fails."""
     shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
         log.error("files can't be removed", folder=str(folder))

@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from tamis.selectors.schema.request import DatasetId, JobId, JobSpec, Manifest, Shape, Target
 from tamis.selectors.schema.response import ColumnInfo, Plan, Progress, ResultFile, ResultManifest
-
-State = Literal["queued", "running", "waiting", "cancelling", "succeeded", "failed", "cancelled"]
+from tamis.service.job_state import State
 
 MAX_PAGE = 1000
 """Items on a page at most."""
@@ -64,7 +63,7 @@ class JobRequest(JobSpec):
 
 
 class JobPlan(Plan):
-    """What a job would do, and what it needs, before it runs."""
+    """The phases, costs and warnings of a job before it runs."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -100,7 +99,7 @@ class JobError(BaseModel):
 
 
 class CallbackStatus(Resource):
-    """What became of a job's callback."""
+    """The state of a job's callback."""
 
     id: str = Field(description="Of the message: its `webhook-id`.")
     state: Literal["pending", "delivered", "given_up"]
@@ -160,7 +159,7 @@ class JobList(Resource):
 
 
 class JobQuestion(Resource):
-    """What a waiting job asks: scores of rows, larger is better. Parallel lists, without the rows that are answered."""
+    """The question of a waiting job: rows to be scored, larger is better. Parallel lists, without answered rows."""
 
     round: int = Field(description="Number of the question; rises within a job.")
     total: int = Field(description="Rows asked in this round.")
@@ -185,7 +184,7 @@ class RoundAnswers(Shape):
 
 
 class AnswersTaken(Resource):
-    """What became of answers."""
+    """The outcome of an answer."""
 
     round: int
     total: int = Field(description="Rows asked in this round.")
@@ -225,7 +224,7 @@ class FileLink(ResultFile):
 
 
 class JobResult(ResultManifest):
-    """The result: files, what was asked and got, and where it comes from."""
+    """The result: files, request and totals, and provenance."""
 
     model_config = ConfigDict(extra="ignore", serialize_by_alias=True)
 
@@ -263,7 +262,7 @@ class DatasetList(Resource):
 
 
 class SelectorNeeds(Resource):
-    """What a selector reads."""
+    """Columns and datasets that a selector reads."""
 
     roles: list[str]
     either: list[str] = Field(description="Roles of which one is needed; of several the first is used.")
@@ -296,7 +295,7 @@ class Health(Resource):
 
 
 class Version(Resource):
-    """What is running."""
+    """The versions that are running."""
 
     tamis: str
     api: Literal["v1"] = "v1"

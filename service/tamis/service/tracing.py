@@ -1,4 +1,4 @@
-"""Spans of requests, attempts and their phases, where OpenTelemetry's API package is installed; nothing elsewhere.
+"""OpenTelemetry spans of requests, attempts and phases, where its API package is installed.
 
 The API package alone records nothing: whoever wants traces installs the SDK and configures it, as
 ``opentelemetry-instrument tamis serve`` does for the service and the workers that it starts. The trace of a submission
@@ -31,13 +31,13 @@ VERSION: Final = version("tamis")  # parses the package's metadata, which is too
 
 
 class RequestSpan:
-    """The span of one request."""
+    """Span of one request."""
 
     def __init__(self, span: Span | None) -> None:
         self._span = span
 
     def answered(self, route: str, status: int) -> None:
-        """Say which route it was and what the answer is: both are known at its end only."""
+        """Set route and status, which are known at the end of the request only."""
         if self._span is None:
             return
         self._span.update_name(f"HTTP {route}")
@@ -48,7 +48,7 @@ class RequestSpan:
 
 @contextmanager
 def request_span(method: str, headers: Mapping[str, str]) -> Iterator[RequestSpan]:
-    """Open the span of a request, in the trace that its caller names; its log lines carry the trace's id."""
+    """Open the span of a request in its caller's trace; log lines inside carry the trace's id."""
     if not INSTALLED:
         yield RequestSpan(None)
         return
@@ -58,14 +58,14 @@ def request_span(method: str, headers: Mapping[str, str]) -> Iterator[RequestSpa
         kind=trace.SpanKind.SERVER,
         attributes={"http.request.method": method},
     ) as span:
-        found = span.get_span_context()
-        known = {"trace": trace.format_trace_id(found.trace_id)} if found.is_valid else {}
+        span_context = span.get_span_context()
+        known = {"trace": trace.format_trace_id(span_context.trace_id)} if span_context.is_valid else {}
         with structlog.contextvars.bound_contextvars(**known):
             yield RequestSpan(span)
 
 
 def traceparent() -> str | None:
-    """Give the context of the current span as W3C Trace Context writes it; None where there is none."""
+    """Return the context of the current span in the form of W3C Trace Context; None where there is none."""
     if not INSTALLED:
         return None
     carrier: dict[str, str] = {}
@@ -74,10 +74,10 @@ def traceparent() -> str | None:
 
 
 class AttemptSpan:
-    """The span of an attempt at a job, with one span inside for each phase that its reports of progress tell."""
+    """Span of an attempt at a job, with an inner span for each phase."""
 
     def __init__(self, parent: str | None, attributes: Mapping[str, Any]) -> None:
-        """Open it, in the trace that `parent` (W3C Trace Context) names or in one of its own."""
+        """Open the span in the trace of `parent` (W3C Trace Context), or in a new one."""
         self._phase_name: str | None = None
         self._phase: Span | None = None
         self._span: Span | None = None
@@ -89,7 +89,7 @@ class AttemptSpan:
             )
 
     def phase(self, name: str) -> None:
-        """Say which phase the job is in."""
+        """Begin the span of a phase unless it is the current one."""
         if self._span is None or name == self._phase_name:
             return
         now = time.time_ns()
@@ -101,7 +101,7 @@ class AttemptSpan:
         )
 
     def end(self, outcome: str, problem: Mapping[str, Any] | None) -> None:
-        """Close it and the phase it ended in."""
+        """Close the span and that of its last phase."""
         if self._span is None:
             return
         now = time.time_ns()

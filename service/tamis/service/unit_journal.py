@@ -1,4 +1,4 @@
-"""A job's units of work, as they came: one JSON object a line, in a file beside its result."""
+"""Journal of a job's finished units: one JSON object a line, in a file beside its result."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from tamis.selectors.run.observer import UnitDone
 
 JOURNAL: Final = ".units.ndjson"
-"""Hidden, as all in a job's folder that is no part of its result."""
+"""File name; hidden, like everything in a job's folder that is not part of its result."""
 
 
 class Journal:
-    """Writes the journal of one attempt; from any thread."""
+    """Writer of the journal of one attempt. Thread-safe."""
 
     def __init__(self, folder: Path, attempt: int) -> None:
         self._attempt = attempt
@@ -29,7 +29,7 @@ class Journal:
         self._file.truncate(content.rfind(b"\n") + 1)
 
     def write(self, unit: UnitDone) -> None:
-        """Note a unit."""
+        """Append a unit."""
         entry = {
             "at": datetime.fromtimestamp(time.time(), UTC).isoformat(),
             "attempt": self._attempt,
@@ -47,7 +47,7 @@ class Journal:
 
 
 def read_units(folder: Path) -> Iterator[bytes]:
-    """Give the whole lines of a job's journal so far; nothing where there is none."""
+    """Yield the complete lines of a job's journal so far; none where there is no journal."""
     try:
         with (folder / JOURNAL).open("rb") as file:
             for line in file:

@@ -152,7 +152,7 @@ def test_labels_out_of_range_are_refused(label: int) -> None:
 
 INTERPRETED = """
 import hashlib, numpy as np
-from tamis.native import dynamics
+from tamis.native.learning import dynamics
 for kind, dtype in (("logits", np.float64), ("log_probs", np.float16), ("probabilities", np.float64)):
     logits = np.random.default_rng(3).integers(-640, 640, (60, 10)) / 64
     exact = {"logits": logits, "log_probs": np.full((60, 10), -2.302), "probabilities": np.full((60, 10), 0.1)}[kind]

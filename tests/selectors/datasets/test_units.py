@@ -46,7 +46,7 @@ ROLES = ("text", "id", "group", "size", "score", "embedding")
 def cut_at(unit_bytes: int, batch_rows: int, batch_bytes: int, chunk_bytes: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tamis.selectors.datasets.shard.TARGET_UNIT_BYTES", unit_bytes)
-        for module in ("batch", "parquet"):
+        for module in ("batch", "formats.parquet"):
             patch.setattr(f"tamis.selectors.datasets.{module}.MAX_BATCH_ROWS", batch_rows)
             patch.setattr(f"tamis.selectors.datasets.{module}.MAX_BATCH_BYTES", batch_bytes)
         patch.setattr("tamis.selectors.datasets.formats.lines.CHUNK_BYTES", chunk_bytes)

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tamis.selectors.decision.by_key import Choice, Layout, RankedUnit, choose, choose_in_turns
+from tamis.selectors.decision.by_key import choose, choose_by_target
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.ranking import Layout, RankedUnit
+from tamis.selectors.decision.request import Request
 from tamis.selectors.errors import DataError, Infeasible, Invalid, TamisError
 from tamis.selectors.schema.request import Budget, Quota, Strata
 
@@ -168,13 +171,15 @@ def decide(problem: Problem, cuts: Sequence[int], **options: Any) -> Choice:
     }
     rows = Rows(problem.keys, cuts)
     return choose(
+        Request(
+            rows.layout(names, problem.codes, problem.sizes),
+            Budget(size=problem.budget) if problem.sizes else Budget(rows=problem.budget),
+            Strata(quotas=quotas, on_shortfall="redistribute" if problem.redistribute else "error"),
+            preselected=np.array(problem.preselected, np.int64),
+            excluded=np.array(problem.excluded, np.int64),
+            **options,
+        ),
         rows,
-        rows.layout(names, problem.codes, problem.sizes),
-        Budget(size=problem.budget) if problem.sizes else Budget(rows=problem.budget),
-        Strata(quotas=quotas, on_shortfall="redistribute" if problem.redistribute else "error"),
-        preselected=np.array(problem.preselected, np.int64),
-        excluded=np.array(problem.excluded, np.int64),
-        **options,
     )
 
 
@@ -249,7 +254,7 @@ def test_many_rows_equal_the_greedy_choice(distinct: int) -> None:
     codes = generator.choice(3, count, p=[0.8, 0.19, 0.01]).astype(np.int32)
     rows = Rows(keys.tolist(), [1, 50_000, 50_001, 199_999])
     strata = Strata(quotas={"a": Quota(max_share=0.5), "c": Quota(min_share=0.05)})
-    choice = choose(rows, rows.layout(names, codes.tolist()), Budget(rows=30_000), strata)
+    choice = choose(Request(rows.layout(names, codes.tolist()), Budget(rows=30_000), strata), rows)
     assert len(choice.rows) == 30_000
     order = np.lexsort((np.arange(count), -keys))
     # The greedy choice in plain Python: the smallest minimum first, then in order, nobody beyond a maximum.
@@ -276,7 +281,7 @@ def test_without_strata_it_is_the_top_and_a_smaller_budget_is_a_prefix() -> None
     rows = Rows([0.5, 3.0, -INF, 3.0, 1.0, 2.0], [2, 4])
     order = []
     for budget in range(1, 6):
-        choice = choose(rows, rows.layout(), Budget(rows=budget))
+        choice = choose(Request(rows.layout(), Budget(rows=budget)), rows)
         order.append(in_rank_order(choice))
         assert choice.codes is None
     assert order[-1] == [1, 3, 5, 4, 0]
@@ -285,7 +290,7 @@ def test_without_strata_it_is_the_top_and_a_smaller_budget_is_a_prefix() -> None
 
 def test_thresholds_totals_and_outcome() -> None:
     rows = Rows([5, 4, 3, 2, 1, -INF, 9, 0], reasons=[0, 0, 0, 0, 0, 0, 1, 0])
-    choice = choose(rows, rows.layout(sizes=[10] * 8), Budget(fraction=0.5), preselected=np.array([7, 6]))
+    choice = choose(Request(rows.layout(sizes=[10] * 8), Budget(fraction=0.5), preselected=np.array([7, 6])), rows)
     assert in_rank_order(choice) == [7, 6, 0, 1]
     assert choice.keys.tolist() == [5, 4, -INF, 0]
     assert choice.common == (4.0, 1)
@@ -306,13 +311,13 @@ def test_thresholds_totals_and_outcome() -> None:
 def test_a_stratum_taken_whole_has_no_threshold() -> None:
     rows = Rows([5, 4, 3, 2])
     layout = rows.layout(["a", "b", "c"], [0, 1, 1, 2])
-    choice = choose(rows, layout, Budget(rows=2), Strata())
+    choice = choose(Request(layout, Budget(rows=2), Strata()), rows)
     assert [outcome.threshold for outcome in choice.outcomes] == [None, 4.0, None]
 
 
 def test_a_request_without_strata_ignores_those_of_the_layout() -> None:
     rows = Rows([5, 4, 3, 2])
-    choice = choose(rows, rows.layout(["a", "b"], [0, 1, 1, 0]), Budget(rows=2))
+    choice = choose(Request(rows.layout(["a", "b"], [0, 1, 1, 0]), Budget(rows=2)), rows)
     assert choice.codes is None
     assert [outcome.stratum for outcome in choice.outcomes] == [""]
 
@@ -321,7 +326,7 @@ def test_what_is_missing_is_told_with_reasons() -> None:
     rows = Rows([1, 2, 3, -INF, 5, 6], [3], reasons=[0, 1, 1, 0, 0, 2])
     names = ("eligible", "too-few-tokens", "not-a-number")
     with pytest.raises(Infeasible) as caught:
-        choose(rows, rows.layout(), Budget(rows=3), excluded=np.array([4]), reason_names=names)
+        choose(Request(rows.layout(), Budget(rows=3), excluded=np.array([4])), rows, names)
     assert caught.value.pointer == "/budget/rows"
     for words in ("asks 3 rows", "only 1 rows", "2 too-few-tokens", "1 not-a-number", "1 no-key", "1 excluded"):
         assert words in caught.value.detail
@@ -330,16 +335,16 @@ def test_what_is_missing_is_told_with_reasons() -> None:
 def test_a_first_row_larger_than_the_budget_is_refused() -> None:
     rows = Rows([2, 1])
     with pytest.raises(Infeasible, match="larger than the budget of 5"):
-        choose(rows, rows.layout(sizes=[6, 1]), Budget(size=5))
+        choose(Request(rows.layout(sizes=[6, 1]), Budget(size=5)), rows)
 
 
 def test_a_size_budget_far_from_reached_warns() -> None:
     rows = Rows([3, 2, 1])
-    choice = choose(rows, rows.layout(sizes=[5, 90, 5]), Budget(size=50))
+    choice = choose(Request(rows.layout(sizes=[5, 90, 5]), Budget(size=50)), rows)
     assert choice.rows.tolist() == [0]
     assert [notice.code for notice in choice.warnings] == ["budget-not-reached"]
     assert "45 below the budget of 50" in choice.warnings[0].detail
-    exact = choose(rows, rows.layout(sizes=[5, 45, 5]), Budget(size=50))
+    exact = choose(Request(rows.layout(sizes=[5, 45, 5]), Budget(size=50)), rows)
     assert exact.warnings == []
 
 
@@ -347,9 +352,9 @@ def test_whole_rows_that_reach_a_minimum_must_fit_its_maximum_and_the_budget() -
     rows = Rows([4, 3, 2, 1])
     layout = rows.layout(["a", "b"], [0, 0, 1, 1], [7, 7, 7, 7])
     with pytest.raises(Infeasible, match=r"stratum 'a'.*minimum of 8 add 14, but only 10"):
-        choose(rows, layout, Budget(size=20), Strata(quotas={"a": Quota(min=8, max=10)}))
+        choose(Request(layout, Budget(size=20), Strata(quotas={"a": Quota(min=8, max=10)})), rows)
     with pytest.raises(Infeasible, match=r"add 28 \(a 14, b 14\)"):
-        choose(rows, layout, Budget(size=20), Strata(default=Quota(min=8)))
+        choose(Request(layout, Budget(size=20), Strata(default=Quota(min=8))), rows)
 
 
 @pytest.mark.parametrize(
@@ -366,16 +371,16 @@ def test_earlier_selections_that_do_not_fit(options: dict[str, list[int]], point
     rows = Rows([1, 2, 3, 4])
     arrays = {name: np.array(value, np.int64) for name, value in options.items()}
     with pytest.raises(Invalid, match=words) as caught:
-        choose(rows, rows.layout(), Budget(rows=2), **arrays)  # type: ignore[arg-type]
+        choose(Request(rows.layout(), Budget(rows=2), **arrays), rows)  # type: ignore[arg-type]
     assert caught.value.pointer == pointer
 
 
 def test_a_size_budget_needs_sizes_that_are_not_negative() -> None:
     rows = Rows([1, 2, 3], [1])
     with pytest.raises(Invalid, match="size column"):
-        choose(rows, rows.layout(), Budget(size=2))
+        choose(Request(rows.layout(), Budget(size=2)), rows)
     with pytest.raises(DataError, match="row 2 is negative") as caught:
-        choose(rows, rows.layout(sizes=[1, 1, -1]), Budget(size=2))
+        choose(Request(rows.layout(sizes=[1, 1, -1]), Budget(size=2)), rows)
     assert caught.value.where == {"row": 2}
 
 
@@ -384,25 +389,25 @@ def test_sizes_whose_sum_is_no_64_bit_number_are_refused() -> None:
     for size in (2**62, 2**63 - 1):
         for budget in (Budget(size=3), Budget(rows=2)):
             with pytest.raises(DataError, match="larger unit"):
-                choose(rows, rows.layout(sizes=[size] * 3 + [1]), budget)
+                choose(Request(rows.layout(sizes=[size] * 3 + [1]), budget), rows)
 
 
 @pytest.mark.parametrize("key", [float("nan"), INF])
 def test_a_key_that_is_no_number_is_the_selectors_defect(key: float) -> None:
     rows = Rows([1, 2, key], [1])
     with pytest.raises(TamisError, match="row 2") as caught:
-        choose(rows, rows.layout(), Budget(rows=1))
+        choose(Request(rows.layout(), Budget(rows=1)), rows)
     assert caught.value.code == "internal"
 
 
 def test_columns_of_the_wrong_length_are_the_selectors_defect() -> None:
     rows = Rows([1, 2, 3])
     with pytest.raises(TamisError, match="shape"):
-        choose(rows, Layout(np.array([0, 4])), Budget(rows=1))
+        choose(Request(Layout(np.array([0, 4])), Budget(rows=1)), rows)
     with pytest.raises(TamisError, match="strata of shape"):
-        choose(rows, Layout(rows.starts, ["a"], [np.zeros(2, np.int32)]), Budget(rows=1), Strata())
+        choose(Request(Layout(rows.starts, ["a"], [np.zeros(2, np.int32)]), Budget(rows=1), Strata()), rows)
     with pytest.raises(TamisError, match=r"outside 0\.\.0"):
-        choose(rows, rows.layout(["a"], [0, 0, 1]), Budget(rows=1), Strata())
+        choose(Request(rows.layout(["a"], [0, 0, 1]), Budget(rows=1), Strata()), rows)
 
 
 # -- turns
@@ -419,7 +424,7 @@ def test_turns_take_their_parts_from_what_is_left(data: st.DataObject) -> None:
     cuts = data.draw(st.lists(st.integers(0, budget), min_size=turns - 1, max_size=turns - 1).map(sorted))
     parts = np.diff([0, *cuts, budget]).tolist()
     rankings = [Rows(list(map(float, column)), [count // 2]) for column in keys]
-    choice = choose_in_turns(rankings, lambda left: parts, rankings[0].layout(), Budget(rows=budget))
+    choice = choose_by_target(Request(rankings[0].layout(), Budget(rows=budget)), rankings, lambda left: parts)
     gone: set[int] = set()
     for turn, part in enumerate(parts):
         order = sorted(set(range(count)) - gone, key=lambda row: (-keys[turn][row], row))
@@ -451,8 +456,8 @@ def test_turns_keep_the_bounds_of_the_whole_and_room_for_the_minimums(data: st.D
     layout = rankings[0].layout(list("abc"), codes)
 
     def run() -> Choice:
-        return choose_in_turns(
-            rankings, lambda left: [first, left - first], layout, Budget(rows=budget), Strata(quotas=quotas)
+        return choose_by_target(
+            Request(layout, Budget(rows=budget), Strata(quotas=quotas)), rankings, lambda left: [first, left - first]
         )
 
     if not feasible:
@@ -469,7 +474,7 @@ def test_turns_keep_the_bounds_of_the_whole_and_room_for_the_minimums(data: st.D
 def test_turns_give_what_they_leave_of_a_size_to_the_next() -> None:
     one, two = Rows([4, 3, 2, 1]), Rows([1, 2, 3, 4])
     layout = one.layout(sizes=[3, 3, 3, 3])
-    choice = choose_in_turns([one, two], lambda left: [5, left - 5], layout, Budget(size=9))
+    choice = choose_by_target(Request(layout, Budget(size=9)), [one, two], lambda left: [5, left - 5])
     assert choice.rows.tolist() == [0, 2, 3]
     assert choice.turns.tolist() == [0, 1, 1]
 
@@ -477,13 +482,13 @@ def test_turns_give_what_they_leave_of_a_size_to_the_next() -> None:
 def test_parts_must_sum_to_the_budget() -> None:
     rows = Rows([1, 2, 3])
     with pytest.raises(TamisError, match="split into"):
-        choose_in_turns([rows, rows], lambda left: [1, 1], rows.layout(), Budget(rows=3))
+        choose_by_target(Request(rows.layout(), Budget(rows=3)), [rows, rows], lambda left: [1, 1])
 
 
 def test_preselected_rows_lead_whatever_the_turns() -> None:
     rows = Rows([1, 2, 3, 4, 5, 6])
-    choice = choose_in_turns(
-        [rows, rows], lambda left: [left - 1, 1], rows.layout(), Budget(rows=5), preselected=np.array([1, 0])
+    choice = choose_by_target(
+        Request(rows.layout(), Budget(rows=5), preselected=np.array([1, 0])), [rows, rows], lambda left: [left - 1, 1]
     )
     assert in_rank_order(choice) == [1, 0, 5, 4, 3]
     assert choice.turns.tolist() == [-1, -1, 1, 0, 0]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.selectors.decision.by_key import Choice, Layout
-from tamis.selectors.decision.choice import Survey, choose_given, survey
+from tamis.selectors.decision.choice import Choice, Feasibility, check_feasible, choose_in_order
 from tamis.selectors.decision.in_order import Ordered
+from tamis.selectors.decision.ranking import Layout
+from tamis.selectors.decision.request import Request
 from tamis.selectors.errors import Infeasible, TamisError
 from tamis.selectors.schema.request import Budget, Quota, Strata
 from tamis.selectors.schema.response import Notice
@@ -31,23 +34,23 @@ def found(
     reasons: np.ndarray | None = None,
     preselected: tuple[int, ...] = (),
     excluded: tuple[int, ...] = (),
-) -> Survey:
+) -> Feasibility:
     ranked = Ordered(LAYOUT, np.array(rows, np.int64), SCORES, reasons)
-    return survey(
+    return check_feasible(
+        Request(
+            LAYOUT, budget, strata, preselected=np.array(preselected, np.int64), excluded=np.array(excluded, np.int64)
+        ),
         ranked,
-        LAYOUT,
-        budget,
-        strata,
-        preselected=np.array(preselected, np.int64),
-        excluded=np.array(excluded, np.int64),
-        reason_names=("eligible", "odd"),
+        ("eligible", "odd"),
     )
 
 
-def taken(rows: list[int], budget: Budget, strata: Strata | None = None, **more: object) -> Choice:
+def taken(rows: list[int], budget: Budget, strata: Strata | None = None, **more: Any) -> Choice:
     stopped = more.pop("stopped", None)
     weights = more.pop("weights", None)
-    return choose_given(found(rows, budget, strata, **more), np.array(rows, np.int64), stopped=stopped, weights=weights)  # type: ignore[arg-type]
+    return choose_in_order(
+        found(rows, budget, strata, **more), np.array(rows, np.int64), stopped=stopped, weights=weights
+    )
 
 
 def in_order(choice: Choice) -> list[int]:

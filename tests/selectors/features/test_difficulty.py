@@ -19,10 +19,11 @@ from tamis.native.learning import dynamics
 from tamis.selectors.datasets import Dataset
 from tamis.selectors.errors import Cancelled, DataError, Invalid
 from tamis.selectors.features import difficulty
-from tamis.selectors.features.difficulty import METRICS, DifficultyParams, SourceParams
-from tamis.selectors.jobs.execute import Environment, execute
+from tamis.selectors.features.difficulty_params import METRICS, DifficultyParams, SourceParams
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.run.observer import Unobserved
-from tamis.selectors.run.selector import Job
+from tamis.selectors.run.opened import Job
 from tamis.selectors.schema.request import JobSpec, Manifest
 
 from ..logs import candidates, job, lists, scored_run, scores_of, visits

@@ -16,7 +16,7 @@ import pytest
 
 from tamis.selectors.errors import Cancelled, DataError, Invalid
 from tamis.selectors.features.embeddings import matrix_bytes, normalized, read_matrix
-from tamis.selectors.jobs.execute import Environment
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.run.observer import Unobserved
 
 from ..runs import opened_run

@@ -14,8 +14,10 @@ import numpy.typing as npt
 import pytest
 from tests.native.naive import transport as naive
 
-from tamis.selectors.features import transport
-from tamis.selectors.features.transport import Costs, Transport, solve, temperatures
+from tamis.selectors.features.transport import exact, problem, sinkhorn
+from tamis.selectors.features.transport.problem import Costs, Transport
+from tamis.selectors.features.transport.sinkhorn import temperatures
+from tamis.selectors.features.transport.solve import solve
 
 Matrix = npt.NDArray[np.float32]
 
@@ -34,7 +36,7 @@ def uniform(n: int) -> npt.NDArray[np.float64]:
     return np.full(n, 1 / n)
 
 
-def solved(rows: Matrix, targets: Matrix, solver: transport.Solver = "released") -> Transport:
+def solved(rows: Matrix, targets: Matrix, solver: problem.Solver = "released") -> Transport:
     return solve(Costs(rows, targets), uniform(len(rows)), uniform(len(targets)), solver, bounds=True)
 
 
@@ -67,7 +69,7 @@ def test_the_exact_distance_of_an_assignment() -> None:
 
 @pytest.mark.parametrize("clusters", [0, 4])
 @pytest.mark.parametrize("solver", ["released", "converged"])
-def test_the_exact_distance_lies_between_the_bounds(solver: transport.Solver, clusters: int) -> None:
+def test_the_exact_distance_lies_between_the_bounds(solver: problem.Solver, clusters: int) -> None:
     rows, targets = unit(90, 8, clusters), unit(35, 8, clusters)
     exact = solved(rows, targets, "exact").value
     found = solved(rows, targets, solver)
@@ -76,7 +78,7 @@ def test_the_exact_distance_lies_between_the_bounds(solver: transport.Solver, cl
     if solver == "converged":
         assert found.upper - found.lower < 0.05
         assert found.value == pytest.approx(exact, rel=2e-2)
-        assert found.converged == (found.marginal_error <= transport.MARGINAL_TOLERANCE)
+        assert found.converged == (found.marginal_error <= sinkhorn.MARGINAL_TOLERANCE)
     else:
         assert found.value < exact and not found.converged  # by design: one sweep a temperature
 
@@ -84,7 +86,7 @@ def test_the_exact_distance_lies_between_the_bounds(solver: transport.Solver, cl
 def test_a_sparse_graph_finds_what_the_dense_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, targets = unit(60, 6, 2), unit(40, 6, 3)
     dense = solved(rows, targets, "exact")
-    monkeypatch.setattr(transport, "GRAPH_NEIGHBOURS", 1)  # most pairs have to be found by their reduced cost
+    monkeypatch.setattr(exact, "GRAPH_NEIGHBOURS", 1)  # most pairs have to be found by their reduced cost
     sparse = solved(rows, targets, "exact")
     assert sparse.sweeps > dense.sweeps
     assert sparse.value == pytest.approx(dense.value, abs=1e-9)
@@ -103,7 +105,7 @@ def test_weights_of_targets_count() -> None:
 
 
 def test_neither_threads_nor_memory_decide_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(problem, "BLOCK_ROWS", 16)
     rows, targets = unit(75, 5, 3), unit(20, 5, 3)
     alone = solve(Costs(rows, targets), uniform(75), uniform(20), bounds=True)
     with ThreadPoolExecutor(3) as pool:
@@ -116,15 +118,16 @@ def test_neither_threads_nor_memory_decide_a_bit(monkeypatch: pytest.MonkeyPatch
 OTHERWISE = """
 import hashlib
 import numpy as np
-from tamis.native import distances, rounded, screened
-from tamis.selectors.transport import Costs, solve
+from tamis.native.neighbours import int8, panels, screened
+from tamis.selectors.features.transport.solve import solve
+from tamis.selectors.features.transport.problem import Costs
 
-assert not rounded.available()
+assert not int8.available()
 draw = np.random.default_rng(5)
 rows, targets = (draw.standard_normal((n, 24)) for n in (70, 30))
 rows, targets = ((side / np.sqrt((side**2).sum(axis=1))[:, None]).astype(np.float32) for side in (rows, targets))
 found = solve(Costs(rows, targets), np.full(70, 1 / 70), np.full(30, 1 / 30), bounds=True)
-keys = np.full((30, 9), distances.EMPTY)
+keys = np.full((30, 9), panels.EMPTY)
 numbers = np.arange(70, dtype=np.int32)
 screened.offer(screened.ask(targets), screened.pack(rows, numbers), np.full(30, 0.05, np.float32), keys)
 parts = (found.rows, found.targets, np.array([found.value, found.lower, found.upper, found.marginal_error]), keys)
@@ -142,12 +145,12 @@ def test_a_processor_with_narrower_vectors_finds_the_same_bits(capsys: pytest.Ca
         text=True,
         check=True,
     )
-    exec(OTHERWISE.replace("assert not rounded.available()", ""), {})
+    exec(OTHERWISE.replace("assert not int8.available()", ""), {})
     assert other.stdout == capsys.readouterr().out
 
 
 def test_the_first_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(problem, "BLOCK_ROWS", 16)
     rows, targets = unit(50, 4), unit(10, 4)
     whole = Costs(rows, targets)
     for n in (1, 16, 17, 33):

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors.errors import Invalid
-from tamis.selectors.jobs.execute import Environment, execute, open_job, plan
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment, open_job
+from tamis.selectors.jobs.plan import plan
 from tamis.selectors.schema.request import JobSpec
 
 from ..corpus import table, write

@@ -20,13 +20,15 @@ from tamis.native.math import rng
 from tamis.native.sampling.strata import MAX_STRATA
 from tamis.selectors.errors import DataError, Infeasible, Invalid
 from tamis.selectors.features.difficulty import Difficulty
-from tamis.selectors.jobs.execute import Environment, execute, plan
+from tamis.selectors.jobs.catalogue import info
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
+from tamis.selectors.jobs.plan import plan
 from tamis.selectors.methods.ccs import sweep as beta_sweep
 from tamis.selectors.methods.ccs.selector import Ccs, CcsParams
 from tamis.selectors.methods.ccs.strata import Classes, Columns, hold
 from tamis.selectors.results.result import REPORT, SCORES, SELECTION
-from tamis.selectors.run import selector as selectors
-from tamis.selectors.run.selector import Job
+from tamis.selectors.run.opened import Job
 from tamis.selectors.schema.request import JobSpec
 from tamis.selectors.signals.row_columns import MAX_NAMES
 
@@ -629,11 +631,11 @@ def test_a_sweep_holds_what_it_says(bench: Bench, tmp_path: Path, monkeypatch: p
     job |= {"dataset": whole[0], "target": {"datasets": whole[1:]}}
     ccs = Ccs(CcsParams.model_validate(job["selector"]["params"]))
     with opened_run(job, bench.environment(threads=1)) as run:
-        columns = ccs._columns(run)
+        columns = ccs.score(run)
         run.begin("sweep")
 
         def tried() -> beta_sweep.Sweep:
-            return beta_sweep.sweep(run, lambda beta, draw: ccs._held(run, columns, beta, f"ccs.{draw}"))
+            return beta_sweep.sweep(run, lambda beta, draw: ccs._in_memory(run, columns, beta, f"ccs.{draw}"))
 
         assert tried().means[0] > 0.6  # compiled, imported and read once: none of it counts below
         tracemalloc.start()
@@ -666,7 +668,7 @@ def test_rows_kept_from_before_may_have_no_score(bench: Bench) -> None:
 
 def test_the_catalogue_describes_them() -> None:
     for name in ("ccs", "topk", "stratified"):
-        found = selectors.info(name)
+        found = info(name)
         assert re.fullmatch(r"[A-Z].*\.", found.summary)
         assert found.params_schema["properties"]
 
@@ -723,7 +725,7 @@ def test_what_float32_does_not_hold_is_said_to_be_that(bench: Bench) -> None:
     details = {warning["code"]: warning["detail"] for warning in report(out)["warnings"]}
     assert details["scores-beyond-float32"].startswith("2 rows have a finite score that does not fit float32")
     assert details["rows-without-score"].startswith("2 rows")
-    assert "float32" in selectors.info("ccs").params_schema["properties"]["hard_end"]["description"]  # type: ignore
+    assert "float32" in info("ccs").params_schema["properties"]["hard_end"]["description"]  # type: ignore
 
 
 def test_q7_topk_by_class_takes_each_class_by_its_own_size(bench: Bench) -> None:

@@ -11,9 +11,11 @@ import numpy.typing as npt
 import pytest
 
 from tamis.selectors.errors import Invalid
-from tamis.selectors.jobs.execute import Environment, execute, explain
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.library import Selection
 from tamis.selectors.methods.moderate import middle_keys
+from tamis.selectors.results.explain import explain
 from tamis.selectors.schema.request import JobSpec
 
 from ..vector_shards import write_vectors

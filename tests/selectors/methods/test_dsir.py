@@ -17,7 +17,9 @@ import pytest
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tamis.selectors.errors import Cancelled, Infeasible, Invalid, OutOfLimits
-from tamis.selectors.jobs.execute import Environment, execute, plan
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
+from tamis.selectors.jobs.plan import plan
 from tamis.selectors.library import select
 from tamis.selectors.run.observer import Unobserved
 from tamis.selectors.schema.request import JobSpec

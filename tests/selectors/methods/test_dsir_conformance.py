@@ -10,15 +10,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tamis.selectors.decision.by_key import Choice, Ranked, RankedUnit, choose, choose_in_turns
+from tamis.selectors.decision.by_key import choose, choose_by_target
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.ranking import Ranked, RankedUnit
+from tamis.selectors.decision.request import Request
 from tamis.selectors.features.ngram_model import NgramModel
-from tamis.selectors.jobs.execute import Environment, open_job
-from tamis.selectors.methods.dsir.selector import REASONS, Dsir, DsirParams, LogWeights
-from tamis.selectors.run.observer import Unobserved
-from tamis.selectors.run.run import Run
+from tamis.selectors.jobs.open import Environment
+from tamis.selectors.methods.dsir.params import DsirParams
+from tamis.selectors.methods.dsir.selector import REASONS, Dsir
+from tamis.selectors.methods.dsir.weights import LogWeights
 from tamis.selectors.schema.request import Budget, JobSpec
-from tamis.selectors.signals.store import SignalStore
-from tamis.selectors.signals.threads import LocalEngine
+
+from ..runs import opened_run
 
 CASES = ["case_a", "case_b", "case_c"]
 BUDGETS = [50, 500]
@@ -53,25 +56,11 @@ class Case:
                 "budget": {"rows": 50},
             }
         )
-        opened = open_job(spec, environment)
-        store = SignalStore(environment.cache)
-        engine = LocalEngine(environment.threads)
-        phases = [(phase.name, 1.0) for phase in opened.phases]
-        self.run = Run(
-            opened.spec,
-            opened.candidates,
-            opened.targets,
-            phases,
-            store=store,
-            scratch=store,
-            engine=engine,
-            observer=Unobserved(),
-        )
         self.params = DsirParams.model_validate(params)
         selector = Dsir(self.params)
-        self.model: NgramModel = selector.fit(self.run)
-        self.weights: LogWeights = selector.weigh(self.run, self.model)
-        engine.close()
+        with opened_run(spec.model_dump(exclude_none=True), environment) as self.run:
+            self.model: NgramModel = selector.fit(self.run)
+            self.weights: LogWeights = selector.weigh(self.run, self.model)
 
     def expected_log_weights(self) -> list[np.ndarray[Any, Any]]:
         names = self.case["targets"] if self.case["separate_targets"] else ["all"]
@@ -94,9 +83,9 @@ class Case:
             return rank
 
         if not self.case["separate_targets"]:
-            return choose(ranked(0), layout, Budget(rows=rows), reason_names=REASONS)
+            return choose(Request(layout, Budget(rows=rows)), ranked(0), REASONS)
         parts = Dsir(self.params)._parts(self.model, rows)
-        return choose_in_turns([ranked(0), ranked(1)], lambda _: parts, layout, Budget(rows=rows), reason_names=REASONS)
+        return choose_by_target(Request(layout, Budget(rows=rows)), [ranked(0), ranked(1)], lambda _: parts, REASONS)
 
 
 @pytest.fixture(scope="module", params=CASES)

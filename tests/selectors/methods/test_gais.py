@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors.errors import Cancelled, DataError, Infeasible, Invalid, TamisError
-from tamis.selectors.jobs.execute import Environment, execute, plan
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
+from tamis.selectors.jobs.plan import plan
 from tamis.selectors.methods.gais.quotas import class_quotas
 from tamis.selectors.methods.gais.survey import BLOCK_ROWS, Block, plan_blocks
 from tamis.selectors.run.observer import Unobserved
@@ -113,8 +115,10 @@ def test_the_same_bytes_for_any_number_of_threads_and_after_a_stop(
 def test_the_same_bytes_after_a_kill(tmp_path: Path, environment: MakeEnvironment) -> None:
     job = clouds.write(tmp_path / "data", shards=6)
     program = (
-        "import json, sys; from pathlib import Path; from tamis.selectors.jobs.execute import Environment, execute; "
-        "from tamis.selectors.datasets import LocalStorage; from tamis.selectors.schema.request import JobSpec; "
+        "import json, sys; from pathlib import Path; from tamis.selectors.jobs.execute import execute; "
+        "from tamis.selectors.jobs.open import Environment; "
+        "from tamis.selectors.datasets import LocalStorage; "
+        "from tamis.selectors.schema.request import JobSpec; "
         "execute(JobSpec.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]), "
         "Environment(LocalStorage(), Path(sys.argv[3]), 2))"
     )

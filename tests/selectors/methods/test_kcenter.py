@@ -15,9 +15,12 @@ import pytest
 from tamis.selectors.errors import Cancelled, DataError, Infeasible, Invalid
 from tamis.selectors.features import coverage
 from tamis.selectors.features.coverage import represented
-from tamis.selectors.jobs.execute import Environment, execute, explain, plan
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
+from tamis.selectors.jobs.plan import plan
 from tamis.selectors.library import Selection
 from tamis.selectors.methods import kcenter
+from tamis.selectors.results.explain import explain
 from tamis.selectors.run.observer import Unobserved
 from tamis.selectors.schema.request import JobSpec
 from tamis.selectors.schema.response import Progress

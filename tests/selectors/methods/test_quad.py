@@ -16,7 +16,7 @@ from tamis.native.greedy import bandit
 from tamis.selectors import select
 from tamis.selectors.errors import DataError, Infeasible, Invalid, TamisError
 from tamis.selectors.features import clusters
-from tamis.selectors.jobs.execute import Environment
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.methods.quad import influence as quad_rewards
 from tamis.selectors.run.questions import Question
 
@@ -444,7 +444,7 @@ def test_rows_of_no_cluster_and_a_cluster_of_one(tmp_path: Path, environment: Ma
 
 
 def test_few_probes_are_said(tmp_path: Path, environment: MakeEnvironment) -> None:
-    from tamis.selectors.jobs.execute import plan
+    from tamis.selectors.jobs.plan import plan
     from tamis.selectors.schema.request import JobSpec
 
     manifest = shards(tmp_path / "data", [0, 1] * 50, np.arange(100.0))

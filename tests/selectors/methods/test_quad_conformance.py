@@ -15,9 +15,10 @@ from tamis.native.greedy import bandit
 from tamis.native.learning import influence
 from tamis.native.math import second_moments
 from tamis.selectors.datasets import LocalStorage
-from tamis.selectors.jobs.execute import Environment
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.methods.quad import influence as quad_rewards
-from tamis.selectors.methods.quad.bandit import Arms, Rules, pull_as_released, released_rows
+from tamis.selectors.methods.quad.bandit import Arms, Rules
+from tamis.selectors.methods.quad.released import pull_as_released, released_rows
 
 from ..runs import opened_run
 

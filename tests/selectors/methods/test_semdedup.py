@@ -15,7 +15,7 @@ from tamis.native.math import rng
 from tamis.native.neighbours import duplicates
 from tamis.native.neighbours import panels as distances
 from tamis.selectors.errors import Invalid
-from tamis.selectors.jobs.execute import Environment
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.methods import semdedup
 from tamis.selectors.results.result import SELECTION, read_selection
 

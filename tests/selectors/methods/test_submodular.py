@@ -15,7 +15,7 @@ from tamis.native.greedy import limits, submodular
 from tamis.native.neighbours import knn, similarities
 from tamis.selectors.errors import Cancelled, Infeasible, Invalid
 from tamis.selectors.features import neighbours
-from tamis.selectors.jobs.execute import Environment
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.methods import submodular as facility_location
 from tamis.selectors.run.observer import Unobserved
 

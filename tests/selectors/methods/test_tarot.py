@@ -16,7 +16,9 @@ import pytest
 
 from tamis.selectors.errors import Cancelled, DataError, Infeasible, Invalid, TamisError
 from tamis.selectors.features import gradients
-from tamis.selectors.jobs.execute import Environment, execute, plan
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
+from tamis.selectors.jobs.plan import plan
 from tamis.selectors.methods.tarot import params as tarot_params
 from tamis.selectors.methods.tarot.params import TarotParams
 from tamis.selectors.methods.tarot.selector import Tarot
@@ -150,7 +152,7 @@ def test_whitening_whitens(tmp_path: Path, environment: MakeEnvironment) -> None
         params: dict[str, Any] = {"release": True} if release else {"regularization": 1e-9}
         spec = job(tmp_path / str(release), candidates, targets, 10, **params)
         with opened_run(spec, environment(cache=str(release))) as opened:
-            space = Tarot(TarotParams(**params)).whiten(opened)
+            space = Tarot.make(TarotParams(**params)).whiten(opened)
             from tamis.selectors.features.whitening import Whitener
 
             whitener = Whitener.of(opened.store.read(space.whitening))
@@ -218,7 +220,7 @@ def test_a_budget_that_ends_on_a_layer_takes_no_other(tmp_path: Path, environmen
     assert report["evidence"]["layers"]["rows_of_the_last_layer"] == 0
     released = job(tmp_path / "r", candidates, targets, 10, release=True)
     with opened_run(released, environment(cache="r")) as opened:
-        first = Tarot(TarotParams(release=True)).whiten(opened).neighbours(1, np.empty(0, np.int64))[0]
+        first = Tarot.make(TarotParams(release=True)).whiten(opened).neighbours(1, np.empty(0, np.int64))[0]
     released["budget"] = {"rows": len(np.unique(first))}
     table, report = run(released, tmp_path / "r" / "out", environment(cache="r"))
     assert report["evidence"]["layers"]["rows_the_release_adds_beyond_the_budget"] > 0
@@ -264,7 +266,8 @@ def test_the_last_layer_is_filled_with_what_brings_the_selection_nearer(
     tmp_path: Path, environment: MakeEnvironment
 ) -> None:
     """Defect 7: the release takes the rows that are the most expensive to transport."""
-    from tamis.selectors.features.transport import Costs, solve
+    from tamis.selectors.features.transport.problem import Costs
+    from tamis.selectors.features.transport.solve import solve
     from tamis.selectors.methods.tarot.layers import Layers, cut
 
     nearer = 0
@@ -272,7 +275,7 @@ def test_the_last_layer_is_filled_with_what_brings_the_selection_nearer(
         candidates, targets, _ = data(seed)
         spec = job(tmp_path / str(seed), candidates, targets, 20)
         with opened_run(spec, environment(cache=str(seed))) as opened:
-            space = Tarot(TarotParams()).whiten(opened)
+            space = Tarot.make(TarotParams()).whiten(opened)
             layers = Layers.of(*space.neighbours(8, np.empty(0, np.int64)), N)
             ordered = layers.listed(np.ones(N, np.bool_))
             size = int(np.searchsorted(layers.layer[ordered], 1)) * 3 // 2
@@ -298,7 +301,7 @@ def test_memory_does_not_grow_with_candidates_times_targets(tmp_path: Path, envi
     spec = job(tmp_path, draw.normal(size=(n, 4)).astype(np.float32), draw.normal(size=(m, 4)).astype(np.float32), 800)
     with opened_run(spec, environment()) as opened:
         tracemalloc.start()
-        Tarot(TarotParams()).select(opened)
+        Tarot.make(TarotParams()).select(opened)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < n * m * 4 / 2

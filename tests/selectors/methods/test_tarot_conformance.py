@@ -14,8 +14,9 @@ import pytest
 
 from tamis.selectors.datasets import LocalStorage
 from tamis.selectors.features.gradients import Space
-from tamis.selectors.features.transport import Costs, Transport, solve
-from tamis.selectors.jobs.execute import Environment
+from tamis.selectors.features.transport.problem import Costs, Transport
+from tamis.selectors.features.transport.solve import solve
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.methods.tarot.layers import Layers, cut, released_set
 from tamis.selectors.methods.tarot.otm import released_folds
 from tamis.selectors.methods.tarot.params import TarotParams
@@ -73,7 +74,7 @@ def case(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.
     }
     environment = Environment(LocalStorage(), tmp_path_factory.mktemp("cache"), 2)
     with opened_run(job, environment) as run:
-        yield Case(folder, request.param, Tarot(TarotParams(release=release)).whiten(run))
+        yield Case(folder, request.param, Tarot.make(TarotParams(release=release)).whiten(run))
 
 
 def test_neighbours(case: Case) -> None:

@@ -15,7 +15,9 @@ import pytest
 from tamis.native.neighbours import knn, similarities
 from tamis.selectors.errors import Infeasible, Invalid, OutOfLimits, TamisError
 from tamis.selectors.features.neighbours import MAX_SQUARED_LENGTH, MIN_SQUARED_LENGTH, PAIR_BYTES
-from tamis.selectors.jobs.execute import Environment, execute, plan
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
+from tamis.selectors.jobs.plan import plan
 from tamis.selectors.methods import d2
 from tamis.selectors.schema.request import JobSpec
 

@@ -14,12 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tamis.selectors.datasets import Dataset, LocalStorage
-from tamis.selectors.decision.by_key import Choice, Layout, Ranked, RankedUnit, choose, choose_in_turns
+from tamis.selectors.decision.by_key import choose, choose_by_target
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.ranking import Layout, Ranked, RankedUnit
+from tamis.selectors.decision.request import Request
 from tamis.selectors.errors import Infeasible, Invalid, NotFound, StorageError
 from tamis.selectors.results.explain import explain
 from tamis.selectors.results.files import DECISION, SCORES
 from tamis.selectors.results.result import write_result
-from tamis.selectors.run.selector import Decision
 from tamis.selectors.schema.request import Budget, Columns, Manifest, Quota, Strata
 from tamis.selectors.schema.response import Provenance, ShardInfo
 
@@ -88,7 +91,7 @@ class Job:
 
     def decide(self, budget: Budget, strata: Strata | None = None, **rows: list[int]) -> Path:
         earlier: dict[str, Any] = {name: np.array(value, np.int64) for name, value in rows.items()}
-        return self.write(choose(self.ranked, self.layout, budget, strata, reason_names=REASONS, **earlier))
+        return self.write(choose(Request(self.layout, budget, strata, **earlier), self.ranked, REASONS))
 
 
 NAN = float("nan")
@@ -161,7 +164,7 @@ def test_rows_taken_in_turns(tmp_path: Path) -> None:
     job = Job(tmp_path, [1.0, 9.0, 3.0, 2.0])
     other = Keys([7.0, 0.0, 8.0, 1.0], job.ranked.starts.tolist())
     rankings = [job.ranked, other]
-    choice = choose_in_turns(rankings, lambda left: [1, left - 1], job.layout, Budget(rows=2), reason_names=REASONS)
+    choice = choose_by_target(Request(job.layout, Budget(rows=2)), rankings, lambda left: [1, left - 1], REASONS)
     out = job.write(choice, rankings)
     assert "by one of 2 rankings in turns" in explain(out, row=1).detail
     assert explain(out, row=1).key == 9.0
@@ -212,7 +215,7 @@ def test_every_row_has_an_explanation_that_agrees_with_the_choice(tmp_path_facto
     budget = data.draw(st.integers(1, count))
     quotas = Strata(default=Quota(min=data.draw(st.integers(0, 2)), max=data.draw(st.integers(2, count))))
     try:
-        choice = choose(job.ranked, job.layout, Budget(rows=budget), quotas, reason_names=REASONS)
+        choice = choose(Request(job.layout, Budget(rows=budget), quotas), job.ranked, REASONS)
     except Infeasible:
         return
     out = job.write(choice)

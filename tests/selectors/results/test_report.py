@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from tamis.native.math import rng
-from tamis.selectors.decision.by_key import RankedUnit
-from tamis.selectors.jobs.execute import Environment, execute
+from tamis.selectors.decision.ranking import RankedUnit
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
 from tamis.selectors.results.report import UniformDraw
 from tamis.selectors.schema.request import JobSpec
 

@@ -20,12 +20,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.selectors.datasets import Dataset, LocalStorage
-from tamis.selectors.decision.by_key import Choice, Layout, RankedUnit, choose, choose_in_turns
+from tamis.selectors.datasets.row_ids import read_ids
+from tamis.selectors.decision.by_key import choose, choose_by_target
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.ranking import Layout, RankedUnit
+from tamis.selectors.decision.request import Request
 from tamis.selectors.errors import DataError, Invalid, NotFound, StorageError, TamisError
 from tamis.selectors.results.files import DECISION, MODEL, REPORT, RESULT, SCORES, SELECTION, published
 from tamis.selectors.results.result import (
     load_rows,
-    read_ids,
     read_result,
     read_selection,
     verify_result,
@@ -33,7 +37,6 @@ from tamis.selectors.results.result import (
     write_selection,
 )
 from tamis.selectors.results.scores import ROW_GROUP, write_scores
-from tamis.selectors.run.selector import Decision
 from tamis.selectors.schema.request import Budget, Columns, Manifest, Quota, Strata
 from tamis.selectors.schema.response import Provenance, ResultManifest, ShardInfo
 
@@ -62,7 +65,7 @@ def some_choice(cuts: Sequence[int] = (), *, strata: bool = False) -> tuple[Choi
     codes = np.array([0, 1, 1, 0, 1, 0, 1, 0, 1, 0], np.int32)
     layout = Layout(keys.starts, ["web", "wiki"], np.split(codes, keys.starts[1:-1]))
     bounds = Strata(quotas={"wiki": Quota(max=2)}) if strata else None
-    return choose(keys, layout, Budget(rows=5), bounds, reason_names=("eligible", "empty")), keys, layout
+    return choose(Request(layout, Budget(rows=5), bounds), keys, ("eligible", "empty")), keys, layout
 
 
 SHARD_STARTS = np.array([0, 4, 4, 6, 8, 10], np.int64)
@@ -184,7 +187,7 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
         import resource, signal, sys
         from pathlib import Path
         from tamis.selectors.errors import StorageError
-        from tamis.selectors.files import publish_bytes
+        from tamis.selectors.results.files import publish_bytes
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         try:
@@ -251,13 +254,15 @@ def test_parquet_without_our_footer_or_of_another_version_is_refused(tmp_path: P
 def test_every_row_has_a_score_and_a_reason(tmp_path: Path) -> None:
     _, keys, layout = some_choice((3, 7))
     choice = choose(
+        Request(
+            layout,
+            Budget(rows=5),
+            Strata(quotas={"wiki": Quota(max=2)}),
+            preselected=np.array([2]),
+            excluded=np.array([1]),
+        ),
         keys,
-        layout,
-        Budget(rows=5),
-        Strata(quotas={"wiki": Quota(max=2)}),
-        preselected=np.array([2]),
-        excluded=np.array([1]),
-        reason_names=("eligible", "empty"),
+        ("eligible", "empty"),
     )
     described = write_scores(tmp_path / "x", keys, layout, choice, ("eligible", "empty"))
     table = pq.read_table(tmp_path / "x")
@@ -288,7 +293,7 @@ def test_the_selectors_reasons_and_rows_without_a_key(tmp_path: Path) -> None:
 
     keys = Filtered([0.0] * 4)
     names = ("eligible", "too-few-tokens", "quality")
-    choice = choose(keys, Layout(keys.starts), Budget(rows=1), reason_names=names)
+    choice = choose(Request(Layout(keys.starts), Budget(rows=1)), keys, names)
     write_scores(tmp_path / "x", keys, Layout(keys.starts), choice, names)
     table = pq.read_table(tmp_path / "x")
     assert table.column("reason").to_pylist() == ["selected", "quality", "no-key", "too-few-tokens"]
@@ -299,7 +304,7 @@ def test_scores_of_many_units_have_row_groups_of_one_size(tmp_path: Path) -> Non
     count = 2 * ROW_GROUP + 17
     keys = Keys(np.random.default_rng(3).random(count).tolist(), [5, ROW_GROUP - 1, ROW_GROUP + 3])
     layout = Layout(keys.starts)
-    choice = choose(keys, layout, Budget(fraction=0.25))
+    choice = choose(Request(layout, Budget(fraction=0.25)), keys)
     write_scores(tmp_path / "x", keys, layout, choice, ("eligible",))
     with pq.ParquetFile(tmp_path / "x") as file:
         sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
@@ -313,7 +318,7 @@ def test_scores_of_many_units_have_row_groups_of_one_size(tmp_path: Path) -> Non
 def test_a_row_taken_in_an_earlier_turn_keeps_the_key_it_was_taken_with(tmp_path: Path) -> None:
     one, two = Keys([1.0, 9.0, 3.0]), Keys([7.0, 0.0, 8.0])
     layout = Layout(one.starts)
-    choice = choose_in_turns([one, two], lambda left: [1, left - 1], layout, Budget(rows=2))
+    choice = choose_by_target(Request(layout, Budget(rows=2)), [one, two], lambda left: [1, left - 1])
     write_scores(tmp_path / "x", two, layout, choice, ("eligible",))
     table = pq.read_table(tmp_path / "x")
     assert table.column("key").to_pylist() == [7.0, 9.0, 8.0]

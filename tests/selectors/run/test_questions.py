@@ -15,10 +15,12 @@ import pytest
 
 from tamis.selectors import select
 from tamis.selectors.errors import Invalid, TamisError
-from tamis.selectors.jobs.execute import Environment, execute, plan
+from tamis.selectors.jobs.catalogue import info
+from tamis.selectors.jobs.execute import execute
+from tamis.selectors.jobs.open import Environment
+from tamis.selectors.jobs.plan import plan
 from tamis.selectors.results.result import SELECTION, read_selection
 from tamis.selectors.run.questions import Answered, Answers, Question, Waiting
-from tamis.selectors.run.selector import info
 from tamis.selectors.schema.answers import checked_scores
 from tamis.selectors.schema.request import JobSpec
 

@@ -9,7 +9,7 @@ import pytest
 
 from tamis.selectors import select
 from tamis.selectors.errors import Invalid
-from tamis.selectors.run.selector import find
+from tamis.selectors.jobs.catalogue import find
 from tamis.selectors.schema.request import SelectorSpec
 
 TABLE = pa.table({"embedding": [[1.0, 2.0], [3.0, 4.0]], "label": ["a", "b"]})

@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from tamis.selectors.errors import NotFound
-from tamis.service.api.context import KEYS_LOOK_SECONDS
+from tamis.service.api.context import KEYS_POLL_INTERVAL_SECONDS
 from tamis.service.api.origin_check import ForeignRequest, refuse_foreign
 from tamis.service.cli.commands import app
 from tamis.service.cli.output import show_error
@@ -259,7 +259,7 @@ def test_without_keys_loopback_asks_for_none_until_one_is_made(
         assert job["owner"] == "local"
         assert http.get("/v1/jobs").status_code == 200  # the service has just seen that there is no key
         token = make(tmp_path, "local")
-        time.sleep(KEYS_LOOK_SECONDS)
+        time.sleep(KEYS_POLL_INTERVAL_SECONDS)
         problem(http.get("/v1/jobs"), 401, "unauthorized")
         # Who makes a key for 'local' keeps what was submitted before there were keys.
         mine = http.get("/v1/jobs", headers={"Authorization": f"Bearer {token}"}).json()

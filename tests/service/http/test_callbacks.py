@@ -23,12 +23,14 @@ from tamis.service.callbacks import signing
 from tamis.service.callbacks.addresses import checked_addresses, parse_url
 from tamis.service.callbacks.delivery import Deliverer, Pace
 from tamis.service.cli.commands import app
+from tamis.service.job_state import JobState
+from tamis.service.retry import Backoff
 from tamis.service.schema import CallbackStatus
 from tamis.service.settings import AllowedHosts, BadSettings, Settings
-from tamis.service.store import JobState, Store
+from tamis.service.store import Store
 
 NOBODY = AllowedHosts()
-QUICK = Pace(poll=0.02, timeout=2.0, lease=0.5, retries=(0.05,) * 50)
+QUICK = Pace(poll=0.02, timeout=2.0, lease=0.5, retry=Backoff((0.05,) * 50))
 Submit = Callable[..., Any]
 
 
@@ -232,7 +234,7 @@ def test_every_end_is_announced_with_the_end_itself(store: Store, submit: Submit
     assert pending(store) == 0, "nothing ended"
     claim = store.queue.claim("w", 30)
     assert claim is not None
-    assert store.queue.fail(claim.lease, {"detail": "x"}, retry=True) is JobState.QUEUED
+    assert store.queue.fail(claim.lease, {"code": "storage", "detail": "x"}) is JobState.QUEUED
     assert pending(store) == 0, "it is tried again"
     store.jobs.request_cancel(first.job_id)
     second = submit(callback_url=url, owner="ann")
@@ -241,7 +243,7 @@ def test_every_end_is_announced_with_the_end_itself(store: Store, submit: Submit
         claim = store.queue.claim("w", 30)
         assert claim is not None
         if claim.job.id == third.job_id:
-            store.queue.fail(claim.lease, {"code": "bad-data", "detail": "x"}, retry=False)
+            store.queue.fail(claim.lease, {"code": "bad-data", "detail": "x"})
         else:
             store.queue.succeed(claim.lease)
     taken = {callback.job_id: callback for callback in store.callbacks.claim(10, 30)}
@@ -265,18 +267,18 @@ def test_every_end_is_announced_with_the_end_itself(store: Store, submit: Submit
     store.jobs.resume(first.job_id)
     store.jobs.request_cancel(first.job_id)
     (again,) = store.callbacks.claim(10, 30)
-    store.callbacks.unheard(taken[first.job_id], "the one before", 30.0)
+    store.callbacks.failed(taken[first.job_id], "the one before", 30.0)
     shown = store.jobs.get(first.job_id).callback
     assert shown is not None and (shown["id"], shown["attempts"]) == (again.id, 0), "the job shows its newest"
     assert again.id not in {callback.id for callback in taken.values()}
     # Deleting a job does not unsay what it was to say.
     store.jobs.delete(first.job_id)
-    store.callbacks.unheard(again, "x", 0.0)
+    store.callbacks.failed(again, "x", 0.0)
     (late,) = store.callbacks.claim(10, 30)
     assert (late.id, late.payload, late.attempts) == (again.id, again.payload, 2)
-    store.callbacks.heard(again, "x")
+    store.callbacks.delivered(again, "x")
     assert pending(store) == 4, "an attempt that another one followed settles nothing"
-    store.callbacks.heard(late, "x")
+    store.callbacks.delivered(late, "x")
     assert pending(store) == 3
 
 
@@ -323,7 +325,7 @@ def test_it_is_sent_again_until_it_is_heard(store: Store, submit: Submit, receiv
 def test_it_is_given_up(store: Store, submit: Submit, receiver: Receiver, status: int, attempts: int) -> None:
     receiver.statuses = [status]
     job_id = ended(store, submit, receiver.url())
-    deliver(store, lambda: pending(store) == 0, pace=Pace(poll=0.02, timeout=2.0, retries=(0.02,) * 3))
+    deliver(store, lambda: pending(store) == 0, pace=Pace(poll=0.02, timeout=2.0, retry=Backoff((0.02,) * 3)))
     assert len(receiver.got) == attempts
     shown = told(store, job_id)
     assert (shown.state, shown.attempts, shown.next_at) == ("given_up", attempts, None)
@@ -348,7 +350,7 @@ def test_a_receiver_that_never_ends_holds_up_nobody(store: Store, submit: Submit
     deliver(
         store,
         lambda: len(receiver.got) == 1 and len(slow.got) >= 3,
-        pace=Pace(timeout=0.5, poll=0.02, retries=(0.02,) * 9),
+        pace=Pace(timeout=0.5, poll=0.02, retry=Backoff((0.02,) * 9)),
     )
     slow.shutdown()
     slow.server_close()
@@ -373,7 +375,7 @@ def test_a_name_is_resolved_once_and_its_address_is_where_it_goes(
 
 def test_what_was_public_when_it_was_submitted_may_be_no_more(store: Store, submit: Submit, receiver: Receiver) -> None:
     ended(store, submit, receiver.url("turned.test"))
-    pace = Pace(poll=0.02, timeout=2.0, retries=(0.02,) * 2)
+    pace = Pace(poll=0.02, timeout=2.0, retry=Backoff((0.02,) * 2))
     deliver(store, lambda: pending(store) == 0, resolve=names(turned=["127.0.0.1"]), allowed=NOBODY, pace=pace)
     assert receiver.got == []
 

@@ -177,8 +177,40 @@ def test_help_and_version(tamis: Tamis) -> None:
 
 def test_selectors(tamis: Tamis) -> None:
     assert "dsir" in [item["name"] for item in json.loads(tamis("selectors", "--json").stdout)]
-    assert "ngrams" in tamis("selectors", "dsir").stderr
+    assert "ngrams" in tamis("selectors", "dsir").stdout
     refused(tamis("selectors", "nope"), 1, "dsir")
+
+
+def test_selectors_without_a_service(service: Any, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TAMIS_URL"}
+    environment["TAMIS_HOME"] = str(tmp_path / "home")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tamis.service.cli", "selectors", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    there = run("--url", service.url)
+    here = run()
+    assert (here.returncode, here.stderr, here.stdout) == (0, "", there.stdout)
+    assert json.loads(run("--json").stdout) == json.loads(run("--json", "--url", service.url).stdout)
+    assert "ngrams" in run("dsir").stdout
+    assert json.loads(run("dsir", "--json").stdout)["name"] == "dsir"
+    refused(run("dsri"), 1, "dsir")
+
+
+def test_settings(tamis: Tamis) -> None:
+    environment = {"TAMIS_HOME": "/srv/tamis", "TAMIS_API_KEY": "tamis_hush", "TAMIS_LOG_LEVEL": "debug"}
+    listed = {row["name"]: row for row in json.loads(tamis("settings", "--json", env=environment).stdout)}
+    assert listed["TAMIS_LOG_LEVEL"] == {
+        "name": "TAMIS_LOG_LEVEL",
+        "value": "debug",
+        "default": "info",
+        "values": "debug, info, warning, error",
+        "meaning": "least important level that is logged",
+    }
+    table = tamis("settings", env=environment).stdout
+    assert all(name in table for name in listed) and "/srv/tamis" in table and "hush" not in table
+    refused(tamis("settings", env={"TAMIS_THREADS": "two"}), 1, "TAMIS_THREADS")
 
 
 @pytest.fixture

@@ -11,11 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tamis.service.api.context import Limits
 from tamis.service.api.documents import MAX_DEPTH
 from tamis.service.api.rate_limit import BURST_SECONDS, MAX_CALLERS, TokenBuckets
 from tamis.service.client import Client
-from tamis.service.settings import BadSettings
+from tamis.service.settings import BadSettings, RequestLimits, Settings
 
 Request = Callable[..., dict[str, Any]]
 Send = Callable[..., httpx.Response]
@@ -139,9 +138,9 @@ def test_buckets_fill_by_the_rate() -> None:
     "name", ["TAMIS_MAX_BODY_BYTES", "TAMIS_MAX_SHARDS", "TAMIS_MAX_QUEUED_JOBS", "TAMIS_REQUESTS_PER_SECOND"]
 )
 def test_limits_from_the_environment(name: str) -> None:
-    assert Limits.from_environment({}) == Limits()
+    assert Settings.from_environment({}).limits == RequestLimits()
     field = name.removeprefix("TAMIS_").lower()
-    assert getattr(Limits.from_environment({name: "2000"}), field) == 2000
+    assert getattr(Settings.from_environment({name: "2000"}).limits, field) == 2000
     for bad in ("0", "-1", "x", "1.5", "\u0661", "9" * 20):
         with pytest.raises(BadSettings, match=name):
-            Limits.from_environment({name: bad})
+            Settings.from_environment({name: bad})

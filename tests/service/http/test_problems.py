@@ -18,9 +18,9 @@ import yaml
 
 from tamis.selectors.schema.request import Manifest
 from tamis.service.api import bodies
-from tamis.service.api.context import Limits
 from tamis.service.api.documents import validate
 from tamis.service.api.problems import Problem
+from tamis.service.settings import RequestLimits
 
 Request = Callable[..., dict[str, Any]]
 
@@ -320,7 +320,7 @@ def test_bodies_are_checked_beside_the_event_loop(monkeypatch: pytest.MonkeyPatc
         return {"type": "http.request", "body": b'{"shards": ["/a.parquet"]}', "more_body": False}
 
     monkeypatch.setattr(bodies, "validate", spy)
-    app = SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(limits=Limits())))
+    app = SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(limits=RequestLimits())))
     scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")], "app": app}
     body = asyncio.run(bodies.json_body(Manifest)(fastapi.Request(scope, receive)))
     assert body.shape.shards == ["/a.parquet"]

@@ -23,7 +23,7 @@ EXHAUSTED = -9999999.0
 
 
 class Bandit(NamedTuple):
-    """What was learned of K arms; `begin` makes it."""
+    """The state of K arms; `begin` makes it."""
 
     sums: NDArray[np.float64]  # [K], rewards met, in proportion to what they count
     updates: NDArray[np.float64]  # [K], what they count: T_j

@@ -186,10 +186,12 @@ def draw(
 
     Parameters
     ----------
-    chunks, cut_off, strata
+    chunks : Chunks
         As for `tamis.native.sampling.strata.populations`; read once, with bad luck once more.
     sample : Sample
         Of the same chunks; decides the time, never the result.
+    cut_off, strata
+        As for `tamis.native.sampling.strata.populations`.
     budget : int
         See `tamis.native.sampling.strata.allocate`.
     key : uint64 [2]

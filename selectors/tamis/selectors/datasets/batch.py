@@ -1,4 +1,4 @@
-"""What a reader hands over: bounded batches of role columns, as Arrow arrays and NumPy views of their buffers."""
+"""Bounded batches of role columns, as Arrow arrays and NumPy views of their buffers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tamis.selectors.datasets.columns import CATEGORY_ROLES, COUNT_ROLES, VECTOR_ROLES, RoleColumn, is_text
+from tamis.selectors.datasets.columns import RoleColumn
+from tamis.selectors.datasets.role_types import CATEGORY_ROLES, COUNT_ROLES, VECTOR_ROLES, is_text
 from tamis.selectors.datasets.text_template import Template
 from tamis.selectors.datasets.vector_mixture import Mixture
 from tamis.selectors.schema.request import Role
@@ -62,7 +63,7 @@ class RoleBatch:
         return RoleBatch(0, len(positions), {role: array.take(indices) for role, array in self.columns.items()})
 
     def column(self, role: Role) -> pa.Array:
-        """Return a role's values: text as string or large_string, group and label as text, nulls kept."""
+        """Return a role's values: text as string or large_string, group and label as text, nulls as null."""
         array = self.columns[role]
         if role in CATEGORY_ROLES:
             return self.strings(role)
@@ -101,7 +102,7 @@ class RoleBatch:
         return floats
 
     def strings(self, role: Role) -> pa.Array:
-        """Return values as text, string[rows], nulls kept: integers in decimal, booleans as 'true' and 'false'."""
+        """Return values as text, string[rows], nulls as null: integers in decimal, booleans as 'true' and 'false'."""
         array = self.columns[role]
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()

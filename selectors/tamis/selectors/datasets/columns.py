@@ -8,33 +8,29 @@ from typing import Any, NamedTuple, get_args
 
 import pyarrow as pa
 
+from tamis.selectors.datasets.role_types import (
+    ACCEPT,
+    ADVICE,
+    DEFAULT_TYPE,
+    SCORE_ROLES,
+    TAKES,
+    VECTOR_ROLES,
+    join_types,
+    template_type,
+)
 from tamis.selectors.datasets.text_template import Template
 from tamis.selectors.datasets.vector_mixture import Mixture
 from tamis.selectors.errors import Invalid
 from tamis.selectors.schema.request import Checkpoints, Columns, Format, Role, TextTemplate
 
 ROLES: tuple[Role, ...] = get_args(Role)
-VECTOR_ROLES = frozenset({"embedding", "gradient", "activation", "output_gradient", "logits"})
-CATEGORY_ROLES = frozenset({"group", "label", "cluster"})
-COUNT_ROLES = frozenset({"size", "epoch", "row"})
-SCORE_ROLES = frozenset({"score", "cutoff", "influence"})
 
 _COLUMNS_NAMED = 30  # in an error; the rest is counted
 _TYPE_NAMED = 120  # characters of a type in an error: a struct's can be pages long
-_ADVICE: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
-    (
-        lambda type_: (
-            pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_)
-        ),
-        "Store it as UTF-8 strings.",
-    ),
-    (pa.types.is_decimal, "Store it as int64 or float64."),
-    (pa.types.is_nested, "Store the field that is meant as a column of its own."),
-)
 
 
 class ShardSchema(NamedTuple):
-    """What a shard says of its columns."""
+    """The schema of a shard's columns."""
 
     uri: str
     format: Format
@@ -190,14 +186,14 @@ def resolve(columns: Columns, needs: Collection[Role], shards: Sequence[ShardSch
         if isinstance(named, TextTemplate):
             template = Template.parse(named.template, f"{place}/template")
             for name in template.columns_read():
-                _types_of(role, name, distinct, f"{place}/template", _template_type)
+                _types_of(role, name, distinct, f"{place}/template", template_type)
             roles[role] = RoleColumn(role, template, pa.string())
             continue
         if isinstance(named, Checkpoints):
             roles[role] = _mixture(role, named, distinct, place)
             continue
         name = named if named is not None else role
-        types = _types_of(role, name, distinct, place, _ACCEPT[role], named=named is not None)
+        types = _types_of(role, name, distinct, place, ACCEPT[role], named=named is not None)
         roles[role] = _unify(role, name, types, place)
     return RoleColumns(roles, _json_types(roles, distinct))
 
@@ -205,7 +201,7 @@ def resolve(columns: Columns, needs: Collection[Role], shards: Sequence[ShardSch
 def _mixture(role: Role, named: Checkpoints, shards: Sequence[ShardSchema], pointer: str) -> RoleColumn:
     """Resolve one vector column for each checkpoint, all of one length."""
     found = [
-        _unify(role, name, _types_of(role, name, shards, f"{pointer}/columns/{index}", _ACCEPT[role]), pointer)
+        _unify(role, name, _types_of(role, name, shards, f"{pointer}/columns/{index}", ACCEPT[role]), pointer)
         for index, name in enumerate(named.columns)
     ]
     lengths = {column.dimension for column in found} - {None}
@@ -242,9 +238,9 @@ def _types_of(
             physical = pa.list_(pa.float64())  # 1 is a float too where JSON is concerned
         type_ = accept(physical)
         if type_ is None:
-            advice = next((f" {text}" for test, text in _ADVICE if test(physical)), "")
+            advice = next((f" {text}" for test, text in ADVICE if test(physical)), "")
             raise Invalid(
-                f"The column '{name}' holds {_short(physical)}; the role {role} takes {_TAKES[role]}.{advice}",
+                f"The column '{name}' holds {_short(physical)}; the role {role} takes {TAKES[role]}.{advice}",
                 pointer=pointer,
                 shard=shard.uri,
                 column=name,
@@ -287,127 +283,15 @@ def _short(type_: pa.DataType) -> str:
 # -- what each role takes, and what becomes of it
 
 
-def is_text(type_: pa.DataType) -> bool:
-    """Whether it is one of Arrow's string types, dictionaries of strings included."""
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
-
-
-def _any_list(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
-
-
-def _text_type(type_: pa.DataType) -> pa.DataType | None:
-    if is_text(type_):
-        return pa.string()
-    if _any_list(type_) and pa.types.is_integer(type_.value_type):
-        return pa.list_(pa.int64())
-    return None
-
-
-def _id_type(type_: pa.DataType) -> pa.DataType | None:
-    if is_text(type_):
-        return pa.string()
-    return type_ if pa.types.is_integer(type_) else None
-
-
-def _category_type(type_: pa.DataType) -> pa.DataType | None:
-    value = type_.value_type if pa.types.is_dictionary(type_) else type_
-    return pa.string() if is_text(value) or pa.types.is_integer(value) or pa.types.is_boolean(value) else None
-
-
-def _count_type(type_: pa.DataType) -> pa.DataType | None:
-    return pa.int64() if pa.types.is_integer(type_) else None
-
-
-def _score_type(type_: pa.DataType) -> pa.DataType | None:
-    if pa.types.is_float16(type_) or pa.types.is_float32(type_):
-        return pa.float32()
-    return pa.float64() if pa.types.is_floating(type_) or pa.types.is_integer(type_) else None
-
-
-def _vector_type(type_: pa.DataType) -> pa.DataType | None:
-    if not _any_list(type_):
-        return None
-    value = type_.value_type
-    if pa.types.is_floating(value):
-        return pa.list_(value)
-    return None
-
-
-def _template_type(type_: pa.DataType) -> pa.DataType | None:
-    value = type_.value_type if pa.types.is_dictionary(type_) else type_
-    simple = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_temporal)
-    return pa.string() if is_text(value) or any(test(value) for test in simple) else None
-
-
-_ACCEPT: Mapping[Role, Callable[[pa.DataType], pa.DataType | None]] = {
-    "text": _text_type,
-    "id": _id_type,
-    "group": _category_type,
-    "label": _category_type,
-    "cluster": _category_type,
-    "size": _count_type,
-    "epoch": _count_type,
-    "row": _count_type,
-    "score": _score_type,
-    "cutoff": _score_type,
-    "influence": _score_type,
-    "embedding": _vector_type,
-    "gradient": _vector_type,
-    "activation": _vector_type,
-    "output_gradient": _vector_type,
-    "logits": _vector_type,
-}
-_VECTORS = "lists of float16, float32 or float64, all of one length"
-_TAKES: Mapping[Role, str] = {
-    "text": "strings, or lists of integers (token ids)",
-    "id": "strings or integers",
-    "group": "strings, integers or booleans",
-    "label": "strings, integers or booleans",
-    "cluster": "strings, integers or booleans",
-    "size": "non-negative integers",
-    "epoch": "non-negative integers",
-    "row": "non-negative integers",
-    "score": "floats or integers",
-    "cutoff": "floats or integers",
-    "influence": "floats or integers",
-    "embedding": _VECTORS,
-    "gradient": _VECTORS,
-    "activation": _VECTORS,
-    "output_gradient": _VECTORS,
-    "logits": _VECTORS,
-}
-_DEFAULT: Mapping[Role, pa.DataType] = {
-    "text": pa.string(),
-    "id": pa.string(),
-    "group": pa.string(),
-    "label": pa.string(),
-    "cluster": pa.string(),
-    "size": pa.int64(),
-    "epoch": pa.int64(),
-    "row": pa.int64(),
-    "score": pa.float64(),
-    "cutoff": pa.float64(),
-    "influence": pa.float64(),
-    "embedding": pa.list_(pa.float64()),
-    "gradient": pa.list_(pa.float64()),
-    "activation": pa.list_(pa.float64()),
-    "output_gradient": pa.list_(pa.float64()),
-    "logits": pa.list_(pa.float64()),
-}
-
-
 def _unify(role: Role, name: str, found: Sequence[_Typed], pointer: str) -> RoleColumn:
     """Make one type of what the shards hold, or say which two do not go together."""
     known = [typed for typed in found if typed.type is not None]
     if not known:
-        return RoleColumn(role, name, _DEFAULT[role])
+        return RoleColumn(role, name, DEFAULT_TYPE[role])
     first = known[0]
     type_ = first.type
     for typed in known[1:]:
-        joined = _join(type_, typed.type)
+        joined = join_types(type_, typed.type)
         if joined is None:
             raise _disagreement(name, first, typed, pointer)
         type_ = joined
@@ -418,21 +302,6 @@ def _unify(role: Role, name: str, found: Sequence[_Typed], pointer: str) -> Role
         if typed.physical.list_size != fixed[0].physical.list_size:
             raise _disagreement(name, fixed[0], typed, pointer)
     return RoleColumn(role, name, type_, fixed[0].physical.list_size if fixed else None)
-
-
-def _join(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
-    if left == right:
-        return left
-    if pa.types.is_integer(left) and pa.types.is_integer(
-        right
-    ):  # ids of two widths; a value that overflows is an error
-        return pa.uint64() if pa.uint64() in (left, right) else pa.int64()
-    if pa.types.is_floating(left) and pa.types.is_floating(right):
-        return left if left.bit_width >= right.bit_width else right
-    if pa.types.is_list(left) and pa.types.is_list(right):
-        value = _join(left.value_type, right.value_type)
-        return None if value is None else pa.list_(value)
-    return None
 
 
 def _disagreement(name: str, first: _Typed, other: _Typed, pointer: str) -> Invalid:

@@ -13,16 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tamis.selectors.datasets.batch import BadRow, RoleBatch, conform, slices
-from tamis.selectors.datasets.columns import (
-    VECTOR_ROLES,
-    RoleColumns,
-    ShardSchema,
-    column_names,
-    first_there,
-    resolve,
-)
+from tamis.selectors.datasets.columns import RoleColumns, ShardSchema, column_names, first_there, resolve
 from tamis.selectors.datasets.formats import arrow, jsonl, parquet
 from tamis.selectors.datasets.manifest import check_rows, open_shards
+from tamis.selectors.datasets.role_types import VECTOR_ROLES
 from tamis.selectors.datasets.shard import Shard, Unit, canonical_digest, cut, reason_of
 from tamis.selectors.datasets.storage.local import Storage, StoredFile
 from tamis.selectors.errors import DataError, InputsChanged, Invalid, StorageError
@@ -256,7 +250,7 @@ class Dataset:
         return self._blame(self.units[unit], row, BadRow(row, detail, names))
 
     def _blame(self, unit: Unit, row: int, error: BadRow) -> DataError:
-        """Say where the unit's row `row` is."""
+        """Return an error that names the place of the unit's row `row`."""
         shard = self.shards[unit.shard]
         uri = shard.file.uri
         place: dict[str, Any]

@@ -1,4 +1,4 @@
-"""From a manifest to its shards: globs expanded, formats told, heads and footers read."""
+"""The shards of a manifest: globs expanded, formats detected, heads and footers read."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What the head or the footer of a file tells."""
+    """The facts in the head or the footer of a file."""
 
     schema: pa.Schema | None  # None: a JSON-lines file without a line
     digest: str

@@ -58,7 +58,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Supply:
-    """What the data can give, in the unit of the budget."""
+    """The supply of the data by stratum, in the unit of the budget."""
 
     available: npt.NDArray[np.int64]  # (strata,) what is eligible, what is preselected included
     preselected: npt.NDArray[np.int64]  # (strata,) the part of it that must be kept
@@ -150,7 +150,7 @@ def resolve_bounds(strata: Strata | None, amount: Amount, names: Sequence[str]) 
 
 
 def unbound(strata: Strata | None) -> list[Notice]:
-    """Say that strata without any bound do not change what is selected."""
+    """Return a warning where strata have no bound, so that they do not change the selection."""
     if strata is None or strata.quotas or strata.default is not None:
         return []
     detail = (
@@ -161,7 +161,7 @@ def unbound(strata: Strata | None) -> list[Notice]:
 
 
 def check_request(strata: Strata | None, amount: Amount) -> None:
-    """Refuse what no data could satisfy, before the strata of the data are known.
+    """Refuse bounds that no data could satisfy, before the strata of the data are known.
 
     Raises
     ------
@@ -178,7 +178,7 @@ def check_request(strata: Strata | None, amount: Amount) -> None:
 
 
 def check_supply(bounds: Bounds, amount: Amount, strata: Strata | None, supply: Supply) -> Bounds:
-    """Compare the bounds with what the data can give.
+    """Compare the bounds with the supply of the data.
 
     Returns
     -------
@@ -226,7 +226,7 @@ def check_supply(bounds: Bounds, amount: Amount, strata: Strata | None, supply: 
 def feasibility(
     strata: Strata | None, amount: Amount, names: Sequence[str] | None, available: Sequence[int] | None = None
 ) -> list[StratumFeasibility]:
-    """Return what every stratum is asked for, beside what it has, for a plan.
+    """Return the bounds of every stratum beside its supply, for a plan.
 
     Parameters
     ----------

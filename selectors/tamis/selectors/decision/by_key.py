@@ -1,4 +1,4 @@
-"""The decision: the best rows by key within budget and bounds, exactly, in a few passes over the keys.
+"""The best rows by key within budget and bounds, exactly, in a few passes over the keys.
 
 Rows are in *order* by key, larger first, ties by lower row number. Three cuts in that order make the selection:
 
@@ -24,49 +24,32 @@ import numpy as np
 
 from tamis.native.sampling.topk import CutOffs
 from tamis.selectors.decision.budget import NO_MAX, STRATA_NAMED_IN_ERRORS, Amount, Bounds
-from tamis.selectors.decision.choice import KEYS_IN_MEMORY, NO_ROWS, Choice, Thresholds, assemble, preselection, survey
+from tamis.selectors.decision.choice import Choice, assemble, check_feasible, preselection
 from tamis.selectors.decision.cuts import Chunk, Chunks, before, cut_reaching, cut_within, everything, nothing
-from tamis.selectors.decision.ranking import Candidates, Layout, Ranked, RankedUnit, Rows
+from tamis.selectors.decision.ranking import Candidates, Ranked, Rows
+from tamis.selectors.decision.request import NO_ROWS, Request
 from tamis.selectors.errors import Infeasible, TamisError
-from tamis.selectors.schema.request import Budget, Strata
-
-__all__ = ["NO_ROWS", "Choice", "Layout", "Ranked", "RankedUnit", "Rows", "Thresholds", "choose", "choose_in_turns"]
-
 
 NO_COMMON_THRESHOLD = (-np.inf, -1)
 """When nothing but the maximums of the strata stops a row: every key is above it."""
 
 
-def choose(
-    ranked: Ranked,
-    layout: Layout,
-    budget: Budget,
-    strata: Strata | None = None,
-    *,
-    preselected: Rows = NO_ROWS,
-    excluded: Rows = NO_ROWS,
-    reason_names: Sequence[str] = ("eligible",),
-    keys_in_memory: int = KEYS_IN_MEMORY,
-) -> Choice:
-    """Choose the best rows by key within budget and bounds: exactly what was asked, or an error that says why not.
+def choose(request: Request, ranked: Ranked, reason_names: Sequence[str] = ("eligible",)) -> Choice:
+    """Choose the best rows by key within budget and bounds: exactly the budget, or an error that says why not.
 
     Parameters
     ----------
+    request : Request
+        Budget, bounds and earlier selections.
     ranked : Ranked
         The ranking.
-    layout : Layout
-        Units, strata and sizes.
-    budget, strata
-        As in the request.
-    preselected : ndarray of int64
-        Rows kept from an earlier selection, eligible or not, in their own order. They count against the budget and the
-        bounds, and take the first ranks.
-    excluded : ndarray of int64
-        Rows never to be taken.
     reason_names : sequence of str
-        What the codes of :attr:`RankedUnit.reasons` mean, for error messages.
-    keys_in_memory : int
-        Bytes of keys to keep between passes; decides speed and memory, never the result.
+        Names of the codes in :attr:`RankedUnit.reasons`, for error messages.
+
+    Returns
+    -------
+    Choice
+        Exactly the budget, within its bounds.
 
     Raises
     ------
@@ -77,70 +60,47 @@ def choose(
     DataError
         When a size is negative.
     """
-    return choose_in_turns(
-        [ranked],
-        lambda left: [left],
-        layout,
-        budget,
-        strata,
-        preselected=preselected,
-        excluded=excluded,
-        reason_names=reason_names,
-        keys_in_memory=keys_in_memory,
-    )
+    return choose_by_target(request, [ranked], lambda left: [left], reason_names)
 
 
-def choose_in_turns(
+def choose_by_target(
+    request: Request,
     rankings: Sequence[Ranked],
     split: Callable[[int], Sequence[int]],
-    layout: Layout,
-    budget: Budget,
-    strata: Strata | None = None,
-    *,
-    preselected: Rows = NO_ROWS,
-    excluded: Rows = NO_ROWS,
     reason_names: Sequence[str] = ("eligible",),
-    keys_in_memory: int = KEYS_IN_MEMORY,
 ) -> Choice:
-    """Let several rankings take their parts of one budget in turns; a row taken is gone for the later ones.
+    """Choose by several rankings in turn, one for each target, each within its part of one budget.
 
-    The bounds of the strata hold for the whole selection; a turn leaves as much of the budget as the minimums still
-    open need. What a turn with a size budget leaves over goes to the next. Ranks interleave the turns, so that every
-    prefix holds about the same share of each.
+    A row taken in one turn is unavailable in later ones. The bounds of the strata hold for the whole selection; a turn
+    leaves as much of the budget as the minimums still open need. What a turn with a size budget leaves over goes to the
+    next. Ranks interleave the turns, so that every prefix holds about the same share of each.
 
     Parameters
     ----------
+    request : Request
+        Budget, bounds and earlier selections.
     rankings : sequence of Ranked
         One for every turn. They agree on which rows are eligible.
     split : callable
         Given what the preselected rows leave of the budget, returns the part of every turn; the parts sum to it.
-
-    Other parameters, and errors, are those of :func:`choose`.
+    reason_names : sequence of str
+        As for :func:`choose`, as are the errors.
     """
-    found = survey(
-        rankings[0],
-        layout,
-        budget,
-        strata,
-        preselected=preselected,
-        excluded=excluded,
-        reason_names=reason_names,
-        keys_in_memory=keys_in_memory,
-    )
-    amount, bounds, layout, candidates = found.amount, found.bounds, found.layout, found.candidates
-    removed = found.gone
-    takings = [preselection(found)]
-    have = found.census.supply.preselected
+    feasibility = check_feasible(request, rankings[0], reason_names)
+    amount, bounds, layout = feasibility.amount, feasibility.bounds, feasibility.layout
+    candidates, removed = feasibility.candidates, feasibility.unavailable
+    takings = [preselection(feasibility)]
+    have = feasibility.census.supply.preselected
     common: tuple[float, int] | None = None
     for turn, goal in enumerate(_goals(split, len(rankings), int(have.sum()), amount)):
         if turn > 0:
-            candidates = Candidates(rankings[turn], layout, amount.unit, removed, keys_in_memory)
+            candidates = Candidates(rankings[turn], layout, amount.unit, removed, request.keys_in_memory)
         rows, common = _take_turn(candidates, amount, bounds, have, goal)
         takings.append(candidates.gather(rows, turn))
         have = have + takings[-1].tally(amount.unit, layout.strata)
         removed = np.union1d(removed, rows)
     _check_reached(have, amount, bounds, sum(len(taking.rows) for taking in takings))
-    return assemble(found, takings, common=common)
+    return assemble(feasibility, takings, common=common)
 
 
 # -- one turn

@@ -1,8 +1,7 @@
-"""A choice of rows: what every decision starts from, what it gives back, and the checks that it is one.
+"""`Choice`: the selected rows, the constraints they were chosen under, and their validation.
 
-Two ways lead here: the best rows by key (:mod:`tamis.selectors.decision.by_key`), and rows that a selector has put in
-an order of its own, one after the other (:func:`choose_given`): a greedy order, whose every step depends on those
-before it.
+A choice is made in one of two ways: of the best rows by key (:mod:`tamis.selectors.decision.by_key`), or of rows in an
+order that a selector made step by step (:func:`choose_in_order`).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from tamis.selectors.decision.budget import NO_MAX, Amount, Bounds, check_supply, resolve_bounds, resolve_budget
+from tamis.selectors.decision.budget import NO_MAX, Amount, Bounds, check_supply, resolve_bounds
 from tamis.selectors.decision.ranking import (
     PRESELECTED,
     Candidates,
@@ -25,17 +24,12 @@ from tamis.selectors.decision.ranking import (
     Rows,
     Taking,
 )
+from tamis.selectors.decision.request import Request
 from tamis.selectors.errors import Invalid, TamisError
-from tamis.selectors.schema.request import Budget, Strata
 from tamis.selectors.schema.response import Notice, StratumOutcome, Totals
-
-KEYS_IN_MEMORY = 2**28
-"""Bytes of keys (8 a row) kept from one pass to the next; with more rows than that, every pass asks for them again."""
 
 SIZE_SHORTFALL = 0.01
 """A size budget that is missed by more than this share of it is worth a warning."""
-
-NO_ROWS: Rows = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -69,70 +63,68 @@ class Choice:
 
     @property
     def preselected(self) -> npt.NDArray[np.bool_]:
-        """Which rows were kept from an earlier selection, (k,)."""
+        """Mask of the preselected rows, shape (k,)."""
         return np.equal(self.turns, PRESELECTED)
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What the request asks and the data can give, checked against each other before anything is chosen."""
+class Feasibility:
+    """A request and the supply of the data, checked against each other before anything is chosen."""
 
-    layout: Layout
-    budget: Budget
-    amount: Amount
+    request: Request
+    layout: Layout  # of the request; without strata where the request has none
     bounds: Bounds
-    kept: Rows  # preselected, in their own order
+    preselected: Rows  # in their own order
     excluded: Rows  # ascending
     census: Census
-    candidates: Candidates  # of the ranking it was made with
+    candidates: Candidates  # of the ranking that the supply was counted with
 
     @property
-    def gone(self) -> Rows:
-        """Rows that can't be taken any more: kept or excluded, ascending."""
-        return np.union1d(self.kept, self.excluded)
+    def amount(self) -> Amount:
+        """The budget as a whole number."""
+        return self.request.amount
+
+    @property
+    def unavailable(self) -> Rows:
+        """Preselected and excluded rows, ascending."""
+        return np.union1d(self.preselected, self.excluded)
 
 
-def survey(
-    ranked: Ranked,
-    layout: Layout,
-    budget: Budget,
-    strata: Strata | None,
-    *,
-    preselected: Rows = NO_ROWS,
-    excluded: Rows = NO_ROWS,
-    reason_names: Sequence[str] = ("eligible",),
-    keys_in_memory: int = KEYS_IN_MEMORY,
-) -> Survey:
-    """Resolve budget and bounds, count what is eligible by `ranked`, and refuse what can't be met.
+def check_feasible(request: Request, ranked: Ranked, reason_names: Sequence[str] = ("eligible",)) -> Feasibility:
+    """Resolve budget and bounds, count the rows eligible by `ranked`, and refuse a request that can't be met.
 
     Parameters and errors are those of :func:`tamis.selectors.decision.by_key.choose`.
     """
-    kept = _checked_rows(preselected, layout.rows, "/preselected")
-    banned = np.sort(_checked_rows(excluded, layout.rows, "/exclude"))
-    both = np.intersect1d(kept, banned)
+    layout = request.layout
+    preselected = _checked_rows(request.preselected, layout.rows, "/preselected")
+    excluded = np.sort(_checked_rows(request.excluded, layout.rows, "/exclude"))
+    both = np.intersect1d(preselected, excluded)
     if both.size:
         raise Invalid(
             f"{both.size} rows (row {both[0]} first) are to be kept by 'preselected' and kept away by 'exclude'.",
             pointer="/exclude",
         )
-    if strata is None:
+    if request.strata is None:
         layout = replace(layout, names=(), codes=None)
-    amount = resolve_budget(budget, layout.rows)
+    amount = request.amount
     if amount.unit == "size" and layout.sizes is None:
         raise Invalid("A budget in size needs a size column.", pointer="/dataset/columns/size")
-    bounds = resolve_bounds(strata, amount, layout.names)
-    candidates = Candidates(ranked, layout, amount.unit, np.union1d(kept, banned), keys_in_memory)
-    census = candidates.census(np.sort(kept), banned, reason_names)
-    bounds = check_supply(bounds, amount, strata, census.supply)
-    return Survey(layout, budget, amount, bounds, kept, banned, census, candidates)
+    bounds = resolve_bounds(request.strata, amount, layout.names)
+    unavailable = np.union1d(preselected, excluded)
+    candidates = Candidates(ranked, layout, amount.unit, unavailable, request.keys_in_memory)
+    census = candidates.census(np.sort(preselected), excluded, reason_names)
+    bounds = check_supply(bounds, amount, request.strata, census.supply)
+    return Feasibility(request, layout, bounds, preselected, excluded, census, candidates)
 
 
-def choose_given(found: Survey, rows: Rows, *, stopped: Notice | None = None, weights: Floats | None = None) -> Choice:
-    """Choose exactly `rows`, in the order given: what a selector chose one after the other, under these very bounds.
+def choose_in_order(
+    feasibility: Feasibility, rows: Rows, *, stopped: Notice | None = None, weights: Floats | None = None
+) -> Choice:
+    """Choose exactly `rows`, in their order.
 
     Parameters
     ----------
-    found : Survey
+    feasibility : Feasibility
         Made with the ranking that scores the rows.
     rows : ndarray, shape (k,), int64
         Eligible rows in the order they were taken, without the preselected ones.
@@ -147,33 +139,37 @@ def choose_given(found: Survey, rows: Rows, *, stopped: Notice | None = None, we
         When the rows break budget or bounds: a defect of the selector.
     """
     order = np.argsort(rows, kind="stable")
-    first = preselection(found)
-    second = replace(found.candidates.gather(rows[order], 0), ranks=order.astype(np.int64))
+    first = preselection(feasibility)
+    second = replace(feasibility.candidates.gather(rows[order], 0), ranks=order.astype(np.int64))
     if weights is not None:
-        kept = len(found.kept)
-        first = replace(first, weights=weights[:kept][np.argsort(found.kept)])
-        second = replace(second, weights=weights[kept:][order])
-    unit, strata = found.amount.unit, found.layout.strata
-    have = first.tally(unit, strata) + second.tally(unit, strata)
-    short = have < found.bounds.lower
-    if int(have.sum()) > found.amount.value or (have > found.bounds.upper).any() or (stopped is None and short.any()):
-        raise TamisError(f"The selector broke its bounds: {have.tolist()} for {found.amount}.")
-    return assemble(found, [first, second], common=None, stopped=stopped)
+        count = len(feasibility.preselected)
+        first = replace(first, weights=weights[:count][np.argsort(feasibility.preselected)])
+        second = replace(second, weights=weights[count:][order])
+    amount, bounds, strata = feasibility.amount, feasibility.bounds, feasibility.layout.strata
+    have = first.tally(amount.unit, strata) + second.tally(amount.unit, strata)
+    short = have < bounds.lower
+    if int(have.sum()) > amount.value or (have > bounds.upper).any() or (stopped is None and short.any()):
+        raise TamisError(f"The selector broke its bounds: {have.tolist()} for {amount}.")
+    return assemble(feasibility, [first, second], common=None, stopped=stopped)
 
 
 def assemble(
-    found: Survey, takings: Sequence[Taking], *, common: tuple[float, int] | None, stopped: Notice | None = None
+    feasibility: Feasibility,
+    takings: Sequence[Taking],
+    *,
+    common: tuple[float, int] | None,
+    stopped: Notice | None = None,
 ) -> Choice:
-    """Make a choice of what was taken: the preselection first, then the turns.
+    """Assemble a choice from the preselection and what each turn took.
 
     Raises
     ------
     TamisError
-        When it is none: a defect of the decision.
+        When the rows are no sound choice: a defect of the decision.
     """
-    thresholds = _last_taken(takings[-1], found.layout.strata)
+    thresholds = _last_taken(takings[-1], feasibility.layout.strata)
     merged = _interleaved(takings)
-    reached = int(merged.tally(found.amount.unit, found.layout.strata).sum())
+    reached = int(merged.tally(feasibility.amount.unit, feasibility.layout.strata).sum())
     choice = Choice(
         rows=merged.rows,
         scores=merged.scores,
@@ -183,35 +179,35 @@ def assemble(
         ranks=merged.ranks,
         codes=merged.codes,
         sizes=merged.sizes,
-        amount=found.amount,
-        bounds=found.bounds,
-        excluded=found.excluded,
+        amount=feasibility.amount,
+        bounds=feasibility.bounds,
+        excluded=feasibility.excluded,
         thresholds=thresholds,
         common=common,
-        outcomes=_outcomes(merged, found.bounds, found.census, thresholds),
+        outcomes=_outcomes(merged, feasibility.bounds, feasibility.census, thresholds),
         totals=Totals(
-            candidates=found.layout.rows,
-            eligible=int(found.census.eligible.sum()),
-            asked_rows=found.amount.value if found.amount.unit == "rows" else None,
-            asked_size=found.budget.size,
+            candidates=feasibility.layout.rows,
+            eligible=int(feasibility.census.eligible.sum()),
+            asked_rows=feasibility.amount.value if feasibility.amount.unit == "rows" else None,
+            asked_size=feasibility.request.budget.size,
             rows=len(merged.rows),
             size=None if merged.sizes is None else int(merged.sizes.sum()),
-            preselected=len(found.kept),
-            excluded=len(found.excluded),
+            preselected=len(feasibility.preselected),
+            excluded=len(feasibility.excluded),
         ),
         warnings=[
-            *found.bounds.warnings,
-            *([stopped] if stopped is not None else _size_shortfall(reached, found.amount)),
+            *feasibility.bounds.warnings,
+            *([stopped] if stopped is not None else _size_shortfall(reached, feasibility.amount)),
         ],
     )
-    _check_choice(choice, found.layout, found.kept, whole=stopped is None)
+    _check_choice(choice, feasibility.layout, feasibility.preselected, whole=stopped is None)
     return choice
 
 
-def preselection(found: Survey) -> Taking:
-    """Return the rows kept from an earlier selection, ranked in their own order."""
-    order = np.argsort(found.kept)
-    taking = found.candidates.gather(found.kept[order], PRESELECTED)
+def preselection(feasibility: Feasibility) -> Taking:
+    """Return the preselected rows, ranked in their own order."""
+    order = np.argsort(feasibility.preselected)
+    taking = feasibility.candidates.gather(feasibility.preselected[order], PRESELECTED)
     return replace(taking, ranks=order.astype(np.int64))
 
 
@@ -288,14 +284,14 @@ def _outcomes(taking: Taking, bounds: Bounds, census: Census, thresholds: Thresh
     ]
 
 
-def _check_choice(choice: Choice, layout: Layout, kept: Rows, *, whole: bool) -> None:
-    """Raise `TamisError` when the choice is not one: a defect of this module, never of a request."""
+def _check_choice(choice: Choice, layout: Layout, preselected: Rows, *, whole: bool) -> None:
+    """Raise `TamisError` when the choice is not sound: a defect of this package, never of a request."""
     rows, ranks = choice.rows, choice.ranks
     wrong = [
         ("rows are not ascending and unique", bool((np.diff(rows) <= 0).any())),
         ("rows are out of range", bool(rows.size and (rows[0] < 0 or rows[-1] >= layout.rows))),
         ("excluded rows are among them", bool(np.isin(choice.excluded, rows, assume_unique=True).any())),
-        ("preselected rows are missing", not bool(np.isin(kept, rows, assume_unique=True).all())),
+        ("preselected rows are missing", not bool(np.isin(preselected, rows, assume_unique=True).all())),
         ("ranks are not 0 to k - 1", ranks is not None and not np.array_equal(np.sort(ranks), np.arange(len(rows)))),
         ("a row is not eligible", bool((choice.keys[~choice.preselected] == -np.inf).any())),
         ("not as many rows as asked", whole and choice.amount.unit == "rows" and len(rows) != choice.amount.value),

@@ -1,4 +1,4 @@
-"""Rows as a selector ranked them, unit by unit: what the decision streams over, any number of times."""
+"""Rows as a selector ranked them, unit by unit: the decision streams over them any number of times."""
 
 from __future__ import annotations
 
@@ -102,14 +102,14 @@ class RankedUnit:
 
 
 class Ranked(Protocol):
-    """What a selector hands over: the ranking of every unit, any number of times, always the same."""
+    """A selector's ranking: returns the ranked rows of any unit, any number of times, always the same."""
 
     def __call__(self, unit: int) -> RankedUnit: ...
 
 
 @dataclass(frozen=True)
 class Census:
-    """What the data holds, by stratum."""
+    """Counts of rows by stratum."""
 
     candidates: Rows  # (strata,) rows
     eligible: Rows  # (strata,) rows that could be selected, the preselected ones included
@@ -118,7 +118,7 @@ class Census:
 
 @dataclass(frozen=True)
 class Taking:
-    """Rows taken in one turn, ascending, with all that is kept of them."""
+    """Rows taken in one turn, ascending, with their columns."""
 
     rows: Rows  # (k,)
     scores: Floats  # (k,)
@@ -135,7 +135,7 @@ class Taking:
 
 
 class Candidates:
-    """The rows of a ranking, but for those that are gone.
+    """The rows of a ranking that are still available.
 
     Parameters
     ----------
@@ -146,9 +146,9 @@ class Candidates:
     unit : {'rows', 'size'}
         The unit of the budget.
     removed : ndarray of int64
-        Rows that are gone, ascending.
+        Rows that are not available, ascending.
     keys_in_memory : int
-        Keys are kept from one pass to the next when they fit in so many bytes, and asked for again when not.
+        Keys are kept from one pass to the next when they fit in this many bytes, and computed again when not.
     """
 
     def __init__(self, ranked: Ranked, layout: Layout, unit: Unit, removed: Rows, keys_in_memory: int) -> None:
@@ -180,14 +180,14 @@ class Candidates:
         return part
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield every unit's rows with their keys, -inf for those that can't be taken or are gone."""
+        """Yield every unit's rows with their keys, -inf for those that can't be taken."""
         for unit in range(self.layout.units):
             keys = self._keys[unit] if unit in self._keys else self._remaining(unit, self.read(unit))
             codes, sizes = self._columns(unit)
             yield Chunk(int(self.layout.starts[unit]), keys, codes, sizes if self.unit == "size" else None)
 
     def census(self, kept: Rows, excluded: Rows, reason_names: Sequence[str]) -> Census:
-        """Count what there is, and why the other rows can't be taken.
+        """Count the eligible rows, and the others by reason.
 
         Parameters
         ----------

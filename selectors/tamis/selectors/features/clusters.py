@@ -100,7 +100,7 @@ def _is_whole(name: str) -> bool:
 
 @unit_task("clusters.read_clusters", revision=1, roles=("cluster",))
 def read_clusters(reader: UnitReader, params: Mapping[str, Any], shared: Mapping[str, pa.Table]) -> pa.Table:
-    """Read the cluster column as a dictionary of text, nulls kept."""
+    """Read the cluster column as a dictionary of text, nulls as null."""
     parts = [batch.strings("cluster") for batch in reader.batches()]
     return pa.table({"cluster": pc.dictionary_encode(pa.chunked_array(parts, pa.string()).combine_chunks())})
 

@@ -81,13 +81,13 @@ def measure_coverage(run: Run, selector: Selector, choice: Choice, random: Choic
 
 
 def sample_size(n: int, selected: int, dimension: int) -> int:
-    """Return how many of `n` rows are measured against so many selected ones."""
+    """Return the number of rows, of `n`, that are measured against `selected` rows."""
     a_row = max(1, selected * dimension)
     return min(n, max(LEAST_SAMPLE, COORDINATES // a_row), max(LEAST_SAMPLE, VALUES_IN_MEMORY // max(1, dimension)))
 
 
 def coverage_bytes(dataset: Dataset, selected: int) -> int:
-    """Return the memory that :func:`measure_coverage` takes for so many selected rows; 0 while rows are not counted."""
+    """Return the bytes of :func:`measure_coverage` for a number of selected rows; 0 while rows are not counted."""
     if not dataset.columns.has("embedding") or not dataset.rows:
         return 0
     n, dimension = dataset.rows, dataset.dimension("embedding")

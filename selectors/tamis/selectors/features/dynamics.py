@@ -52,7 +52,7 @@ LABELS_DIFFER_WARNED = 0.01
 
 
 class Folded(NamedTuple):
-    """What a log says of every row."""
+    """The state of every row after a log."""
 
     scores: Floats  # (n,) NaN for rows never visited
     notices: list[Notice]
@@ -200,7 +200,7 @@ class _Learning:
 
 
 class _Last:
-    """What the last visit of a row says."""
+    """The last visit of every row."""
 
     bytes_a_row = 4
 
@@ -255,7 +255,7 @@ _KINDS: Mapping[str, type[_State]] = {
 
 
 def state_bytes(metric: str) -> int:
-    """Bytes a row held while a log is folded: the metric's own, visits and latest epoch, labels, and the score."""
+    """Return the bytes a row of folding a log: the metric's own, visits and latest epoch, labels, and the score."""
     return _KINDS[metric].bytes_a_row + 8 + _Labels.bytes_a_row + 4
 
 
@@ -273,7 +273,7 @@ def _state(n: int, metric: str, window: int, never_learned: str) -> _State:
 
 
 def fold(run: Run, metric: str, outputs: str, el2n_epochs: int, never_learned: str) -> Folded:
-    """Return every candidate's score by a metric over the job's log, computed once and kept.
+    """Return every candidate's score by a metric over the job's log, computed once and stored.
 
     Visits count in the order of the log: shard by shard, from the first line to the last.
 
@@ -309,7 +309,7 @@ def fold(run: Run, metric: str, outputs: str, el2n_epochs: int, never_learned: s
 
 
 def _labels_differ(run: Run, logged: npt.NDArray[np.int32]) -> list[Notice]:
-    """Say when the candidates have labels of their own, whole numbers, and the log has others."""
+    """Return a warning where the candidates' labels, whole numbers, differ from those of the log."""
     dataset = run.candidates
     if not dataset.columns.has("label"):
         return []

@@ -116,7 +116,7 @@ def _check_shares(candidates: Dataset, target: Dataset, pointer: str) -> None:
 
 
 def notices(candidates: Dataset, targets: Sequence[Dataset]) -> Iterator[Notice]:
-    """Say which facts only one side tells, which then can't be compared."""
+    """Return a warning that names the facts which only one side states, so that they can't be compared."""
     ours = {fact for _, fact in origin(candidates)}
     theirs = {fact for target in targets for _, fact in origin(target)}
     if not ours and not theirs:

@@ -1,4 +1,4 @@
-"""What TAROT compares: projected gradients, or what stands in for them, whitened and of length 1.
+"""The vectors that TAROT compares: projected gradients or their substitutes, whitened and of length 1.
 
 The tasks of this module read a unit's rows from one of four sources: a gradient column; an embedding column as it is;
 the last layer's gradients of a classifier on embeddings (:mod:`tamis.selectors.features.last_layer_gradients`); or the
@@ -246,7 +246,7 @@ def _first_mean(dataset: Dataset, role: Role, dimension: int) -> Floats:
 
 
 def _waves(starts: Ints) -> Iterator[range]:
-    """Cut the units into waves, each told by those before it which scores still matter.
+    """Cut the units into waves, so that each wave knows from earlier ones which scores still matter.
 
     The first has `FIRST_WAVE_ROWS` or more, each other one `WAVE_GROWTH` times what came before.
     """

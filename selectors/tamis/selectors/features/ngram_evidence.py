@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import JsonValue
 
 from tamis.native.math import rng
-from tamis.selectors.decision.by_key import Choice
+from tamis.selectors.decision.choice import Choice
 from tamis.selectors.features.ngram_model import Counted, NgramModel, kl_divergence
 from tamis.selectors.features.ngrams import describe_rows, digest_rows
 from tamis.selectors.run.run import Run

@@ -16,7 +16,7 @@ from tamis.native.text import columns as kernels
 from tamis.native.text.unicode_tables import engine_version
 from tamis.selectors.datasets import RoleBatch
 from tamis.selectors.errors import Invalid
-from tamis.selectors.run.selector import Job
+from tamis.selectors.run.opened import Job
 from tamis.selectors.schema.request import Shape
 from tamis.selectors.signals.store import with_metadata
 from tamis.selectors.signals.task import UnitReader, unit_task
@@ -57,7 +57,7 @@ class NgramParams(Shape):
 
 
 def tables_version(tokenizer: str) -> str:
-    """Return the version of the character tables that `tokenizer` stands on: other tables, other tokens."""
+    """Return the version of the character tables that `tokenizer` uses: other tables, other tokens."""
     if tokenizer in ("ids", "byte"):
         return "none"
     return engine_version("regex" if tokenizer == "wordpunct_regex" else "re")
@@ -205,7 +205,7 @@ def describe_rows(reader: UnitReader, params: Mapping[str, Any], shared: Mapping
 
 
 class _Described:
-    """What :func:`describe_rows` gathers for one list of rows."""
+    """The columns that :func:`describe_rows` gathers for one list of rows."""
 
     def __init__(self, listed: Ints, config: kernels.NgramConfig) -> None:
         self._listed = listed

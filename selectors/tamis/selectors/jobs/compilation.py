@@ -1,4 +1,4 @@
-"""Tells whoever watches a job that its kernels are being compiled: nothing else happens for that long."""
+"""Notice of kernels that are compiled while a job runs: nothing else happens for that long."""
 
 from __future__ import annotations
 
@@ -9,27 +9,24 @@ from typing import Any
 from numba.core import event
 
 COMPILING = "this selector's kernels are compiled, this once: up to a minute"
-"""What is told."""
+"""The log line of a job that compiles kernels."""
 
 
 class _Once(event.Listener):
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self._tell: Callable[[], None] | None = tell
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback: Callable[[], None] | None = callback
 
     def on_start(self, event: Any) -> None:
         # One at a time, whatever thread: numba holds its compiler's lock.
-        if self._tell is not None:
-            tell, self._tell = self._tell, None
-            tell()
+        if self._callback is not None:
+            callback, self._callback = self._callback, None
+            callback()
 
     def on_end(self, event: Any) -> None:
         pass
 
 
-def telling(tell: Callable[[], None]) -> AbstractContextManager[None]:
-    """Call `tell` before the first kernel that is compiled in this process meanwhile, and not loaded from the cache.
-
-    In whichever thread needs that kernel.
-    """
-    told: AbstractContextManager[None] = event.install_listener("numba:compile", _Once(tell))
-    return told
+def on_first_compile(callback: Callable[[], None]) -> AbstractContextManager[None]:
+    """Call back once if Numba compiles a kernel inside the block, in any thread; kernels from the cache don't count."""
+    listening: AbstractContextManager[None] = event.install_listener("numba:compile", _Once(callback))
+    return listening

@@ -10,20 +10,23 @@ difficulty is scaled to 0 (easiest) to 1 (hardest) first, which turns scores who
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, JsonValue
 
-from tamis.native.greedy import d2, limits
+from tamis.native.greedy import d2
 from tamis.native.neighbours import similarities
-from tamis.selectors.decision.by_key import Choice
-from tamis.selectors.decision.in_order import Ordered, Terms, check_taken, terms
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.in_order import Constraints
 from tamis.selectors.errors import Invalid
 from tamis.selectors.features import difficulty
-from tamis.selectors.features.difficulty import REASON_DETAILS, REASONS, DifficultyParams
+from tamis.selectors.features.difficulty import REASON_DETAILS, REASONS
+from tamis.selectors.features.difficulty_params import DifficultyParams, HardEnd
 from tamis.selectors.features.embeddings import matrix_bytes
 from tamis.selectors.features.neighbours import (
     PAIR_BYTES,
@@ -35,9 +38,11 @@ from tamis.selectors.features.neighbours import (
     passes,
     read_vectors,
 )
+from tamis.selectors.run.greedy_selector import GreedySelector, Order
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.parallel import one_by_one
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.response import Notice
 
 Floats = npt.NDArray[np.float64]
@@ -75,7 +80,15 @@ class D2Params(DifficultyParams):
     )
 
 
-class D2:
+@dataclass(frozen=True)
+class D2Facts:
+    """Measurements of a selection for its report."""
+
+    values: Floats  # (k,) of each row when it was taken
+    difficulty: Floats  # (n,) from 0 to 1
+
+
+class D2(GreedySelector):
     """Message passing for balancing diversity and difficulty."""
 
     name: ClassVar[str] = "d2"
@@ -90,52 +103,24 @@ class D2:
         "million rows of 64 dimensions), then a second or so for every five million pairs."
     )
     Params: ClassVar[type[D2Params]] = D2Params
-    scores_are_log_weights: ClassVar[bool] = False
+    reason_names: ClassVar[Sequence[str]] = REASONS
+    reason_details: ClassVar[Mapping[str, str]] = REASON_DETAILS
 
-    def __init__(self, params: D2Params) -> None:
-        self.params = params
+    params: D2Params
 
     def needs(self) -> Needs:
         """Embeddings, and what difficulty is made of."""
         needed = difficulty.needs(self.params)
         return needed.model_copy(update={"roles": tuple(dict.fromkeys((*needed.roles, "embedding")))})
 
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
-
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Score, read, find neighbours, choose, measure."""
-        difficulty.check(self.params, job)
-        dataset = job.candidates
-        bytes_to_read = matrix_bytes(dataset, "embedding")
-        pairs = 1.5 * (dataset.rows or 0) * self.params.neighbors
-        return [
-            *difficulty.costs(self.params, job),
-            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-            PhaseCost("neighbours", 0, 0, graph_seconds(dataset)),
-            PhaseCost("choose", 0, 0, PAIR_SECONDS * pairs),
-            PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-        ]
-
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say nothing beforehand."""
-        yield from ()
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Vectors, their copy in cells, the graph, and its pairs in both directions."""
-        rows = job.candidates.rows or 0
-        graph = graph_bytes(job.candidates, self.params.neighbors) + PAIR_BYTES * rows * self.params.neighbors
-        return matrix_bytes(job.candidates, "embedding") + graph + difficulty.memory(self.params, job) + 60 * rows
-
-    def select(self, run: Run) -> Decision:
+    def order(self, run: Run) -> Order:
         """Scale the difficulty, relate rows to their neighbours, pass messages, take the hardest again and again."""
         run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
         found = difficulty.scores(run, self.params)
         units = range(len(found.columns))
         reasons = np.concatenate([found.reasons(unit) for unit in units])
         hardness = _scaled(np.concatenate([found.columns[unit] for unit in units]), reasons, found.hard_end)
-        asked = terms(run, reasons, REASONS)
+        constraints = run.constraints(reasons, REASONS)
         run.begin("read", run.candidates)
         data = read_vectors(run, run.candidates, self.params.distance)
         run.begin("neighbours", *passes(run.candidates))
@@ -143,33 +128,31 @@ class D2:
         del data
         pairs = similarities.of_neighbours(graph, each=one_by_one(run))
         run.begin("choose")
-        state = self._take_rows(run, asked, pairs, hardness)
+        state = self._take_rows(run, constraints, pairs, hardness)
         rows, values = d2.taken(state)
-        kept = len(asked.preselected)
-        self._values, self._hardness = values[kept:], hardness
+        kept = len(constraints.preselected)
         scores = d2.by_row(pairs, state.priorities)
         scores[rows] = values
-        ranked = Ordered(run.layout(), rows[kept:], scores, reasons)
-        choice = run.choose_given(ranked, rows[kept:], REASONS)
-        notices = [*found.notices, *self._weak(pairs)]
-        return Decision(choice, [ranked], REASONS, REASON_DETAILS, notices=notices)
+        warnings = [*found.notices, *self._weak(pairs)]
+        facts = D2Facts(values[kept:], hardness)
+        return Order(rows[kept:], scores, reasons, warnings=warnings, facts=facts)
 
-    def _take_rows(self, run: Run, asked: Terms, pairs: similarities.Similarities, hardness: Floats) -> d2.Pruning:
-        bounds = limits.begin_limits(
-            asked.amount.value, codes=asked.codes, lower=asked.lower, upper=asked.upper, sizes=asked.sizes
-        )
+    def _take_rows(
+        self, run: Run, constraints: Constraints, pairs: similarities.Similarities, hardness: Floats
+    ) -> d2.Pruning:
+        bounds = constraints.limits()
         state = d2.begin(
             pairs,
             hardness,
             bounds,
-            free=asked.free,
-            first=asked.preselected,
+            free=constraints.eligible,
+            first=constraints.preselected,
             gamma_forward=self.params.gamma_forward,
             gamma_reverse=self.params.gamma_reverse,
         )
         while d2.advance(state, PAIRS_A_CALL) == d2.WORKING:
             run.check_cancelled()
-        check_taken(asked, d2.taken(state)[0])
+        constraints.check_taken(d2.taken(state)[0])
         return state
 
     def _weak(self, pairs: similarities.Similarities) -> list[Notice]:
@@ -189,24 +172,45 @@ class D2:
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Return how hard the rows taken are beside the random draw's, and each row's value when it was taken."""
-        steps = np.unique(np.linspace(0, len(self._values) - 1, min(len(self._values), VALUES_SHOWN)).astype(np.int64))
+        facts: D2Facts = decision.facts
+        steps = np.unique(np.linspace(0, len(facts.values) - 1, min(len(facts.values), VALUES_SHOWN)).astype(np.int64))
         edges = np.linspace(0.0, 1.0, HISTOGRAM_BINS + 1)
         histograms: dict[str, JsonValue] = {
-            name: np.histogram(self._hardness[picked.rows], edges)[0].tolist()
+            name: np.histogram(facts.difficulty[picked.rows], edges)[0].tolist()
             for name, picked in (("selected", decision.choice), ("random", random))
         }
         return {
             "difficulty_edges": edges.tolist(),
             "difficulty": histograms,
-            "mean_difficulty": float(self._hardness[decision.choice.rows].mean()),
-            "mean_difficulty_random": float(self._hardness[random.rows].mean()),
-            "value_when_taken": [[int(step) + 1, float(self._values[step])] for step in steps],
+            "mean_difficulty": float(facts.difficulty[decision.choice.rows].mean()),
+            "mean_difficulty_random": float(facts.difficulty[random.rows].mean()),
+            "value_when_taken": [[int(step) + 1, float(facts.values[step])] for step in steps],
         }
 
+    # -- plan
 
-def _scaled(
-    scores: npt.NDArray[np.float32], reasons: npt.NDArray[np.uint8], hard_end: difficulty.HardEnd | None
-) -> Floats:
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Score, read, find neighbours, choose, measure."""
+        difficulty.check(self.params, job)
+        dataset = job.candidates
+        bytes_to_read = matrix_bytes(dataset, "embedding")
+        pairs = 1.5 * (dataset.rows or 0) * self.params.neighbors
+        return [
+            *difficulty.costs(self.params, job),
+            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+            PhaseCost("neighbours", 0, 0, graph_seconds(dataset)),
+            PhaseCost("choose", 0, 0, PAIR_SECONDS * pairs),
+            PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Vectors, their copy in cells, the graph, and its pairs in both directions."""
+        rows = job.candidates.rows or 0
+        graph = graph_bytes(job.candidates, self.params.neighbors) + PAIR_BYTES * rows * self.params.neighbors
+        return matrix_bytes(job.candidates, "embedding") + graph + difficulty.memory(self.params, job) + 60 * rows
+
+
+def _scaled(scores: npt.NDArray[np.float32], reasons: npt.NDArray[np.uint8], hard_end: HardEnd | None) -> Floats:
     """Return the difficulty from 0 to 1; 0 for rows without a score, and where all scores are equal.
 
     Raises

@@ -6,7 +6,7 @@ one is a logistic regression on the mean of a row's hashed n-grams, which is wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -21,7 +21,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tamis.native.math import rng
 from tamis.native.text import columns as kernels
 from tamis.selectors.datasets import Dataset
-from tamis.selectors.decision.by_key import Choice, RankedUnit
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.ranking import RankedUnit
 from tamis.selectors.errors import Invalid
 from tamis.selectors.features.ngram_evidence import MEMORY, measure
 from tamis.selectors.features.ngram_model import Counted, NgramModel
@@ -34,9 +36,9 @@ from tamis.selectors.features.ngrams import (
     sum_table,
     tables_version,
 )
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
-from tamis.selectors.schema.response import Notice
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.signals.store import Mapped
 
 if TYPE_CHECKING:
@@ -106,7 +108,15 @@ def _training_rows(rows: Sequence[int]) -> list[int]:
     return list(rows) if total <= TRAINING_ROWS else [max(1, count * TRAINING_ROWS // total) for count in rows]
 
 
-class Heuristic:
+@dataclass(frozen=True)
+class HeuristicFacts:
+    """Measurements of the classifier for the report."""
+
+    accuracy: float  # on rows held out of the training; NaN where there are none
+    model: NgramModel
+
+
+class Heuristic(Selector):
     """Classify target against candidates, take the most target-like rows."""
 
     name: ClassVar[str] = "heuristic"
@@ -115,41 +125,12 @@ class Heuristic:
     citation: ClassVar[str] = "Heuristic classification as in Brown et al. 2020 and Xie et al. 2023 (arXiv:2302.03169)."
     cost: ClassVar[str] = "Two passes over the text and a logistic regression on at most 40,000 rows; 17 bytes a row."
     Params: ClassVar[type[HeuristicParams]] = HeuristicParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: HeuristicParams) -> None:
-        self.params = params
+    params: HeuristicParams
 
     def needs(self) -> Needs:
         """Text, and a target to be like."""
         return Needs(roles=("text",), target=True)
-
-    def basis(self) -> str:
-        """Return the version of the tokenizer's character tables."""
-        return tables_version(self.params.tokenizer)
-
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """One pass to count and train, one to classify, and the evidence."""
-        if job.spec.target is not None and job.spec.target.model is not None:
-            raise Invalid("'heuristic' needs target datasets, not a model.", pointer="/target/model")
-        check_tokenizer(self.params, job)
-        pool, units = job.candidates.bytes, len(job.candidates.units)
-        whole = pool + sum(target.bytes for target in job.targets)
-        all_units = units + sum(len(target.units) for target in job.targets)
-        return [
-            PhaseCost("train", 2 * all_units, 2 * whole, 2 * whole / BYTES_PER_SECOND + 5),
-            PhaseCost("classify", units, pool, pool / BYTES_PER_SECOND),
-            PhaseCost("select", 0, 0, 2e-7 * (job.candidates.rows or 0)),
-            PhaseCost("report", units, pool, pool / (2 * BYTES_PER_SECOND)),
-        ]
-
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say nothing beforehand."""
-        yield from ()
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Training features and the decision's keys."""
-        return 2 * TRAINING_ROWS * 4_000 * 12 // 10 + MEMORY + 20 * (job.candidates.rows or 0)
 
     def select(self, run: Run) -> Decision:
         """Train on a balanced sample, classify every row, take the most target-like."""
@@ -166,12 +147,12 @@ class Heuristic:
             sums, float(classifier.intercept_[0]), self.params, run.layout().starts, run.stream("heuristic.pareto")
         )
         model = NgramModel(params["features"], raw, tuple(targets), tuple(run.target_names), classifier.coef_.T.copy())
-        self._accuracy, self._model = accuracy, model
         return Decision(
             choice=run.choose(ranked, REASONS),
             rankings=[ranked],
             reason_names=REASONS,
             reason_details={"too-few-tokens": f"The row has fewer than min_tokens = {self.params.min_tokens} tokens."},
+            facts=HeuristicFacts(accuracy, model),
         )
 
     def _train(self, run: Run) -> tuple[LogisticRegression, float]:
@@ -212,7 +193,7 @@ class Heuristic:
         return np.sort(np.argpartition(bits, size)[:size])
 
     def _features(self, run: Run, dataset: Dataset, rows: Ints) -> csr_array:
-        """Return the mean hashed n-grams of the given rows, (rows, buckets)."""
+        """Return the mean hashed n-grams of `rows`, (rows, buckets)."""
         shared = {"rows": run.share("rows", pa.table({"row": rows}), scratch=True)}
         tables = run.map(
             list_features, dataset, params={"features": self.params.features()}, shared=shared, scratch=True
@@ -231,5 +212,31 @@ class Heuristic:
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Accuracy of the classifier, and the same distances as DSIR's."""
-        evidence = measure(run, self._model, None, decision.choice, random)
-        return {"classifier_accuracy_held_out": self._accuracy if np.isfinite(self._accuracy) else None, **evidence}
+        facts: HeuristicFacts = decision.facts
+        evidence = measure(run, facts.model, None, decision.choice, random)
+        return {"classifier_accuracy_held_out": facts.accuracy if np.isfinite(facts.accuracy) else None, **evidence}
+
+    # -- plan
+
+    def data_version(self) -> str:
+        """Return the version of the tokenizer's character tables."""
+        return tables_version(self.params.tokenizer)
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """One pass to count and train, one to classify, and the evidence."""
+        if job.spec.target is not None and job.spec.target.model is not None:
+            raise Invalid("'heuristic' needs target datasets, not a model.", pointer="/target/model")
+        check_tokenizer(self.params, job)
+        pool, units = job.candidates.bytes, len(job.candidates.units)
+        whole = pool + sum(target.bytes for target in job.targets)
+        all_units = units + sum(len(target.units) for target in job.targets)
+        return [
+            PhaseCost("train", 2 * all_units, 2 * whole, 2 * whole / BYTES_PER_SECOND + 5),
+            PhaseCost("classify", units, pool, pool / BYTES_PER_SECOND),
+            PhaseCost("select", 0, 0, 2e-7 * (job.candidates.rows or 0)),
+            PhaseCost("report", units, pool, pool / (2 * BYTES_PER_SECOND)),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Training features and the decision's keys."""
+        return 2 * TRAINING_ROWS * 4_000 * 12 // 10 + MEMORY + 20 * (job.candidates.rows or 0)

@@ -7,7 +7,8 @@ first, and what is taken is far from them too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -15,22 +16,24 @@ import numpy.typing as npt
 from pydantic import Field, JsonValue
 
 from tamis.native.greedy import farthest_first
-from tamis.native.greedy.limits import begin_limits
 from tamis.native.math import rng
 from tamis.selectors.decision.budget import resolve_budget
-from tamis.selectors.decision.by_key import Choice, Rows
-from tamis.selectors.decision.in_order import Ordered, Terms, check_taken, terms
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.in_order import Constraints
+from tamis.selectors.decision.ranking import Rows
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.features.coverage import represented
 from tamis.selectors.features.embeddings import Matrix, matrix_bytes
 from tamis.selectors.features.neighbours import MetricParams, read_vectors
+from tamis.selectors.run.greedy_selector import GreedySelector, Order
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.response import Notice
 
 Floats = npt.NDArray[np.float64]
 
-REASONS = ("eligible",)
 
 WORK_A_CALL = 2 * 10**9
 """Coordinates compared between two looks at whether the job was cancelled: a tenth of a second."""
@@ -68,7 +71,15 @@ class KCenterParams(MetricParams):
     )
 
 
-class KCenter:
+@dataclass(frozen=True)
+class KCenterFacts:
+    """Measurements of a selection for its report."""
+
+    distances: Floats  # (k,) of each row from those taken before it
+    covered: tuple[float, float] | None  # mean and largest distance of a row from the selection, where measured
+
+
+class KCenter(GreedySelector):
     """Greedy k-center."""
 
     name: ClassVar[str] = "kcenter"
@@ -83,97 +94,59 @@ class KCenter:
         "weights; the choice itself looks at a tenth to a half of them). 4 bytes a value and 30 a row."
     )
     Params: ClassVar[type[KCenterParams]] = KCenterParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: KCenterParams) -> None:
-        self.params = params
+    params: KCenterParams
 
     def needs(self) -> Needs:
         """Embeddings."""
         return Needs(roles=("embedding",), target=False)
 
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
-
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Read, choose, count what each row represents, measure."""
-        dataset = job.candidates
-        bytes_to_read = matrix_bytes(dataset, "embedding")
-        compare = bytes_to_read / 4 * self._rows(job) / COORDINATES_PER_SECOND
-        represent = [PhaseCost("represent", 0, 0, compare)] if self.params.weighted else []
-        return [
-            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-            PhaseCost("choose", 0, 0, SHARE_COMPARED * compare),
-            *represent,
-            PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-        ]
-
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say nothing beforehand."""
-        yield from ()
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Vectors, the state of the choice, and the selected vectors twice over."""
-        rows, dataset = job.candidates.rows or 0, job.candidates
-        selected = 2 * 4 * dataset.dimension("embedding") * self._rows(job)
-        return matrix_bytes(dataset, "embedding") + (STATE_BYTES + 24) * rows + selected
-
-    def _rows(self, job: Job) -> int:
-        """Return the rows to select; of a budget in size it is known only that they are no more than all."""
-        rows = job.candidates.rows or 0
-        return rows if job.spec.budget.size is not None else resolve_budget(job.spec.budget, rows).value if rows else 0
-
-    def select(self, run: Run) -> Decision:
+    def order(self, run: Run) -> Order:
         """Read the vectors, take the farthest row until the budget is spent, count what each represents."""
-        asked = terms(run)
+        constraints = run.constraints()
         run.begin("read", run.candidates)
         data = read_vectors(run, run.candidates, self.params.metric)
         run.begin("choose", run.candidates)
-        state, status = self._take_rows(run, asked, data)
+        state, status = self._take_rows(run, constraints, data)
         rows, distances = farthest_first.taken(state)
-        kept = len(asked.preselected)
-        self._distances = distances[kept:]
+        kept = len(constraints.preselected)
         scores = np.sqrt(np.maximum(state.keys, 0.0))
         weights = None
-        self._covered: tuple[float, float] | None = None
+        covered: tuple[float, float] | None = None
         if self.params.weighted:
             run.begin("represent", run.candidates)
             places, scores = represented(run, data, data[rows])
             places[rows] = np.arange(len(rows))  # of equal vectors, a selected one stands for itself
             weights = np.bincount(places, minlength=len(rows)).astype(np.float64)
-            self._covered = float(scores.mean()), float(scores.max())
+            covered = float(scores.mean()), float(scores.max())
         scores[rows] = 0.0
         scores[rows[kept:]] = _finite(distances[kept:])
-        ranked = Ordered(run.layout(), rows[kept:], scores)
-        stopped = self._stopped(asked, state, len(rows)) if status == farthest_first.NEAR else None
-        choice = run.choose_given(ranked, rows[kept:], REASONS, stopped=stopped, weights=weights)
-        return Decision(choice, [ranked], REASONS, {})
+        stopped = self._stopped(constraints, state, len(rows)) if status == farthest_first.NEAR else None
+        facts = KCenterFacts(distances[kept:], covered)
+        return Order(rows[kept:], scores, weights=weights, stopped=stopped, facts=facts)
 
-    def _take_rows(self, run: Run, asked: Terms, data: Matrix) -> tuple[farthest_first.Traversal, int]:
-        free = asked.free.copy()
-        start = asked.preselected
+    def _take_rows(self, run: Run, constraints: Constraints, data: Matrix) -> tuple[farthest_first.Traversal, int]:
+        free = constraints.eligible.copy()
+        start = constraints.preselected
         if len(start) == 0:
-            start = np.array([self._start(run, asked, data)], np.int64)
+            start = np.array([self._start(run, constraints, data)], np.int64)
             free[start] = False
-        bounds = begin_limits(
-            asked.amount.value, codes=asked.codes, lower=asked.lower, upper=asked.upper, sizes=asked.sizes
-        )
+        bounds = constraints.limits()
         state = farthest_first.begin(data, free, start, bounds, least_distance=self.params.min_distance)
-        status, told, most = farthest_first.WORKING, 0, max(1, asked.most_rows)
+        status, told, most = farthest_first.WORKING, 0, max(1, constraints.max_rows)
         while status == farthest_first.WORKING:
             run.check_cancelled()
             status = farthest_first.advance(state, WORK_A_CALL)
-            done = len(data) * min(most, int(state.counters[0]) - len(asked.preselected)) // most
+            done = len(data) * min(most, int(state.counters[0]) - len(constraints.preselected)) // most
             run.advance(rows=max(0, done - told))
             told = max(told, done)
         if status != farthest_first.NEAR:
-            check_taken(asked, farthest_first.taken(state)[0])
+            constraints.check_taken(farthest_first.taken(state)[0])
         return state, status
 
-    def _start(self, run: Run, asked: Terms, data: Matrix) -> int:
+    def _start(self, run: Run, constraints: Constraints, data: Matrix) -> int:
         """Return the first row."""
-        fits = _fits_first(asked)
+        fits = _fits_first(constraints)
         given = self.params.start
         if isinstance(given, int):
             if given >= len(data):
@@ -190,39 +163,69 @@ class KCenter:
             return given
         if not fits.any():
             raise Infeasible(
-                f"Every row is larger than the budget of {asked.amount} and the bounds allow: nothing can be taken.",
-                pointer=asked.amount.pointer,
+                f"Every row is larger than the budget of {constraints.amount} and the bounds allow: nothing can be "
+                "taken.",
+                pointer=constraints.amount.pointer,
             )
         if given == "central":
             return farthest_first.central_row(data, fits)
         return int(np.argmax(np.where(fits, rng.uniform(run.stream("kcenter.start"), 0, len(data)), -1.0)))
 
-    def _stopped(self, asked: Terms, state: farthest_first.Traversal, count: int) -> Notice:
-        short = int(np.count_nonzero(state.limits.have < asked.lower))
+    def _stopped(self, constraints: Constraints, state: farthest_first.Traversal, count: int) -> Notice:
+        short = int(np.count_nonzero(state.limits.have < constraints.lower))
         below = f" {short} strata are below their minimum." if short else ""
         return Notice(
             code="stopped-at-min-distance",
-            detail=f"The selection ends with {count:,} rows, below the budget of {asked.amount}: every row that may "
-            f"be taken is nearer than min_distance = {self.params.min_distance:g} to a selected one.{below}",
+            detail=f"The selection ends with {count:,} rows, below the budget of {constraints.amount}: every row that "
+            f"may be taken is nearer than min_distance = {self.params.min_distance:g} to a selected one.{below}",
         )
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Return each row's distance from those before it, step by step, and how well all rows are covered."""
-        mean, radius = (None, None) if self._covered is None else self._covered
+        facts: KCenterFacts = decision.facts
+        mean, radius = (None, None) if facts.covered is None else facts.covered
         return {
             "metric": self.params.metric,
-            "distance_when_taken": _thinned(self._distances),
+            "distance_when_taken": _thinned(facts.distances),
             "mean_distance": mean,
             "covering_radius": radius,
         }
 
+    # -- plan
 
-def _fits_first(asked: Terms) -> npt.NDArray[np.bool_]:
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Read, choose, count what each row represents, measure."""
+        dataset = job.candidates
+        bytes_to_read = matrix_bytes(dataset, "embedding")
+        compare = bytes_to_read / 4 * self._rows(job) / COORDINATES_PER_SECOND
+        represent = [PhaseCost("represent", 0, 0, compare)] if self.params.weighted else []
+        return [
+            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+            PhaseCost("choose", 0, 0, SHARE_COMPARED * compare),
+            *represent,
+            PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Vectors, the state of the choice, and the selected vectors twice over."""
+        rows, dataset = job.candidates.rows or 0, job.candidates
+        selected = 2 * 4 * dataset.dimension("embedding") * self._rows(job)
+        return matrix_bytes(dataset, "embedding") + (STATE_BYTES + 24) * rows + selected
+
+    def _rows(self, job: Job) -> int:
+        """Return the rows to select; of a budget in size it is known only that they are no more than all."""
+        rows = job.candidates.rows or 0
+        return rows if job.spec.budget.size is not None else resolve_budget(job.spec.budget, rows).value if rows else 0
+
+
+def _fits_first(constraints: Constraints) -> npt.NDArray[np.bool_]:
     """Return which rows may be the first one, (n,)."""
-    sizes: Rows | int = 1 if asked.sizes is None else asked.sizes
-    codes = np.zeros(1, np.int64) if asked.codes is None else asked.codes
-    reserved = asked.lower.sum() - asked.lower
-    fits: npt.NDArray[np.bool_] = asked.free & (sizes <= np.minimum(asked.upper, asked.amount.value - reserved)[codes])
+    sizes: Rows | int = 1 if constraints.sizes is None else constraints.sizes
+    codes = np.zeros(1, np.int64) if constraints.codes is None else constraints.codes
+    reserved = constraints.lower.sum() - constraints.lower
+    fits: npt.NDArray[np.bool_] = constraints.eligible & (
+        sizes <= np.minimum(constraints.upper, constraints.amount.value - reserved)[codes]
+    )
     return fits
 
 

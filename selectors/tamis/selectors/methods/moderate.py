@@ -10,7 +10,7 @@ took them for the rows to keep kept both extremes; here they are the rows to kee
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -19,16 +19,17 @@ import numpy.typing as npt
 from pydantic import Field, JsonValue
 
 from tamis.native.neighbours.panels import pair_distances
-from tamis.selectors.decision.by_key import Choice, RankedUnit, Rows
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import ALL_ELIGIBLE, Decision
+from tamis.selectors.decision.ranking import Ranked, RankedUnit, Rows
 from tamis.selectors.features.embeddings import Matrix, matrix_bytes
 from tamis.selectors.features.neighbours import MetricParams, read_vectors
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
-from tamis.selectors.schema.response import Notice
+from tamis.selectors.run.score_selector import ScoreSelector
+from tamis.selectors.run.selector import Needs, PhaseCost
 
 Floats = npt.NDArray[np.float64]
-
-REASONS = ("eligible",)
 
 BLOCK_ROWS = 1 << 14
 CLASSES_SHOWN = 200
@@ -45,12 +46,14 @@ class ModerateParams(MetricParams):
 
 
 @dataclass(frozen=True)
-class Moderately:
-    """Every row's key: minus its rank's distance from the middle rank of its class, as a share of the class."""
+class ByMiddle:
+    """A ranking by minus the distance of each row's rank from the middle rank of its class, as a share of the class."""
 
     starts: Rows
     keys: Floats
-    distances: Floats
+    distances: Floats  # (n,) from the class's centre
+    codes: npt.NDArray[np.int32]  # (n,) classes
+    names: Sequence[str]  # of the classes
 
     def __call__(self, unit: int) -> RankedUnit:
         """Rank one unit."""
@@ -58,7 +61,7 @@ class Moderately:
         return RankedUnit(self.keys[part], self.distances[part])
 
 
-class Moderate:
+class Moderate(ScoreSelector):
     """Rows near the median distance from their class's centre."""
 
     name: ClassVar[str] = "moderate"
@@ -70,40 +73,16 @@ class Moderate:
     )
     cost: ClassVar[str] = "One pass over the embeddings and labels; 4 bytes a value and 20 a row."
     Params: ClassVar[type[ModerateParams]] = ModerateParams
-    scores_are_log_weights: ClassVar[bool] = False
+    reason_names: ClassVar[Sequence[str]] = ALL_ELIGIBLE
 
-    def __init__(self, params: ModerateParams) -> None:
-        self.params = params
+    params: ModerateParams
 
     def needs(self) -> Needs:
         """Embeddings and their classes."""
         return Needs(roles=("embedding", "label"), target=False)
 
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
-
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Read, measure, choose, report."""
-        dataset = job.candidates
-        bytes_to_read = matrix_bytes(dataset, "embedding")
-        return [
-            PhaseCost("read", 2 * len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-            PhaseCost("centres", 0, 0, VALUE_SECONDS * bytes_to_read / 4),
-            PhaseCost("select", 0, 0, 2e-7 * (dataset.rows or 0)),
-            PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-        ]
-
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say nothing beforehand."""
-        yield from ()
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Vectors, the largest class's copy, and distances."""
-        return 2 * matrix_bytes(job.candidates, "embedding") + 60 * (job.candidates.rows or 0)
-
-    def select(self, run: Run) -> Decision:
-        """Find the centres, measure the distances from them, take each class's middle ranks."""
+    def rank(self, run: Run) -> Ranked:
+        """Find the centres, measure the distances from them, rank each class's middle first."""
         run.begin("read", run.candidates, run.candidates)
         names, parts = run.names(run.candidates, "label")
         codes = np.concatenate([parts[unit] for unit in range(len(parts))])
@@ -113,9 +92,7 @@ class Moderate:
         del data
         run.begin("select")
         keys = middle_keys(distances, codes, len(names))
-        ranked = Moderately(run.layout().starts, keys, distances)
-        self._classes = names, codes, distances
-        return Decision(run.choose(ranked, REASONS), [ranked], REASONS, {})
+        return ByMiddle(run.layout().starts, keys, distances, codes, names)
 
     def _distances(self, run: Run, data: Matrix, codes: npt.NDArray[np.int32], classes: int) -> Floats:
         """Return each row's distance from its class's centre, (n,)."""
@@ -140,7 +117,9 @@ class Moderate:
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Return, of the largest classes, the range of distances of all rows and of the rows taken."""
-        names, codes, distances = self._classes
+        ranked = decision.rankings[0]
+        assert isinstance(ranked, ByMiddle)
+        names, codes, distances = ranked.names, ranked.codes, ranked.distances
         counts = np.bincount(codes, minlength=len(names))
         chosen = decision.choice.rows
         classes: list[JsonValue] = []
@@ -157,6 +136,23 @@ class Moderate:
                 }
             )
         return {"metric": self.params.metric, "classes_in_all": len(names), "classes": classes}
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Read, measure, choose, report."""
+        dataset = job.candidates
+        bytes_to_read = matrix_bytes(dataset, "embedding")
+        return [
+            PhaseCost("read", 2 * len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+            PhaseCost("centres", 0, 0, VALUE_SECONDS * bytes_to_read / 4),
+            PhaseCost("select", 0, 0, 2e-7 * (dataset.rows or 0)),
+            PhaseCost("report", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Vectors, the largest class's copy, and distances."""
+        return 2 * matrix_bytes(job.candidates, "embedding") + 60 * (job.candidates.rows or 0)
 
 
 def middle_keys(distances: Floats, codes: npt.NDArray[np.int32], classes: int) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,11 +11,14 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from tamis.native.math import rng
-from tamis.selectors.decision.by_key import Choice, RankedUnit
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import ALL_ELIGIBLE, Decision
+from tamis.selectors.decision.ranking import Ranked, RankedUnit
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.score_selector import ScoreSelector
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.request import Shape
-from tamis.selectors.schema.response import Notice
 
 
 class RandomParams(Shape):
@@ -36,7 +39,7 @@ class UniformKeys:
         return RankedUnit(keys=draw, scores=draw)
 
 
-class RandomRows:
+class RandomRows(ScoreSelector):
     """Uniform sampling without replacement."""
 
     name: ClassVar[str] = "random"
@@ -45,38 +48,29 @@ class RandomRows:
     citation: ClassVar[str] = "None needed."
     cost: ClassVar[str] = "Reads no data but the columns of strata and sizes; 8 bytes a row."
     Params: ClassVar[type[RandomParams]] = RandomParams
-    scores_are_log_weights: ClassVar[bool] = False
+    reason_names: ClassVar[Sequence[str]] = ALL_ELIGIBLE
 
-    def __init__(self, params: RandomParams) -> None:
-        self.params = params
+    params: RandomParams
 
     def needs(self) -> Needs:
         """Read nothing."""
         return Needs(roles=(), target=False)
 
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
+    def rank(self, run: Run) -> Ranked:
+        """Give every row a uniform key."""
+        run.begin("draw")
+        return UniformKeys(run.layout().starts, run.stream("random"))
+
+    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
+        """Return nothing: the draw is its own baseline."""
+        return {}
+
+    # -- plan
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """One decision over the row numbers."""
         return [PhaseCost("draw", 0, 0, 1e-7 * (job.candidates.rows or 0)), PhaseCost("report", 0, 0, 1e-3)]
 
-    def notices(self, job: Job) -> Iterable[Notice]:
-        """Say nothing."""
-        return ()
-
     def memory(self, job: Job, threads: int) -> int:
         """Hold the keys."""
         return 20 * (job.candidates.rows or 0)
-
-    def select(self, run: Run) -> Decision:
-        """Take the rows with the largest of uniform keys."""
-        run.begin("draw")
-        ranked = UniformKeys(run.layout().starts, run.stream("random"))
-        choice = run.choose(ranked, ("eligible",))
-        return Decision(choice, [ranked], ("eligible",), {})
-
-    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
-        """Measure nothing: it is the baseline."""
-        return {}

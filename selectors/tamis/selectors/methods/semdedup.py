@@ -13,24 +13,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, JsonValue
 
-from tamis.native.greedy import limits
 from tamis.native.math import rng
 from tamis.native.neighbours import duplicates, kmeans
 from tamis.native.neighbours import panels as distances
 from tamis.native.simd.tile import LANES
-from tamis.selectors.decision.by_key import Choice
-from tamis.selectors.decision.in_order import Ordered, Terms, check_taken, terms
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.in_order import Constraints
 from tamis.selectors.features.embeddings import Matrix, matrix_bytes
 from tamis.selectors.features.neighbours import read_vectors
+from tamis.selectors.run.greedy_selector import GreedySelector, Order
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.parallel import in_threads
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.request import Shape
 from tamis.selectors.schema.response import Notice
 
@@ -57,7 +60,13 @@ PASSES = TRAINING_STEPS + 2
 PAIRS_PER_SECOND = 3e8
 """Rows compared with others in 64 dimensions, a CPU second; for estimates."""
 
-REASONS = ("eligible",)
+
+@dataclass(frozen=True)
+class SemDeDupFacts:
+    """Measurements of a selection for its report."""
+
+    distances: Floats  # (n,) cosine distance of each row to the nearest earlier row of its cluster
+    clusters: int
 
 
 class SemDeDupParams(Shape):
@@ -78,16 +87,7 @@ class SemDeDupParams(Shape):
     )
 
 
-def _take_in_order(order: Ints, asked: Terms) -> Ints:
-    """Take rows in order, as far as budget and bounds allow."""
-    state = limits.begin_limits(
-        asked.amount.value, codes=asked.codes, lower=asked.lower, upper=asked.upper, sizes=asked.sizes
-    )
-    limits.take_all(state, asked.preselected)
-    return limits.take_fitting(state, order)
-
-
-class SemDeDup:
+class SemDeDup(GreedySelector):
     """Leave out semantic duplicates; excluded rows make no others duplicates."""
 
     name: ClassVar[str] = "semdedup"
@@ -98,70 +98,37 @@ class SemDeDup:
         "One pass over the embeddings, k-means on a sample, each row against its own cluster. 8 bytes a value."
     )
     Params: ClassVar[type[SemDeDupParams]] = SemDeDupParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: SemDeDupParams) -> None:
-        self.params = params
+    params: SemDeDupParams
 
     def needs(self) -> Needs:
         """Embeddings."""
         return Needs(roles=("embedding",), target=False)
 
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
-
     def _clusters(self, n: int) -> int:
         """Return k; 1 while the rows are not counted."""
         return min(self.params.clusters or max(1, math.ceil(n / ROWS_PER_CLUSTER)), max(1, n))
 
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Read, cluster, compare."""
-        dataset, n = job.candidates, job.candidates.rows or 0
-        bytes_to_read = 4 * n * dataset.dimension("embedding")
-        clusters = self._clusters(n)
-        trained = min(n, SAMPLE_PER_CLUSTER * clusters)
-        second = PAIRS_PER_SECOND / max(1.0, dataset.dimension("embedding") / 64)
-        return [
-            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
-            PhaseCost("cluster", 0, 0, (n + TRAINING_STEPS * trained) * clusters / second),
-            PhaseCost("compare", 0, 0, n * n / clusters / second),
-            PhaseCost("report", 0, 0, 1e-7 * n),
-        ]
-
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say nothing beforehand."""
-        yield from ()
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Vectors, their copy in clusters, and the centres."""
-        n = job.candidates.rows or 0
-        centres = 12 * threads * self._clusters(n) * job.candidates.dimension("embedding")
-        return 2 * matrix_bytes(job.candidates, "embedding") + centres + 60 * n
-
-    def select(self, run: Run) -> Decision:
+    def order(self, run: Run) -> Order:
         """Cluster, find how near each row is to an earlier one of its cluster, take the least near first."""
-        asked = terms(run)
+        constraints = run.constraints()
         run.begin("read", run.candidates)
         data = read_vectors(run, run.candidates, "cosine")
         run.begin("cluster", *[run.candidates] * PASSES)
         clusters, codes, apart = self._cluster(run, data)
         run.begin("compare", run.candidates)
-        order = self._keep_order(run, codes, apart, asked)
+        order = self._keep_order(run, codes, apart, constraints)
         scores = self._distances(run, data, order, np.searchsorted(codes[order], np.arange(clusters + 1)))
         best_first = np.lexsort((np.arange(len(scores)), -scores))
-        wanted = best_first[asked.free[best_first]]
-        rows, stopped = _take_in_order(wanted, asked), None
+        eligible = best_first[constraints.eligible[best_first]]
+        rows, stopped = constraints.take(eligible), None
         if self.params.epsilon is not None:
             within = len(rows)
-            rows = _take_in_order(wanted[scores[wanted] >= self.params.epsilon], asked)
+            rows = constraints.take(eligible[scores[eligible] >= self.params.epsilon])
             stopped = self._stopped(len(rows)) if len(rows) < within else None
         if stopped is None:
-            check_taken(asked, np.concatenate([asked.preselected, rows]))
-        ranked = Ordered(run.layout(), rows, scores)
-        self._scores, self._clusters_found = scores, clusters
-        choice = run.choose_given(ranked, rows, REASONS, stopped=stopped)
-        return Decision(choice, [ranked], REASONS, {})
+            constraints.check_taken(np.concatenate([constraints.preselected, rows]))
+        return Order(rows, scores, stopped=stopped, facts=SemDeDupFacts(scores, clusters))
 
     def _cluster(self, run: Run, data: Matrix) -> tuple[int, npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Return the number of clusters, each row's cluster and its squared distance to the centre."""
@@ -177,16 +144,16 @@ class SemDeDup:
         return clusters, np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def _keep_order(
-        self, run: Run, codes: npt.NDArray[np.int32], apart: npt.NDArray[np.float32], asked: Terms
+        self, run: Run, codes: npt.NDArray[np.int32], apart: npt.NDArray[np.float32], constraints: Constraints
     ) -> npt.NDArray[np.int32]:
         """Order rows by cluster; in it the preselected first, in their order, then by `keep`, the excluded last."""
         n = len(codes)
         worth: npt.NDArray[np.floating] = rng.uniform(run.stream("semdedup.keep"), 0, n)
         if self.params.keep != "random":
             worth = -apart if self.params.keep == "farthest" else apart
-        kept = len(asked.preselected)
-        places = np.where(asked.free, kept, kept + 1)
-        places[asked.preselected] = np.arange(kept)
+        kept = len(constraints.preselected)
+        places = np.where(constraints.eligible, kept, kept + 1)
+        places[constraints.preselected] = np.arange(kept)
         return np.lexsort((np.arange(n), worth, places, codes)).astype(np.int32)
 
     def _distances(self, run: Run, data: Matrix, order: npt.NDArray[np.int32], starts: Ints) -> Floats:
@@ -214,22 +181,46 @@ class SemDeDup:
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Return the ε that the selection amounts to, and how many duplicates it and the random draw hold."""
         chosen = decision.choice.rows[~decision.choice.preselected]
-        least = float(self._scores[chosen].min()) if len(chosen) else None
+        facts: SemDeDupFacts = decision.facts
+        scores = facts.distances
+        least = float(scores[chosen].min()) if len(chosen) else None
         return {
-            "clusters": self._clusters_found,
+            "clusters": facts.clusters,
             "least_distance_to_an_earlier_row": least,
             "nearer_than_that_among_random_rows": (
-                None if least is None else int(np.count_nonzero(self._scores[random.rows] < least))
+                None if least is None else int(np.count_nonzero(scores[random.rows] < least))
             ),
             "quantiles_of_the_distance": {
                 f"{share:g}": float(value)
                 for share, value in zip(
-                    (0.01, 0.1, 0.25, 0.5, 0.75), np.quantile(self._scores, (0.01, 0.1, 0.25, 0.5, 0.75)), strict=True
+                    (0.01, 0.1, 0.25, 0.5, 0.75), np.quantile(scores, (0.01, 0.1, 0.25, 0.5, 0.75)), strict=True
                 )
             }
-            if len(self._scores)
+            if len(scores)
             else {},
         }
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Read, cluster, compare."""
+        dataset, n = job.candidates, job.candidates.rows or 0
+        bytes_to_read = 4 * n * dataset.dimension("embedding")
+        clusters = self._clusters(n)
+        trained = min(n, SAMPLE_PER_CLUSTER * clusters)
+        second = PAIRS_PER_SECOND / max(1.0, dataset.dimension("embedding") / 64)
+        return [
+            PhaseCost("read", len(dataset.units), bytes_to_read, bytes_to_read / 1e9),
+            PhaseCost("cluster", 0, 0, (n + TRAINING_STEPS * trained) * clusters / second),
+            PhaseCost("compare", 0, 0, n * n / clusters / second),
+            PhaseCost("report", 0, 0, 1e-7 * n),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Vectors, their copy in clusters, and the centres."""
+        n = job.candidates.rows or 0
+        centres = 12 * threads * self._clusters(n) * job.candidates.dimension("embedding")
+        return 2 * matrix_bytes(job.candidates, "embedding") + centres + 60 * n
 
 
 def _blocks(first_panel: Ints) -> Iterator[list[tuple[int, int, int]]]:

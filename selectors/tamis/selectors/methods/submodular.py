@@ -8,8 +8,9 @@ smaller selection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,9 @@ from pydantic import Field, JsonValue
 from tamis.native.greedy import limits, submodular
 from tamis.native.neighbours import similarities
 from tamis.native.neighbours.similarities import Similarities
-from tamis.selectors.decision.by_key import Choice
-from tamis.selectors.decision.in_order import Ordered, Terms, check_taken, terms
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.in_order import Constraints
 from tamis.selectors.features.embeddings import Matrix, matrix_bytes
 from tamis.selectors.features.neighbours import (
     EXACT_ROWS,
@@ -32,9 +34,11 @@ from tamis.selectors.features.neighbours import (
     passes,
     read_vectors,
 )
+from tamis.selectors.run.greedy_selector import GreedySelector, Order
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.parallel import in_threads, one_by_one
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.response import Notice
 
 LEAST_NEIGHBOURS, MOST_NEIGHBOURS = 32, 256
@@ -50,11 +54,9 @@ GAINS_SHOWN = 200
 PAIR_SECONDS = 4e-8
 """CPU seconds a pair of neighbours costs the greedy choice; for estimates."""
 
-REASONS = ("eligible",)
-
 
 class GreedyParams(MetricParams):
-    """What the functions share."""
+    """Parameters that the functions share."""
 
     neighbors: Neighbours | None = Field(
         None,
@@ -93,8 +95,17 @@ def _thinned(values: npt.NDArray[np.float64]) -> list[JsonValue]:
     return [[int(step) + 1, float(values[step])] for step in steps]
 
 
-class _Greedy:
-    """What the three selectors share: all but the function."""
+@dataclass(frozen=True)
+class GreedyFacts:
+    """Measurements of a selection for its report."""
+
+    pairs: Similarities
+    gains: npt.NDArray[np.float64]  # of the preselected rows, then of each row taken
+    preselected: int
+
+
+class _Greedy(GreedySelector):
+    """Greedy maximisation of a submodular function of similarities; subclasses give the function."""
 
     revision: ClassVar[int] = 1
     cost: ClassVar[str] = (
@@ -102,23 +113,91 @@ class _Greedy:
         "million rows of 64 dimensions), then a second or so a million pairs. 8 bytes a value and 50 bytes a neighbour "
         "listed."
     )
-    scores_are_log_weights: ClassVar[bool] = False
     function: ClassVar[int]
-
-    def __init__(self, params: GreedyParams) -> None:
-        self.params = params
+    params: GreedyParams
 
     def needs(self) -> Needs:
         """Embeddings."""
         return Needs(roles=("embedding",), target=False)
 
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
-
     def tradeoff(self) -> float:
         """Return λ or α."""
         return 0.0
+
+    def order(self, run: Run) -> Order:
+        """Read the vectors, relate them, take the row that gains most until the budget is spent."""
+        constraints = run.constraints()
+        run.begin("read", run.candidates)
+        data = read_vectors(run, run.candidates, self.params.metric)
+        k = self._neighbours(constraints, len(data))
+        run.begin("neighbours", *passes(run.candidates))
+        pairs = self._relate(run, data, k)
+        run.begin("choose")
+        state = self._take_rows(run, constraints, pairs)
+        rows, gains = submodular.taken(state)
+        kept = len(constraints.preselected)
+        places, _ = similarities.nearest_chosen(pairs, data, rows, each=in_threads(run))
+        weights = np.bincount(places, minlength=len(rows)).astype(np.float64)
+        return Order(
+            rows[kept:],
+            submodular.scores(state),
+            weights=weights,
+            warnings=_few_neighbours(k, len(rows), len(data)),
+            facts=GreedyFacts(pairs, gains, kept),
+        )
+
+    def _neighbours(self, constraints: Constraints, n: int) -> int:
+        """Return k; 0: all pairs."""
+        if self.params.neighbors is not None:
+            return self.params.neighbors
+        if n <= EXACT_ROWS:
+            return 0
+        mean_size = 1.0 if constraints.sizes is None else max(1.0, float(constraints.sizes.mean()))
+        wanted = round(n * mean_size / constraints.amount.value)
+        return min(MOST_NEIGHBOURS, max(LEAST_NEIGHBOURS, wanted))
+
+    def _relate(self, run: Run, data: Matrix, k: int) -> Similarities:
+        if k == 0:
+            return similarities.of_all_pairs(data, each=one_by_one(run))
+        graph = neighbour_graph(run, run.candidates, data, self.params.metric, k)
+        return similarities.of_neighbours(graph, each=one_by_one(run))
+
+    def _take_rows(self, run: Run, constraints: Constraints, pairs: Similarities) -> submodular.Greedy:
+        bounds = constraints.limits()
+        state = submodular.begin(
+            pairs,
+            bounds,
+            function=self.function,
+            tradeoff=self.tradeoff(),
+            free=constraints.eligible,
+            first=constraints.preselected,
+        )
+        while submodular.advance(state, PAIRS_A_CALL) == submodular.WORKING:
+            run.check_cancelled()
+        constraints.check_taken(submodular.taken(state)[0])
+        return state
+
+    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
+        """Return the function's value, beside that of the random draw, and the gains step by step."""
+        facts: GreedyFacts = decision.facts
+        drawn = submodular.begin(
+            facts.pairs,
+            limits.begin_limits(len(random.rows)),
+            function=self.function,
+            tradeoff=self.tradeoff(),
+            free=np.zeros(run.layout().rows, np.bool_),
+            first=random.rows,
+        )
+        return {
+            "objective": float(facts.gains.sum()),
+            "objective_random": float(submodular.taken(drawn)[1].sum()),
+            "objective_preselected": float(facts.gains[: facts.preselected].sum()) if facts.preselected else None,
+            "largest_squared_distance": facts.pairs.largest,
+            "pairs_per_row": len(facts.pairs.rows) / max(1, run.layout().rows),
+            "gains": _thinned(facts.gains[facts.preselected :]),
+        }
+
+    # -- plan
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Read, find neighbours, choose, measure."""
@@ -131,10 +210,6 @@ class _Greedy:
             PhaseCost("choose", 0, 0, PAIR_SECONDS * pairs),
             PhaseCost("report", 0, 0, PAIR_SECONDS * pairs / 10),
         ]
-
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say nothing beforehand."""
-        yield from ()
 
     def memory(self, job: Job, threads: int) -> int:
         """Vectors, their copy in cells, the graph, and its pairs in both directions."""
@@ -150,77 +225,6 @@ class _Greedy:
     def _pairs_per_row(self, job: Job) -> float:
         n = job.candidates.rows or 0
         return n if self._complete(n) else self.params.neighbors or LEAST_NEIGHBOURS
-
-    def select(self, run: Run) -> Decision:
-        """Read the vectors, relate them, take the row that gains most until the budget is spent."""
-        asked = terms(run)
-        run.begin("read", run.candidates)
-        data = read_vectors(run, run.candidates, self.params.metric)
-        k = self._neighbours(asked, len(data))
-        run.begin("neighbours", *passes(run.candidates))
-        self._pairs = self._relate(run, data, k)
-        run.begin("choose")
-        state = self._take_rows(run, asked)
-        rows, gains = submodular.taken(state)
-        kept = len(asked.preselected)
-        self._gains, self._kept = gains, kept
-        places, _ = similarities.nearest_chosen(self._pairs, data, rows, each=in_threads(run))
-        ranked = Ordered(run.layout(), rows[kept:], submodular.scores(state))
-        weights = np.bincount(places, minlength=len(rows)).astype(np.float64)
-        choice = run.choose_given(ranked, rows[kept:], REASONS, weights=weights)
-        return Decision(choice, [ranked], REASONS, {}, notices=_few_neighbours(k, len(rows), len(data)))
-
-    def _neighbours(self, asked: Terms, n: int) -> int:
-        """Return k; 0: all pairs."""
-        if self.params.neighbors is not None:
-            return self.params.neighbors
-        if n <= EXACT_ROWS:
-            return 0
-        mean_size = 1.0 if asked.sizes is None else max(1.0, float(asked.sizes.mean()))
-        wanted = round(n * mean_size / asked.amount.value)
-        return min(MOST_NEIGHBOURS, max(LEAST_NEIGHBOURS, wanted))
-
-    def _relate(self, run: Run, data: Matrix, k: int) -> Similarities:
-        if k == 0:
-            return similarities.of_all_pairs(data, each=one_by_one(run))
-        graph = neighbour_graph(run, run.candidates, data, self.params.metric, k)
-        return similarities.of_neighbours(graph, each=one_by_one(run))
-
-    def _take_rows(self, run: Run, asked: Terms) -> submodular.Greedy:
-        bounds = limits.begin_limits(
-            asked.amount.value, codes=asked.codes, lower=asked.lower, upper=asked.upper, sizes=asked.sizes
-        )
-        state = submodular.begin(
-            self._pairs,
-            bounds,
-            function=self.function,
-            tradeoff=self.tradeoff(),
-            free=asked.free,
-            first=asked.preselected,
-        )
-        while submodular.advance(state, PAIRS_A_CALL) == submodular.WORKING:
-            run.check_cancelled()
-        check_taken(asked, submodular.taken(state)[0])
-        return state
-
-    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
-        """Return the function's value, beside that of the random draw, and the gains step by step."""
-        drawn = submodular.begin(
-            self._pairs,
-            limits.begin_limits(len(random.rows)),
-            function=self.function,
-            tradeoff=self.tradeoff(),
-            free=np.zeros(run.layout().rows, np.bool_),
-            first=random.rows,
-        )
-        return {
-            "objective": float(self._gains.sum()),
-            "objective_random": float(submodular.taken(drawn)[1].sum()),
-            "objective_preselected": float(self._gains[: self._kept].sum()) if self._kept else None,
-            "largest_squared_distance": self._pairs.largest,
-            "pairs_per_row": len(self._pairs.rows) / max(1, run.layout().rows),
-            "gains": _thinned(self._gains[self._kept :]),
-        }
 
 
 def _few_neighbours(k: int, chosen: int, n: int) -> list[Notice]:
@@ -245,6 +249,8 @@ class FacilityLocation(_Greedy):
         "for maximizing submodular set functions, 1978."
     )
     Params: ClassVar[type[FacilityLocationParams]] = FacilityLocationParams
+
+    params: FacilityLocationParams
     function: ClassVar[int] = submodular.FACILITY_LOCATION
 
 
@@ -255,8 +261,9 @@ class GraphCut(_Greedy):
     summary: ClassVar[str] = "Takes central rows that are unlike each other."
     citation: ClassVar[str] = "Iyer et al., Submodular combinatorial information measures, arXiv:2006.15412."
     Params: ClassVar[type[GraphCutParams]] = GraphCutParams
+
+    params: GraphCutParams
     function: ClassVar[int] = submodular.GRAPH_CUT
-    params: Any
 
     def tradeoff(self) -> float:
         """Return λ."""
@@ -272,8 +279,9 @@ class SaturatedCoverage(_Greedy):
         "Lin and Bilmes, A class of submodular functions for document summarization, 2011 (section 4.1)."
     )
     Params: ClassVar[type[SaturatedCoverageParams]] = SaturatedCoverageParams
+
+    params: SaturatedCoverageParams
     function: ClassVar[int] = submodular.SATURATED_COVERAGE
-    params: Any
 
     def tradeoff(self) -> float:
         """Return α."""

@@ -5,20 +5,24 @@ At low pruning rates the hardest rows make a good coreset; at high ones they fai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field, JsonValue
 
-from tamis.selectors.decision.by_key import Choice, RankedUnit
-from tamis.selectors.decision.choice import KEYS_IN_MEMORY
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.ranking import Ranked, RankedUnit
+from tamis.selectors.decision.request import KEYS_IN_MEMORY
 from tamis.selectors.features import difficulty
-from tamis.selectors.features.difficulty import Difficulty, SourceParams
+from tamis.selectors.features.difficulty import Difficulty
+from tamis.selectors.features.difficulty_params import SourceParams
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
-from tamis.selectors.schema.response import Notice
+from tamis.selectors.run.score_selector import ScoreSelector
+from tamis.selectors.run.selector import Needs, PhaseCost
 
 
 class TopkParams(SourceParams):
@@ -45,7 +49,7 @@ class ByScore:
         return RankedUnit(np.where(reasons == 0, self.sign * scores, -np.inf), scores, None, reasons)
 
 
-class Topk:
+class Topk(ScoreSelector):
     """Take the rows with the highest or lowest scores; of equal ones the earlier."""
 
     name: ClassVar[str] = "topk"
@@ -54,18 +58,35 @@ class Topk:
     citation: ClassVar[str] = "None needed; as a coreset see Toneva et al. 2019 and Paul et al. 2021."
     cost: ClassVar[str] = "One read of the scores and a few passes over 4 or 8 bytes a row; 8 bytes a row."
     Params: ClassVar[type[TopkParams]] = TopkParams
-    scores_are_log_weights: ClassVar[bool] = False
+    reason_names: ClassVar[Sequence[str]] = difficulty.REASONS
+    reason_details: ClassVar[Mapping[str, str]] = difficulty.REASON_DETAILS
 
-    def __init__(self, params: TopkParams) -> None:
-        self.params = params
+    params: TopkParams
 
     def needs(self) -> Needs:
         """Scores, or what they are computed from."""
         return difficulty.needs(self.params)
 
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
+    def rank(self, run: Run) -> Ranked:
+        """Rank rows by score, from the end that the parameters name."""
+        run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
+        scored = difficulty.scores(run, self.params, exact=True)
+        run.begin("select")
+        return ByScore(scored, 1.0 if self.params.order == "highest" else -1.0)
+
+    def select(self, run: Run) -> Decision:
+        """Take the rows with the largest keys."""
+        decision = super().select(run)
+        ranked = decision.rankings[0]
+        assert isinstance(ranked, ByScore)
+        decision.warnings += ranked.scored.notices
+        return decision
+
+    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
+        """Compare the mean score with that of a random draw."""
+        return {"order": self.params.order, **super().evidence(run, decision, random)}
+
+    # -- plan
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Score, then one decision."""
@@ -74,37 +95,6 @@ class Topk:
         own = [PhaseCost("select", 0, 0, 2e-7 * rows), PhaseCost("report", 0, 0, 6e-7 * rows + 1e-3)]
         return [*difficulty.costs(self.params, job), *own]
 
-    def notices(self, job: Job) -> Iterable[Notice]:
-        """Say nothing beforehand."""
-        return ()
-
     def memory(self, job: Job, threads: int) -> int:
         """Keys of the decision."""
         return difficulty.memory(self.params, job) + min(8 * (job.candidates.rows or 0), KEYS_IN_MEMORY)
-
-    def select(self, run: Run) -> Decision:
-        """Take the rows with the largest keys."""
-        run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
-        scored = difficulty.scores(run, self.params, exact=True)
-        run.begin("select")
-        ranked = ByScore(scored, 1.0 if self.params.order == "highest" else -1.0)
-        choice = run.choose(ranked, difficulty.REASONS)
-        return Decision(choice, [ranked], difficulty.REASONS, difficulty.REASON_DETAILS, notices=list(scored.notices))
-
-    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
-        """Compare the mean score with that of a random draw."""
-        scored = decision.rankings[0]
-        assert isinstance(scored, ByScore)
-        starts = run.layout().starts
-        means: dict[str, JsonValue] = {}
-        for name, choice in (("selected", decision.choice), ("random", random)):
-            total, count = 0.0, 0
-            cuts = np.searchsorted(choice.rows, starts)
-            for unit in np.flatnonzero(np.diff(cuts)).tolist():
-                rows = choice.rows[cuts[unit] : cuts[unit + 1]] - starts[unit]
-                scores = scored.scored.columns[unit][rows].astype(np.float64)
-                finite = np.isfinite(scores)  # rows kept from an earlier selection may have none
-                total += float(scores[finite].sum())
-                count += int(finite.sum())
-            means[name] = total / count if count else None
-        return {"order": self.params.order, "mean_score": means}

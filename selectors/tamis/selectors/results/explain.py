@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tamis.selectors.decision.budget import NO_MAX
-from tamis.selectors.decision.by_key import Choice
+from tamis.selectors.decision.choice import Choice
 from tamis.selectors.decision.ranking import EXCLUDED, NO_KEY
 from tamis.selectors.errors import Invalid, NotFound, StorageError
 from tamis.selectors.results.files import DECISION, RESULT, SCORES, SELECTION

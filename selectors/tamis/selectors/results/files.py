@@ -56,7 +56,7 @@ class DigestingFile(io.RawIOBase):
 
 @contextlib.contextmanager
 def published(path: Path) -> Iterator[DigestingFile]:
-    """Open a file that takes the name `path` when the block ends well, and is gone when it does not.
+    """Open a file that takes the name `path` when the block ends well, and is removed when it does not.
 
     It is written under a temporary name in the same folder, made durable, then renamed: a reader never sees half of it.
 

@@ -1,4 +1,4 @@
-"""The report: what was asked and got, beside a random draw of the same budget; JSON for machines."""
+"""The report: request and result beside a random draw of the same budget; JSON for machines."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from pydantic import JsonValue
 
 from tamis.native.math import rng
 from tamis.selectors.decision.budget import STRATA_NAMED_IN_ERRORS
-from tamis.selectors.decision.by_key import Choice, Ranked, RankedUnit, choose
+from tamis.selectors.decision.by_key import choose
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.ranking import Ranked, RankedUnit
+from tamis.selectors.decision.request import Request
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.features.coverage import measure_coverage
 from tamis.selectors.schema.request import Budget
 from tamis.selectors.schema.response import Notice
 
 if TYPE_CHECKING:
+    from tamis.selectors.decision.decision import Decision
     from tamis.selectors.run.run import Run
-    from tamis.selectors.run.selector import Decision, Selector
+    from tamis.selectors.run.selector import Selector
 
 SCHEMA_VERSION = 1
 
@@ -82,7 +86,7 @@ def make_report(run: Run, selector: Selector, decision: Decision) -> dict[str, J
         "effective_sample_size": sample_size if selector.scores_are_log_weights else None,
         "evidence": evidence,
     }
-    notices = [*decision.notices, *choice.warnings, *_notices(decision, evidence), *drawn, *uncounted, *unmeasured]
+    notices = [*decision.warnings, *choice.warnings, *_notices(decision, evidence), *drawn, *uncounted, *unmeasured]
     report["warnings"] = [notice.model_dump(mode="json") for notice in notices]
     return report
 
@@ -94,14 +98,14 @@ def _random_draw(run: Run, decision: Decision) -> tuple[Choice, list[Notice]]:
     """
     layout = run.layout()
     ranked = UniformDraw(decision.rankings[0], layout.starts, run.stream("report.random"))
-    rows = Budget(rows=len(decision.choice.rows))
+    unbounded = Request(layout, Budget(rows=len(decision.choice.rows)), excluded=run.excluded)
     if (asked := decision.choice.totals.asked_rows) is not None and len(decision.choice.rows) < asked:
         # The selector ended before its budget by a rule of its own: a draw of as many rows is what it has to beat.
-        return choose(ranked, layout, rows, excluded=run.excluded, reason_names=decision.reason_names), []
+        return choose(unbounded, ranked, decision.reason_names), []
     try:
         return run.choose(ranked, decision.reason_names), []
     except Infeasible as error:
-        draw = choose(ranked, layout, rows, excluded=run.excluded, reason_names=decision.reason_names)
+        draw = choose(unbounded, ranked, decision.reason_names)
         detail = f"The random draw beside the selection has as many rows, but not its budget and bounds: {error.detail}"
         return draw, [Notice(code="random-draw-by-rows", detail=detail)]
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import JsonValue, ValidationError
 
-from tamis.selectors.decision.by_key import Choice, Layout
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.ranking import Layout
 from tamis.selectors.errors import DataError, Invalid, NotFound, StorageError, TamisError
 from tamis.selectors.results.explain import record_decision
 from tamis.selectors.results.files import (
@@ -37,7 +38,8 @@ from tamis.selectors.signals.store import canonical_json
 
 if TYPE_CHECKING:
     from tamis.selectors.datasets import Dataset
-    from tamis.selectors.run.selector import Decision
+    from tamis.selectors.decision.decision import Decision
+from tamis.selectors.datasets.row_ids import read_ids
 
 __all__ = [
     "DECISION",
@@ -131,24 +133,6 @@ def _selection_table(
     never_null = {"row", "shard", "shard_row", "score", "weight"}
     schema = pa.schema([pa.field(name, array.type, nullable=name not in never_null) for name, array in arrays.items()])
     return pa.Table.from_arrays(list(arrays.values()), schema=schema)
-
-
-def read_ids(dataset: Dataset, rows: npt.NDArray[np.int64]) -> pa.ChunkedArray:
-    """Return the ids of `rows` (ascending, at least one), in the type that the dataset has them in."""
-    starts = dataset.row_starts
-    if starts is None:
-        raise TamisError("The ids were asked for before the rows were counted.")
-    parts: list[pa.Array] = []
-    cuts = np.searchsorted(rows, starts)
-    for index in np.flatnonzero(np.diff(cuts)).tolist():
-        local = rows[cuts[index] : cuts[index + 1]] - starts[index]
-        for batch in dataset.read(dataset.units[index], ["id"]):
-            low, high = np.searchsorted(local, [batch.start, batch.start + batch.rows])
-            if high > low:
-                parts.append(batch.column("id").take(pa.array(local[low:high] - batch.start)))
-            if high == len(local):
-                break
-    return pa.chunked_array(parts)
 
 
 def write_result(

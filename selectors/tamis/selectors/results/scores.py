@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tamis.selectors.decision.by_key import Choice, Layout, Ranked, RankedUnit
-from tamis.selectors.decision.ranking import EXCLUDED, NO_KEY
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.ranking import EXCLUDED, NO_KEY, Layout, Ranked, RankedUnit
 from tamis.selectors.results.files import PARQUET, published
 from tamis.selectors.schema.response import ResultFile
 

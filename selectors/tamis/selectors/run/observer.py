@@ -1,4 +1,4 @@
-"""Who watches a job, and what is told."""
+"""Observer protocol: progress, finished units, log lines, cancellation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tamis.selectors.schema.response import Progress
 
 @dataclass(frozen=True, slots=True)
 class UnitDone:
-    """One unit of work whose result is there."""
+    """One unit of work whose result is available."""
 
     phase: str
     shard: str  # uri
@@ -20,17 +20,17 @@ class UnitDone:
 
 
 class Observer(Protocol):
-    """Who watches a job: the service's job process, the command line, or nobody."""
+    """Receiver of a job's progress: the service's job process, the command line, or nothing."""
 
     def progress(self, progress: Progress) -> None: ...
     def log(self, level: str, message: str, **fields: Any) -> None: ...
-    def read(self, rows: int, size: int) -> None: ...  # so many rows, decoded bytes, since the last call; any thread
+    def read(self, rows: int, size: int) -> None: ...  # rows and decoded bytes since the last call; from any thread
     def unit(self, unit: UnitDone) -> None: ...  # from any thread
     def cancelled(self) -> bool: ...
 
 
 class Unobserved:
-    """Nobody watches."""
+    """An observer that ignores everything and never cancels."""
 
     def progress(self, progress: Progress) -> None:
         """Do nothing."""

@@ -1,4 +1,4 @@
-"""Ask and tell: a selector names rows, somebody scores them, and the selection goes on with their scores."""
+"""Ask and tell: a selector names rows, a caller scores them, and the selection goes on with the scores."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tamis.selectors.datasets import Dataset
+from tamis.selectors.datasets.row_ids import read_ids
 from tamis.selectors.decision.ranking import Rows
 from tamis.selectors.errors import Invalid, TamisError
-from tamis.selectors.results.result import read_ids
 from tamis.selectors.schema.answers import Scores
 
 MAX_ROWS: Final = 1_000_000
@@ -88,7 +88,7 @@ Answer = Callable[[Question], npt.ArrayLike | Sequence[float | None]]
 
 
 class Waiting(TamisError):
-    """The job waits for scores that it asked for."""
+    """The job waits for scores that its selector asked for."""
 
     code = "waiting"
     status = 409
@@ -110,7 +110,7 @@ class Answered(NamedTuple):
 
 
 class Answers:
-    """What was answered so far: what a job that is started again goes on from. It is an :data:`Answer`."""
+    """The answers so far, from which a restarted job goes on; an :data:`Answer`."""
 
     def __init__(self, answered: Iterable[Answered] = ()) -> None:
         self._answered = {one.round: one for one in answered}

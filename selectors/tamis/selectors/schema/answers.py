@@ -21,7 +21,7 @@ def checked_scores(
     rows: Sequence[int] | npt.NDArray[np.int64],
     pointer: str | None = None,
 ) -> Scores:
-    """Check scores that were given for rows.
+    """Check scores of rows that a caller gives: shape, range, NaN.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a job asks for: the one source of the OpenAPI, of the CLI's and of the client's shapes."""
+"""Requests: the one source of the OpenAPI document, of the CLI's and of the client's shapes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Shape(BaseModel):
 
 
 class ShardRef(Shape):
-    """One shard by its uri, with what the caller knows of it; what is given here is checked against the file."""
+    """One shard by its uri, with facts that the caller knows; they are checked against the file."""
 
     uri: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
     rows: Annotated[int, Field(ge=0)] | None = None
@@ -195,7 +195,7 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class Quota(Shape):
-    """Bounds of one stratum: absolute (in the budget's unit) and as shares of the budget asked."""
+    """Bounds of one stratum: absolute (in the budget's unit) and as shares of the budget."""
 
     min: Count | None = None
     max: Count | None = None
@@ -234,14 +234,14 @@ class Strata(Shape):
 
 
 class Limits(Shape):
-    """What the job may use; it is refused or ended when it needs more."""
+    """Limits of a job's resources; it is refused or ended when it needs more."""
 
     memory_bytes: Annotated[float, Field(ge=2**26, le=2**50)] | None = None
     seconds: Annotated[float, Field(gt=0, le=10**8)] | None = None
 
 
 class Output(Shape):
-    """What is written beside the selection."""
+    """Files that are written beside the selection."""
 
     scores: Literal["selected", "all"] = Field(
         "selected", description="'all': also scores.parquet with a score for every row."

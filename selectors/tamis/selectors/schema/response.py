@@ -1,4 +1,4 @@
-"""What a job gives back: plan, progress, result manifest, explanation: shapes shared by library, service and client."""
+"""Responses: plan, progress, result manifest, explanation; shapes shared by library, service and client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PhaseEstimate(Shape):
 
 
 class StratumFeasibility(Shape):
-    """What a stratum can give, as far as metadata tells before anything ran."""
+    """Bounds and supply of a stratum, as far as metadata tells before anything ran."""
 
     stratum: str
     available: int | None
@@ -36,7 +36,7 @@ class StratumFeasibility(Shape):
 
 
 class Plan(Shape):
-    """What a job would do, and what it needs, before it runs."""
+    """The phases, costs and warnings of a job before it runs."""
 
     fingerprint: str = Field(description="Names the mathematical result: same fingerprint, same bytes.")
     asks: bool = Field(
@@ -144,7 +144,7 @@ class Provenance(Shape):
 
 
 class ResultManifest(Shape):
-    """The result: files, what was asked and got, and where it comes from."""
+    """The result: files, request and totals, and provenance."""
 
     schema_version: Literal[1] = 1
     files: list[ResultFile]

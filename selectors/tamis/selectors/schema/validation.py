@@ -1,4 +1,4 @@
-"""What is wrong with a document: pydantic's errors as JSON Pointers, and sentences that say what fits."""
+"""Validation errors of a document: pydantic's errors as JSON Pointers, with sentences that say what fits."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def escape(part: str) -> str:
 
 
 def _distance(one: _Found, union: str) -> int:
-    """Say how far an error moves a union's member from what the caller meant: another type far, a field a little."""
+    """Return how far an error is from the caller's intention for a union's member: a type far, a field a little."""
     if one.pointer == union and one.kind in OTHER_TYPE:
         return FAR
     return int(one.kind in OTHER_FIELDS and one.pointer.rpartition("/")[0] == union)
@@ -97,7 +97,7 @@ def _locate(location: tuple[int | str, ...], document: Any, kind: str, detail: s
 
 
 def _sentence(one: _Found, shape: type[BaseModel]) -> str:
-    """Say what fits, where the names of fields tell it."""
+    """Return a hint at the fields that fit, where their names tell."""
     parts = [part.replace("~1", "/").replace("~0", "~") for part in one.pointer.split("/")[1:]]
     if one.kind == "extra_forbidden" and parts:
         known = _fields_at(shape, parts[:-1])

@@ -1,4 +1,4 @@
-"""What the rows of a dataset are beside their data: their number, their strata and their sizes, unit by unit."""
+"""Tasks that read row counts, strata and sizes, unit by unit."""
 
 from __future__ import annotations
 

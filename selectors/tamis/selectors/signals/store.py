@@ -1,4 +1,4 @@
-"""Signals: small tables that a selector computes from its data, kept under a name made of what they were computed from.
+"""Signals: small tables that a selector computes from its data, stored under a name made of everything they depend on.
 
 The file *is* the marker that the work is done: it appears whole or not at all, under a name that covers everything that
 decides its content. So a resumed job, and another job with another budget or seed, find it and skip the work.

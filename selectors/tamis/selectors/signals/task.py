@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from tamis.selectors.signals.store import SignalStore, content_key
 
 
 class Watch(Protocol):
-    """What a running task tells and asks while it reads, from any thread."""
+    """Progress and cancellation of a running task, from any thread."""
 
     def read(self, rows: int, size: int) -> None: ...
     def unit(self, call: Call, seconds: float) -> None: ...
@@ -101,7 +102,7 @@ class Task:
             Something else is there.
         """
         module, _, attribute = location.partition(":")
-        task = getattr(importlib.import_module(module), attribute)
+        task = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
         if not isinstance(task, Task):
             raise TypeError(f"{location} is not a task")
         return task

@@ -1,4 +1,4 @@
-"""Who asks: the owner of the key that came with a request, and what the key allows."""
+"""Authentication: from the API key of a request to its owner and scopes."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from tamis.service.api.problems import InsufficientScope, InvalidKey, TooManyReq
 from tamis.service.store import Scope
 
 LOCAL_OWNER: Final = "local"
-"""Everybody, as long as no API key is asked for."""
+"""Owner of everything as long as no API key is required."""
 
 READING: Final = frozenset({"GET", "HEAD"})
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request."""
+    """Sender of a request: an owner and its scopes."""
 
     owner: str  # of the jobs and datasets it makes, and of its idempotency keys
     scopes: frozenset[Scope]
 
     @property
-    def sees(self) -> str | None:
-        """The owner whose jobs and datasets it may name; None for everybody's."""
+    def visible_owner(self) -> str | None:
+        """Owner whose jobs and datasets the caller may name; None: every owner's."""
         return None if Scope.ADMIN in self.scopes else self.owner
 
 
-EVERYBODY: Final = Caller(LOCAL_OWNER, frozenset(Scope))
-"""Who asks where no API key is needed."""
+LOCAL_CALLER: Final = Caller(LOCAL_OWNER, frozenset(Scope))
+"""The caller of every request where no API key is required."""
 
 
 def scope_of(method: str) -> Scope:
-    """Give the scope that a request needs: looking needs `read`, everything else `submit`."""
+    """Return the scope that a request needs: `read` for GET and HEAD, `submit` for everything else."""
     return Scope.READ if method in READING else Scope.SUBMIT
 
 
@@ -47,13 +47,13 @@ async def _caller(request: Request, service: ServiceDep) -> Caller:
     token = _bearer(request.headers.get("authorization", ""))
     try:
         if token is None and service.open_for_now():
-            caller = EVERYBODY
+            caller = LOCAL_CALLER
         else:
             caller = await run_in_threadpool(_authenticated, service, token, request.method)
     except Unauthorized:
         _count(service, request.client.host if request.client else None)
         raise
-    if caller is EVERYBODY:
+    if caller is LOCAL_CALLER:
         refuse_foreign(request.headers, service.names)
     _count(service, (caller.owner,))  # all keys of an owner together
     return caller
@@ -72,8 +72,8 @@ def _count(service: Service, who: Hashable) -> None:
 def _authenticated(service: Service, token: str | None, method: str) -> Caller:
     key = None if token is None else service.store.keys.find(token)
     if key is None:
-        if not service.keys_asked():
-            return EVERYBODY
+        if not service.requires_key():
+            return LOCAL_CALLER
         raise Unauthorized if token is None else InvalidKey
     needed = scope_of(method)
     if not key.scopes & {needed, Scope.ADMIN}:
@@ -87,7 +87,7 @@ def _bearer(header: str) -> str | None:
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]
-"""Who sent the request; 401 without a valid key where one is asked for, 403 when it does not allow the method."""
+"""Sender of the request; 401 without a valid key where one is required, 403 when it does not allow the method."""
 
-with_key: Final[Sequence[Any]] = (Depends(_caller),)
-"""For routers and routes: nothing of a request is looked at before its key."""
+key_dependency: Final[Sequence[Any]] = (Depends(_caller),)
+"""Dependency of routers and routes: the key is checked before anything else of a request is read."""

@@ -13,10 +13,10 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from tamis.service.api import catalogue, health, jobs, problems, questions, results
-from tamis.service.api.context import Limits, Service
+from tamis.service.api.context import Service
 from tamis.service.api.metrics import Metrics
-from tamis.service.api.middleware import Observed
-from tamis.service.api.openapi import describe
+from tamis.service.api.middleware import ObserveRequests
+from tamis.service.api.openapi_document import describe
 from tamis.service.callbacks.delivery import Deliverer
 from tamis.service.settings import Settings
 from tamis.service.store import Store
@@ -30,25 +30,21 @@ Every error is an RFC 9457 problem (`application/problem+json`) whose `code` and
 ROUTERS = (jobs.router, questions.router, results.router, catalogue.router, health.router)
 
 
-def create_app(
-    settings: Settings, limits: Limits | None = None, *, keys_required: bool = False, names: Collection[str] = ()
-) -> FastAPI:
+def create_app(settings: Settings, *, keys_required: bool = False, names: Collection[str] = ()) -> FastAPI:
     """Make the application.
 
     Parameters
     ----------
     settings : Settings
         Its database is migrated and its folders are created when the application starts.
-    limits : Limits, optional
-        What one request may ask for.
     keys_required : bool
-        Ask for an API key even when none was ever made; without it, nobody is asked until one is. Needed wherever
+        Require an API key even when none was ever made; otherwise from the first one on. Needed wherever
         others than this machine's users can connect.
     names : collection of str
         Host names, besides ``localhost``, that requests without a key may be sent to.
     """
     store = Store(settings.database_url, running_per_owner=settings.running_per_owner)
-    service = Service(settings, limits or Limits(), store, keys_required, frozenset(name.casefold() for name in names))
+    service = Service(settings, store, keys_required, frozenset(name.casefold() for name in names))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -76,7 +72,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        telemetry={"tracing": False},  # `Observed` opens the request's span, which log lines and jobs name
+        telemetry={"tracing": False},  # `ObserveRequests` opens the request's span, which log lines and jobs name
     )
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     app.state.service = service
@@ -85,11 +81,11 @@ def create_app(
     for router in ROUTERS:
         app.include_router(router)
     problems.register(app)
-    app.add_middleware(Observed, metrics=app.state.metrics)
+    app.add_middleware(ObserveRequests, metrics=app.state.metrics)
     return app
 
 
 def _load_selectors() -> None:
-    from tamis.selectors.run.selector import catalogue
+    from tamis.selectors.jobs.catalogue import catalogue
 
     catalogue()

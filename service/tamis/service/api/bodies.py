@@ -19,12 +19,12 @@ from tamis.service.api.problems import BodyTooLarge, UnsupportedMediaType
 Shape = TypeVar("Shape", bound=BaseModel)
 
 DISCARDED_BYTES = 64 * 2**20
-"""How much of a body that is too large is read all the same: a client that still sends would miss the answer."""
+"""Bytes read of a body beyond the limit: a client that is still sending would miss the answer."""
 
 
 @dataclass(frozen=True)
 class Body(Generic[Shape]):
-    """A validated body."""
+    """Validated JSON body of a request."""
 
     shape: Shape
     document: Any  # as it was sent

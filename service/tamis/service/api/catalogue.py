@@ -1,4 +1,4 @@
-"""What jobs are made of: selectors and registered datasets."""
+"""Endpoints of the selectors and of registered datasets."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from tamis.selectors.errors import InputsChanged, Invalid, NotFound, UnknownSelector
 from tamis.selectors.schema.request import Manifest
-from tamis.service.api.access import CallerDep, with_key
+from tamis.service.api.access import CallerDep, key_dependency
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import ServiceDep
-from tamis.service.api.problems import problems
+from tamis.service.api.problems import error_responses
 from tamis.service.api.resources import dataset_resource
 from tamis.service.schema import MAX_PAGE, DatasetList, DatasetResource, SelectorList, SelectorResource
 
-router = APIRouter(prefix="/v1", dependencies=with_key)
+router = APIRouter(prefix="/v1", dependencies=key_dependency)
 
 DEFAULT_PAGE = 50
 
 ManifestBody = Annotated[Body[Manifest], Depends(json_body(Manifest))]
 
 
-@router.get("/selectors", tags=["selectors"], summary="List the selectors", responses=problems())
+@router.get("/selectors", tags=["selectors"], summary="List the selectors", responses=error_responses())
 def list_selectors() -> SelectorList:
-    """Give the catalogue: what each selector does, needs and costs, and the JSON Schema of its parameters."""
-    from tamis.selectors.run.selector import catalogue
+    """Return the catalogue: purpose, needs and cost of each selector, and the JSON Schema of its parameters."""
+    from tamis.selectors.jobs.catalogue import catalogue
 
     return SelectorList(items=[SelectorResource.model_validate(info.model_dump()) for info in catalogue()])
 
 
-@router.get("/selectors/{name}", tags=["selectors"], summary="Look at a selector", responses=problems(404))
+@router.get("/selectors/{name}", tags=["selectors"], summary="Look at a selector", responses=error_responses(404))
 def get_selector(name: str) -> SelectorResource:
     """Give one entry of the catalogue."""
-    from tamis.selectors.run.selector import info
+    from tamis.selectors.jobs.catalogue import info
 
     try:
         return SelectorResource.model_validate(info(name).model_dump())
@@ -46,7 +46,7 @@ def get_selector(name: str) -> SelectorResource:
     status_code=201,
     tags=["datasets"],
     summary="Register a dataset",
-    responses=problems(
+    responses=error_responses(
         400,
         403,
         409,
@@ -80,7 +80,7 @@ def register(service: ServiceDep, caller: CallerDep, body: ManifestBody, respons
     return resource
 
 
-@router.get("/datasets", tags=["datasets"], summary="List datasets", responses=problems(400))
+@router.get("/datasets", tags=["datasets"], summary="List datasets", responses=error_responses(400))
 def list_datasets(
     service: ServiceDep,
     caller: CallerDep,
@@ -88,14 +88,14 @@ def list_datasets(
     cursor: Annotated[str | None, Query(max_length=1000, description="As given in next_cursor.")] = None,
 ) -> DatasetList:
     """Give datasets, newest first."""
-    page = service.store.datasets.list(owner=caller.sees, limit=limit, cursor=cursor)
+    page = service.store.datasets.list(owner=caller.visible_owner, limit=limit, cursor=cursor)
     return DatasetList(items=[dataset_resource(item) for item in page.items], next_cursor=page.next_cursor)
 
 
-@router.get("/datasets/{dataset_id}", tags=["datasets"], summary="Look at a dataset", responses=problems(404))
+@router.get("/datasets/{dataset_id}", tags=["datasets"], summary="Look at a dataset", responses=error_responses(404))
 def get_dataset(service: ServiceDep, caller: CallerDep, dataset_id: str) -> DatasetResource:
     """Show a registered dataset."""
-    return dataset_resource(service.store.datasets.get(dataset_id, owner=caller.sees))
+    return dataset_resource(service.store.datasets.get(dataset_id, owner=caller.visible_owner))
 
 
 @router.delete(
@@ -103,9 +103,9 @@ def get_dataset(service: ServiceDep, caller: CallerDep, dataset_id: str) -> Data
     status_code=204,
     tags=["datasets"],
     summary="Forget a dataset",
-    responses=problems(404, 409),
+    responses=error_responses(404, 409),
 )
 def delete_dataset(service: ServiceDep, caller: CallerDep, dataset_id: str) -> None:
     """Forget a dataset that no active job uses; its files are not touched."""
-    service.store.datasets.get(dataset_id, owner=caller.sees)
+    service.store.datasets.get(dataset_id, owner=caller.visible_owner)
     service.store.datasets.delete(dataset_id)

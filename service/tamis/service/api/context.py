@@ -1,75 +1,38 @@
-"""What the endpoints stand on: settings, store, and the selectors' library, loaded when first needed."""
+"""Context of the endpoints: settings, store, and the selectors' library, loaded when first needed."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Final, Self
+from typing import TYPE_CHECKING, Annotated, Final
 
 from fastapi import Depends, Request
 
-from tamis.selectors.schema.request import MAX_SHARDS
 from tamis.service.api.rate_limit import TokenBuckets
 from tamis.service.callbacks.addresses import checked_addresses, parse_url, resolve
-from tamis.service.settings import DATA_ROOTS, BadSettings, Settings
+from tamis.service.settings import DATA_ROOTS, RequestLimits, Settings
 from tamis.service.store import Store
 
 if TYPE_CHECKING:
-    from tamis.selectors.jobs.execute import Environment
+    from tamis.selectors.jobs.open import Environment
 
 
 RESOLVE_SECONDS: Final = 2.0
-"""How long a submission waits for the name of its callback's host."""
+"""Longest wait of a submission for the name of its callback's host to resolve."""
 
 
-KEYS_LOOK_SECONDS: Final = 1.0
-"""How long it is believed that no API key was ever made."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What callers may ask for; every field has the environment variable of its comment."""
-
-    max_body_bytes: int = 8 * 2**20  # TAMIS_MAX_BODY_BYTES: of one request
-    max_shards: int = MAX_SHARDS  # TAMIS_MAX_SHARDS: files that one manifest may name, globs expanded
-    max_queued_jobs: int = 10_000  # TAMIS_MAX_QUEUED_JOBS: of one owner
-    requests_per_second: int = 500  # TAMIS_REQUESTS_PER_SECOND: of one owner, to one process; see `TokenBuckets`
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read the limits. Raises BadSettings."""
-        environ = os.environ if environ is None else environ
-        given = {}
-        for field_name, (low, high) in _RANGES.items():
-            name = f"TAMIS_{field_name.upper()}"
-            value = environ.get(name)
-            if not value:
-                continue
-            if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
-                raise BadSettings(f"{name}: {value!r} is not a whole number from {low} to {high}")
-            given[field_name] = int(value)
-        return cls(**given)
-
-
-_RANGES: Final = {
-    "max_body_bytes": (1024, 2**30),
-    "max_shards": (1, MAX_SHARDS),
-    "max_queued_jobs": (1, 10**9),
-    "requests_per_second": (1, 10**6),
-}
+KEYS_POLL_INTERVAL_SECONDS: Final = 1.0
+"""Time after which the store is asked again whether an API key was ever made."""
 
 
 @dataclass
 class Service:
-    """One running API."""
+    """State of one running API process."""
 
     settings: Settings
-    limits: Limits
     store: Store
     keys_required: bool = False  # also when none was ever made: whoever listens beyond this machine says so
     names: frozenset[str] = frozenset()  # host names that it may be called by without a key; see `refuse_foreign`
@@ -84,22 +47,27 @@ class Service:
     def __post_init__(self) -> None:
         self.rates = TokenBuckets(self.limits.requests_per_second)
 
-    def keys_asked(self) -> bool:
-        """Whether an API key is needed: always, or from `KEYS_LOOK_SECONDS` after the first was made."""
+    @property
+    def limits(self) -> RequestLimits:
+        """Bounds of what one caller may ask for."""
+        return self.settings.limits
+
+    def requires_key(self) -> bool:
+        """Whether an API key is required: always, or from `KEYS_POLL_INTERVAL_SECONDS` after the first was made."""
         if self.keys_required or self._keys_made:
             return True
         if not self.open_for_now():
-            looked_at = time.monotonic()
-            self._keys_made = self.store.keys.asked()
-            self._open_until = looked_at + KEYS_LOOK_SECONDS
+            polled_at = time.monotonic()
+            self._keys_made = self.store.keys.required()
+            self._open_until = polled_at + KEYS_POLL_INTERVAL_SECONDS
         return self._keys_made
 
     def open_for_now(self) -> bool:
-        """Whether it is known, without a look at the store, that no key is needed."""
+        """Whether no key is required, as far as is known without reading the store."""
         return not (self.keys_required or self._keys_made) and time.monotonic() < self._open_until
 
     def check_callback(self, url: str) -> None:
-        """Refuse a url that no callback may go to. A name that does not resolve now may do so when the job is over.
+        """Refuse a URL that callbacks may not go to; a name that does not resolve yet is accepted.
 
         Raises
         ------
@@ -107,25 +75,28 @@ class Service:
             See `tamis.service.callbacks.addresses`, which checks again whenever it is sent.
         """
         endpoint = parse_url(url)
-        looked_up = self.resolvers.submit(checked_addresses, endpoint, self.settings.callback_hosts, resolve)
+        resolution = self.resolvers.submit(checked_addresses, endpoint, self.settings.callback_hosts, resolve)
         with contextlib.suppress(OSError):  # a timeout is one
-            looked_up.result(RESOLVE_SECONDS)
+            resolution.result(RESOLVE_SECONDS)
 
     def environment(self) -> Environment:
-        """Say where jobs read. Loads the selectors' library: a second or so, once.
+        """Return the environment in which jobs are opened. Loads the selectors' library: about a second, once.
 
         Without TAMIS_DATA_ROOTS that is everywhere as long as nobody needs a key, and nowhere from then on: what the
         operator may read is not for everyone who holds a key.
         """
         from tamis.selectors.datasets import open_storage
-        from tamis.selectors.jobs.execute import Environment
+        from tamis.selectors.jobs.open import Environment
 
         roots = self.settings.data_roots
-        if roots is None and self.keys_asked():
+        if roots is None and self.requires_key():
             roots = ()
         return Environment(
             storage=open_storage(
-                roots, s3_endpoint=self.settings.s3_endpoint, setting=DATA_ROOTS, max_files=self.limits.max_shards
+                roots,
+                s3_endpoint=self.settings.s3_endpoint,
+                setting=DATA_ROOTS.variable,
+                max_files=self.limits.max_shards,
             ),
             cache=self.settings.signals_dir,
             threads=self.settings.threads,
@@ -133,7 +104,7 @@ class Service:
 
 
 async def get_service(request: Request) -> Service:
-    """Give the service that answers this request. Async, though it waits for nothing: a thread would cost more."""
+    """Return the service that answers this request. Async because a thread would cost more."""
     service: Service = request.app.state.service
     return service
 

@@ -1,4 +1,4 @@
-"""JSON documents from outside: parsed strictly, validated, and every error told with its place."""
+"""Strict parsing and validation of JSON from callers; every error points at its place."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tamis.selectors.schema.validation import escape, field_errors
 Shape = TypeVar("Shape", bound=BaseModel)
 
 EXACT_INTEGERS: Final = 2**53
-"""Floats below are whole numbers without loss."""
+"""Up to this magnitude a double holds every whole number exactly."""
 
 MAX_ERRORS: Final = 100
-"""Errors told at once."""
+"""Maximum number of validation errors in one response."""
 
 ERRORS_IN_DETAIL: Final = 5
 
 MAX_VALUES: Final = 1_000_000
-"""Values in one document: 100,000 shards make a third of them. Validating more would hold up everyone else."""
+"""Maximum number of values in one document, three times that of 100,000 shards: validation holds up other requests."""
 
 MAX_DEPTH: Final = 64
-"""Arrays and objects inside each other; a request needs a dozen, and what walks them is recursive."""
+"""Maximum depth of nested arrays and objects; a request needs about 12, and the code that reads them is recursive."""
 
 
 class MalformedJson(TamisError):
@@ -79,7 +79,7 @@ def _check_values(document: Any) -> None:
 
 
 def validate(shape: type[Shape], document: Any) -> Shape:
-    """Validate strictly: no text for a number, no number for a truth value; 1e6 is a whole number all the same.
+    """Validate strictly: no string for a number, no number for a boolean; floats such as 1e6 pass as whole numbers.
 
     Raises
     ------

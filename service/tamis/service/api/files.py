@@ -16,7 +16,7 @@ from tamis.selectors.schema.response import ResultFile
 from tamis.service.api.problems import PreconditionFailed, RangeNotSatisfiable, problem_response
 
 MAX_RANGES: Final = 16
-"""A request for more ranges is answered with the whole file."""
+"""Maximum number of ranges of one request; beyond, the whole file is the answer."""
 
 _ENTITY_TAG = re.compile(r'(W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _RANGE = re.compile(r"(\d*)-(\d*)", re.ASCII)
@@ -78,7 +78,7 @@ def _ranges(value: str | None, if_range: str | None, tag: str, size: int) -> lis
     Returns
     -------
     list of (first, last), or None
-        Bytes asked for, bounds included; empty when none of them exists; None for the whole file: no range asked, one
+        Requested bytes, bounds included; empty when none of them exists; None for the whole file: no range, one
         that is malformed or in another unit (which RFC 9110 has ignored), or an If-Range that does not hold.
     """
     if value is None or (if_range is not None and if_range.strip() != tag):
@@ -87,7 +87,7 @@ def _ranges(value: str | None, if_range: str | None, tag: str, size: int) -> lis
     parts = [part.strip() for part in listed.split(",") if part.strip()]
     if not separator or unit.strip().casefold() != "bytes" or not parts or len(parts) > MAX_RANGES:
         return None
-    found: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for part in parts:
         match = _RANGE.fullmatch(part)
         if match is None or part == "-" or max(map(len, match.groups())) > _MAX_DIGITS:
@@ -100,8 +100,8 @@ def _ranges(value: str | None, if_range: str | None, tag: str, size: int) -> lis
         else:
             start, end = int(first), min(int(last), size - 1) if last else size - 1
         if start <= end:
-            found.append((start, end))
-    return found
+            ranges.append((start, end))
+    return ranges
 
 
 def matches_etag(listed: str, tag: str, *, weak: bool) -> bool:

@@ -1,4 +1,4 @@
-"""For those who run the service: liveness, readiness, metrics, version."""
+"""Endpoints for operators: liveness, readiness, metrics, version."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from tamis.selectors.errors import StorageError
-from tamis.service.api.access import with_key
+from tamis.service.api.access import key_dependency
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.metrics import CONTENT_TYPE, Metrics
-from tamis.service.api.problems import NotReady, problems
+from tamis.service.api.problems import NotReady, error_responses
 from tamis.service.schema import Health, Version
 
 PROBE_BYTES: Final = 4096
-"""Written to see whether there is room: an empty file fits on a full disk."""
+"""Size of the file that probes the storage: an empty file would fit on a full disk."""
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz", summary="Is the process alive?", responses=problems(keyed=False))
+@router.get("/healthz", summary="Is the process alive?", responses=error_responses(keyed=False))
 def healthz() -> Health:
     """Answer as long as the process can."""
     return Health()
 
 
-@router.get("/readyz", summary="Can jobs be run?", responses=problems(503, keyed=False))
+@router.get("/readyz", summary="Can jobs be run?", responses=error_responses(503, keyed=False))
 def readyz(service: ServiceDep) -> Health:
     """Answer 200 when the store answers, the storage can be written and a worker lives."""
     missing = [
@@ -78,10 +78,10 @@ def _worker_fault(service: Service) -> str | None:
 
 @router.get(
     "/metrics",
-    dependencies=with_key,
+    dependencies=key_dependency,
     response_class=Response,
     summary="Metrics for Prometheus",
-    responses=problems(
+    responses=error_responses(
         more={200: {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
     ),
 )
@@ -94,7 +94,7 @@ def metrics(request: Request) -> Response:
     return Response(measured.text(), media_type=CONTENT_TYPE)
 
 
-@router.get("/v1/version", dependencies=with_key, summary="What is running?", responses=problems())
+@router.get("/v1/version", dependencies=key_dependency, summary="What is running?", responses=error_responses())
 def version() -> Version:
     """Give the versions of Tamis, its API and Python."""
     return Version(tamis=installed_version("tamis"), python=platform.python_version())

@@ -1,10 +1,8 @@
-"""Jobs: submit, plan, look, wait, cancel, resume, delete."""
+"""Endpoints of jobs: submit, plan, list, read, cancel, resume, delete."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,44 +17,40 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from tamis.selectors.errors import Conflict, StorageError
 from tamis.selectors.schema.request import JobSpec
 from tamis.selectors.schema.response import Plan
-from tamis.service.api.access import Caller, CallerDep, with_key
+from tamis.service.api.access import Caller, CallerDep, key_dependency
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import matches_etag
-from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, problems
+from tamis.service.api.long_poll import wait_for, wait_seconds
+from tamis.service.api.problems import BadRequest, Draining, KeyInFlight, error_responses
 from tamis.service.api.resources import etag, job_resource
 from tamis.service.api.submission import RESULT, check, check_resumable, plan_of, resolve
+from tamis.service.job_state import JobState
 from tamis.service.retention import Retention
 from tamis.service.schema import MAX_PAGE, JobList, JobPlan, JobRequest, JobResource, State
-from tamis.service.store import Job, JobState, Submission
+from tamis.service.store import IdempotencyKey, Job, NewJob, Submission
 from tamis.service.tracing import traceparent
 
 
 class JobIdConvertor(StringConvertor):
-    """Any part of a path but ``plan``, an address of its own: another method there is 405, and no missing job."""
+    """Path parameter of a job id: any text but ``plan``, where another method is 405 instead of a missing job."""
 
     regex = "(?!plan(?:/|$))[^/]+"
 
 
 register_url_convertor("job", JobIdConvertor())
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=with_key)
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=key_dependency)
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.api")
 
 POLL_AFTER_SECONDS: Final = 1
-"""What Retry-After tells a client that polls."""
-
-MAX_WAIT_SECONDS: Final = 60.0
-LOOK_SECONDS: Final = 0.2
-"""How often a long poll looks at the store."""
+"""Retry-After of answers about a job that is not over."""
 
 DEFAULT_PAGE: Final = 50
 MAX_LABEL_FILTERS: Final = 16
 
-_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
-
 JobBody = Annotated[Body[JobRequest], Depends(json_body(JobRequest))]
-IdempotencyKey = Annotated[
+IdempotencyKeyHeader = Annotated[
     str | None,
     Header(
         min_length=1,
@@ -80,7 +74,7 @@ JOB_HEADERS: Final[dict[str, Any]] = {
     status_code=202,
     response_model=JobResource,
     summary="Submit a job",
-    responses=problems(
+    responses=error_responses(
         *(400, 403, 404, 409, 413, 415, 422, 503),
         more={
             200: {
@@ -93,24 +87,27 @@ JOB_HEADERS: Final[dict[str, Any]] = {
     ),
     openapi_extra=request_body(JobRequest),
 )
-def submit(service: ServiceDep, caller: CallerDep, body: JobBody, idempotency_key: IdempotencyKey = None) -> Response:
+def submit(
+    service: ServiceDep, caller: CallerDep, body: JobBody, idempotency_key: IdempotencyKeyHeader = None
+) -> Response:
     """Check the request against the data's footers and store the job; it is durable when this answers."""
     if service.draining.is_set():
         raise Draining
     if idempotency_key is None:
         return _accepted(_submit(service, caller, body, None))
-    stored = service.store.jobs.replay(owner=caller.owner, idempotency_key=idempotency_key, body_sha256=body.sha256)
-    if stored is not None:
-        return _accepted(stored)
-    with _in_flight(service, caller, idempotency_key):
-        return _accepted(_submit(service, caller, body, idempotency_key))
+    key = IdempotencyKey(idempotency_key, body.sha256)
+    earlier = service.store.jobs.replay(caller.owner, key)
+    if earlier is not None:
+        return _accepted(earlier)
+    with _in_flight(service, caller, key):
+        return _accepted(_submit(service, caller, body, key))
 
 
-def _submit(service: Service, caller: Caller, body: Body[JobRequest], key: str | None) -> Submission:
+def _submit(service: Service, caller: Caller, body: Body[JobRequest], key: IdempotencyKey | None) -> Submission:
     request = body.shape
     resolved = resolve(service, caller, request)
     checked = check(service, resolved)
-    submission = service.store.jobs.submit(
+    new = NewJob(
         owner=caller.owner,
         request=body.document,
         spec=checked.spec.model_dump(mode="json", exclude_none=True),
@@ -118,12 +115,13 @@ def _submit(service: Service, caller: Caller, body: Body[JobRequest], key: str |
         fingerprint=checked.plan.fingerprint,
         labels=request.labels,
         priority=request.priority,
-        render=lambda job: job_resource(job).model_dump(mode="json"),
         uses=resolved.uses,
         callback_url=None if request.callback is None else request.callback.url,
         traceparent=traceparent(),
-        idempotency_key=key,
-        body_sha256=body.sha256 if key is not None else None,
+    )
+    submission = service.store.jobs.submit(
+        new,
+        key=key,
         reusable=partial(_same_files, service, checked.spec) if _may_reuse(request, checked.plan) else None,
         max_queued=service.limits.max_queued_jobs,
     )
@@ -136,24 +134,25 @@ def _may_reuse(request: JobRequest, plan: Plan) -> bool:
 
 
 def _same_files(service: Service, spec: JobSpec, earlier: Job) -> bool:
-    """Whether an earlier job of the same fingerprint has what `spec` asks for, and has it still."""
+    """Whether an earlier job of the same fingerprint still has all files that `spec` requests."""
     scores = dict(earlier.spec.get("output", {})).get("scores", "selected")
     return scores == spec.output.scores and (service.settings.job_dir(earlier.id) / RESULT).is_file()
 
 
 def _accepted(submission: Submission) -> Response:
     headers = {"Location": f"/v1/jobs/{submission.job_id}"}
-    is_new = not submission.response["terminal"]  # else it is an earlier job, which `reuse` has found
+    is_new = not submission.job.state.terminal  # else it is an earlier job, which `reuse` has found
     if is_new:
         headers["Retry-After"] = str(POLL_AFTER_SECONDS)
     if submission.replayed:
         headers["Idempotent-Replayed"] = "true"
-    return JSONResponse(dict(submission.response), status_code=202 if is_new else 200, headers=headers)
+    resource = job_resource(submission.job).model_dump(mode="json")
+    return JSONResponse(resource, status_code=202 if is_new else 200, headers=headers)
 
 
 @contextmanager
-def _in_flight(service: Service, caller: Caller, key: str) -> Iterator[None]:
-    entry = (caller.owner, key)
+def _in_flight(service: Service, caller: Caller, key: IdempotencyKey) -> Iterator[None]:
+    entry = (caller.owner, key.key)
     with service.lock:
         if entry in service.keys_in_flight:
             raise KeyInFlight
@@ -168,7 +167,7 @@ def _in_flight(service: Service, caller: Caller, key: str) -> Iterator[None]:
 @router.post(
     "/plan",
     summary="Plan a job",
-    responses=problems(400, 403, 404, 409, 413, 415, 422),
+    responses=error_responses(400, 403, 404, 409, 413, 415, 422),
     openapi_extra=request_body(JobRequest),
 )
 def plan(service: ServiceDep, caller: CallerDep, body: JobBody) -> JobPlan:
@@ -176,7 +175,7 @@ def plan(service: ServiceDep, caller: CallerDep, body: JobBody) -> JobPlan:
     return plan_of(service, caller, body.shape)
 
 
-@router.get("", summary="List jobs", responses=problems(400))
+@router.get("", summary="List jobs", responses=error_responses(400))
 def list_jobs(
     service: ServiceDep,
     caller: CallerDep,
@@ -190,10 +189,10 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
     cursor: Annotated[str | None, Query(max_length=1000, description="As given in next_cursor.")] = None,
 ) -> JobList:
-    """Give jobs, newest first; all given filters must fit."""
+    """Return jobs, newest first; all filters must fit."""
     page = service.store.jobs.list(
-        owner=caller.sees,
-        state=None if state is None else JobState(state),
+        owner=caller.visible_owner,
+        state=state,
         selector=selector,
         labels=_labels(label),
         limit=limit,
@@ -206,10 +205,10 @@ def _labels(filters: list[str]) -> dict[str, str]:
     if len(filters) > MAX_LABEL_FILTERS:
         raise BadRequest(f"There are {len(filters)} label filters: {MAX_LABEL_FILTERS} are possible.")
     labels: dict[str, str] = {}
-    for given in filters:
-        cut = re.fullmatch(r"([^:=]+)[:=](.*)", given, re.DOTALL)
+    for text in filters:
+        cut = re.fullmatch(r"([^:=]+)[:=](.*)", text, re.DOTALL)
         if cut is None:
-            raise BadRequest(f"The label filter {given!r} is none: write 'key:value'.", pointer="/query/label")
+            raise BadRequest(f"The label filter {text!r} is none: write 'key:value'.", pointer="/query/label")
         key, value = cut.groups()
         if labels.setdefault(key, value) != value:
             raise BadRequest(f"The label {key!r} can't have two values at once.", pointer="/query/label")
@@ -217,18 +216,18 @@ def _labels(filters: list[str]) -> dict[str, str]:
 
 
 def _job(service: ServiceDep, caller: CallerDep, job_id: str) -> Job:
-    return service.store.jobs.get(job_id, owner=caller.sees)
+    return service.store.jobs.get(job_id, owner=caller.visible_owner)
 
 
 JobDep = Annotated[Job, Depends(_job)]
-"""The job that the path names; 404 when there is none, or it is another owner's."""
+"""Job of the path; 404 when there is none, or it is another owner's."""
 
 
 @router.get(
     "/{job_id:job}",
     response_model=JobResource,
     summary="Look at a job",
-    responses=problems(
+    responses=error_responses(
         404,
         more={
             200: {"headers": {"ETag": {"description": "Changes with the job.", "schema": {"type": "string"}}}},
@@ -250,39 +249,33 @@ async def get_job(
     says (a new state or new progress), without it until the job has ended.
     """
     wait = wait_seconds(prefer)
-    deadline = time.monotonic() + (wait or 0.0)
-    while True:
-        job = await run_in_threadpool(service.store.jobs.get, job_id, owner=caller.sees)
-        unchanged = if_none_match is not None and matches_etag(if_none_match, etag(job), weak=True)
-        waiting = not job.state.terminal and (unchanged or if_none_match is None)
-        left = deadline - time.monotonic()
-        if not waiting or left <= 0 or service.draining.is_set() or await request.is_disconnected():
-            break
-        await asyncio.sleep(min(left, LOOK_SECONDS))
+
+    def unchanged(job: Job) -> bool:
+        return if_none_match is not None and matches_etag(if_none_match, etag(job), weak=True)
+
+    def ready(job: Job) -> bool:
+        return job.state.terminal or (if_none_match is not None and not unchanged(job))
+
+    job = await run_in_threadpool(service.store.jobs.get, job_id, owner=caller.visible_owner)
+    job = await wait_for(request, service, job, wait or 0.0, ready)
     headers = {"ETag": etag(job), "Cache-Control": "no-cache", "Vary": "Prefer"}
     if wait is not None:
         headers["Preference-Applied"] = f"wait={wait:.0f}"
     if not job.state.terminal:
         headers["Retry-After"] = str(POLL_AFTER_SECONDS)
-    if unchanged:
+    if unchanged(job):
         return Response(status_code=304, headers=headers)
     return JSONResponse(job_resource(job).model_dump(mode="json"), headers=headers)
-
-
-def wait_seconds(prefer: str | None) -> float | None:
-    """Read how long an answer may wait from a Prefer header, within `MAX_WAIT_SECONDS`; None where it says nothing."""
-    wanted = _WAIT.search(prefer or "")
-    return min(float(wanted.group(1)), MAX_WAIT_SECONDS) if wanted else None
 
 
 @router.post(
     "/{job_id:job}/cancel",
     status_code=202,
     summary="Cancel a job",
-    responses=problems(404, 409, more={200: {"model": JobResource, "description": "It was cancelled already."}}),
+    responses=error_responses(404, 409, more={200: {"model": JobResource, "description": "It was cancelled already."}}),
 )
 def cancel(service: ServiceDep, job: JobDep, response: Response) -> JobResource:
-    """Stop a job within one unit of work. What is finished of it is kept, for a resume or for another job."""
+    """Stop a job within one unit of work. Finished units stay, for a resume or for another job."""
     cancellation = service.store.jobs.request_cancel(job.id)
     response.status_code = 200 if cancellation.already else 202
     return job_resource(cancellation.job)
@@ -292,7 +285,7 @@ def cancel(service: ServiceDep, job: JobDep, response: Response) -> JobResource:
     "/{job_id:job}/resume",
     status_code=202,
     summary="Resume a job",
-    responses=problems(404, 409, 412, 503),
+    responses=error_responses(404, 409, 412, 503),
 )
 def resume(service: ServiceDep, job: JobDep) -> JobResource:
     """Queue a failed or cancelled job again: only what is missing runs, and the result is the same bytes."""
@@ -304,12 +297,12 @@ def resume(service: ServiceDep, job: JobDep) -> JobResource:
     return job_resource(service.store.jobs.resume(job.id, max_queued=service.limits.max_queued_jobs))
 
 
-@router.delete("/{job_id:job}", status_code=204, summary="Delete a job", responses=problems(404, 409))
+@router.delete("/{job_id:job}", status_code=204, summary="Delete a job", responses=error_responses(404, 409))
 def delete(service: ServiceDep, job: JobDep) -> None:
     """Delete a finished job with its log and its result."""
     service.store.jobs.delete(job.id)
     try:
         Retention(service.store, service.settings).remove_files(job.id)
     except StorageError as error:
-        # The job is gone for its caller; a worker's sweep tries again what is left on disk.
+        # The job is deleted for its caller; a worker's sweep removes what is left on disk.
         log.error("a deleted job's files are not removed yet", job=job.id, reason=error.detail)

@@ -1,4 +1,4 @@
-"""Metrics in Prometheus' text format: of this API process, and what the store knows of all workers and jobs."""
+"""Metrics in Prometheus' text format: of this API process, and of all workers and jobs from the store."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from tamis.service.store import Store, Worker
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 LATENCY_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Seconds; the last is the longest long poll."""
+"""Upper bounds in seconds; the last is the longest long poll."""
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second time series for each of ours, of no use to anybody
 
 
 class Metrics:
-    """The metrics of one app."""
+    """Metrics of one application."""
 
     def __init__(self, store: Store) -> None:
         self._registry = CollectorRegistry()
@@ -57,7 +57,7 @@ class Metrics:
 
 
 class _StoreCollector(Collector):
-    """Reads the store whenever it is asked: no counter can drift from what is there."""
+    """Prometheus collector that reads the store at every scrape, so that no counter drifts from it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""The one middleware: every request gets an id and a span, is measured, and leaves a line in the log."""
+"""Middleware: a request id, a span, a latency measurement and a log line for every request."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tamis.service.api.metrics import Metrics
 from tamis.service.tracing import request_span
 
 REQUEST_ID: Final = "X-Request-ID"
-"""Taken from the caller where it is usable, made otherwise; on the answer and on every log line of the request."""
+"""Header of the request id: the caller's where it is usable, else a new one; on the answer and on every log line."""
 
 UNMATCHED: Final = "unmatched"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
 QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Asked every few seconds: logged only when they fail."""
+"""Routes of probes, which come every few seconds: logged only when they fail."""
 
 _USABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.http")
 
 
-class Observed:
-    """ASGI middleware; the route's template names what is measured, so that there are as many names as routes."""
+class ObserveRequests:
+    """ASGI middleware that observes requests; measurements are labelled by the route's template, a finite set."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -41,8 +41,8 @@ class Observed:
         started = time.perf_counter()
         status = 500
         headers = Headers(scope=scope)
-        given = headers.get(REQUEST_ID, "")
-        request_id = given if _USABLE_ID.fullmatch(given) else secrets.token_hex(16)
+        received = headers.get(REQUEST_ID, "")
+        request_id = received if _USABLE_ID.fullmatch(received) else secrets.token_hex(16)
         method = scope["method"] if scope["method"] in METHODS else "other"
 
         async def watched(message: Message) -> None:

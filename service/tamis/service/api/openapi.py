@@ -4,69 +4,20 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
-
-from tamis.selectors.schema.request import Manifest
-from tamis.service.api.access import scope_of
-from tamis.service.api.problems import Problem, Unauthorized
-from tamis.service.schema import JobRequest, RoundAnswers
+from tamis.service.api.app import create_app
+from tamis.service.api.openapi_document import describe
+from tamis.service.settings import Settings
 
 FILE: Final = Path("openapi.yaml")
-BODIES: Final = (JobRequest, Manifest, RoundAnswers)
-"""Shapes that endpoints read by themselves, so that the framework does not know them."""
-
-SECURITY: Final = "apiKey"
-SECURITY_SCHEME: Final = {
-    "type": "http",
-    "scheme": "bearer",
-    "description": "An API key, made with `tamis keys create`. None is asked for on a loopback address as long as none "
-    "was ever made. Looking needs the scope `read`, everything else `submit`; `admin` is both, for every owner's jobs.",
-}
-
-
-def describe(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document of `app`, the bodies and problems included; cached on the app."""
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            openapi_version="3.1.0",
-            description=app.description,
-            license_info=app.license_info,
-            routes=app.routes,
-            separate_input_output_schemas=False,
-        )
-        _, shapes = models_json_schema(
-            [*((body, "validation") for body in BODIES), (Problem, "serialization")],
-            ref_template="#/components/schemas/{model}",
-        )
-        schemas = document["components"]["schemas"]
-        schemas.update(shapes["$defs"])
-        for unused in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(unused, None)
-        document["components"]["securitySchemes"] = {SECURITY: SECURITY_SCHEME}
-        for path in document["paths"].values():
-            for method, operation in path.items():
-                if str(Unauthorized.status) in operation["responses"]:
-                    operation["security"] = [{SECURITY: [str(scope_of(method.upper()))]}]
-                # The framework's own idea of a 422; what really answers is declared by each endpoint.
-                declared = operation["responses"].get("422", {})
-                if "HTTPValidationError" in json.dumps(declared):
-                    del operation["responses"]["422"]
-        app.openapi_schema = document
-    return app.openapi_schema
 
 
 def render(document: dict[str, Any]) -> str:
-    """Write the document as YAML: sorted, so that a change of the code changes these lines only that it is about."""
+    """Write the document as YAML, sorted: a change of the code changes only the lines that it concerns."""
     import yaml
 
     text: str = yaml.safe_dump(document, sort_keys=True, allow_unicode=True, width=120)
@@ -74,15 +25,12 @@ def render(document: dict[str, Any]) -> str:
 
 
 def current() -> str:
-    """Return the document as the code has it now."""
-    from tamis.service.api.app import create_app
-    from tamis.service.settings import Settings
-
+    """Return the document of the current code."""
     return render(describe(create_app(Settings.from_environment({"TAMIS_HOME": "/nonexistent"}))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the document, or with ``--check`` exit with 1 and a diff when the file is not as the code has it."""
+    """Write the document, or with ``--check`` exit with 1 and a diff when the file differs from the code."""
     parser = argparse.ArgumentParser(prog="python -m tamis.service.api.openapi", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=FILE)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")

@@ -1,4 +1,4 @@
-"""Web pages that speak to a service on their reader's own machine, where nobody is asked for a key.
+"""Origin and Host checks against DNS rebinding and cross-site requests, where no API key is required.
 
 A browser lets any page send requests to 127.0.0.1, and to a name of the page's own that has come to mean 127.0.0.1 (DNS
 rebinding), whose answers the page may then read. What a page can't choose is which Host and Origin the browser sends.

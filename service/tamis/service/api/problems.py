@@ -1,4 +1,4 @@
-"""Errors on the wire: every one is an RFC 9457 problem, the framework's own included."""
+"""Errors over HTTP: RFC 9457 problems, the framework's own errors included."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tamis.service.problem_details import TYPE_PREFIX, problem_of
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
-"""Told with every answer that says "not now"."""
+"""Retry-After of every answer that may be another one soon."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.api")
 
 
 class FieldError(BaseModel):
-    """What is wrong with one field."""
+    """One field at fault."""
 
     pointer: str = Field(
         description="JSON Pointer (RFC 6901) into the body; '/query/…', '/path/…' and '/header/…' name other places."
@@ -161,11 +161,11 @@ FRAMEWORK_CODES = {
     413: "body-too-large",
     415: "unsupported-media-type",
 }
-"""Codes of what the framework refuses by itself."""
+"""Problem codes of the errors that the framework raises itself, by status."""
 
 
-def problem(error: TamisError, instance: str) -> dict[str, Any]:
-    """Describe an error as the problem of the request for the path `instance`."""
+def _problem_at(error: TamisError, instance: str) -> dict[str, Any]:
+    """Return the problem document of an error that the request for the path `instance` met."""
     return problem_of(error) | {"instance": instance}
 
 
@@ -180,7 +180,7 @@ def problem_response(error: TamisError, request: Request, headers: Mapping[str, 
         scope = f', scope="{error.where["scope"]}"' if "scope" in error.where else ""
         more["WWW-Authenticate"] = error.challenge + scope
     return JSONResponse(
-        problem(error, request.url.path),
+        _problem_at(error, request.url.path),
         status_code=error.status,
         media_type=MEDIA_TYPE,
         headers={"Cache-Control": "no-store", **more, **(headers or {})},
@@ -188,16 +188,16 @@ def problem_response(error: TamisError, request: Request, headers: Mapping[str, 
 
 
 Responses = dict[int | str, dict[str, Any]]
-"""Answers of an endpoint, as FastAPI wants them declared."""
+"""Declared answers of an endpoint, in FastAPI's form."""
 
 
 ALWAYS: Final = 500
 KEYED: Final = (401, 403, 429, 503)
-"""What every endpoint that asks for an API key may answer: the last when the store of the keys does not."""
+"""Error statuses of every endpoint that requires an API key; 503 when the store does not answer."""
 
 
-def problems(*statuses: int, more: Responses | None = None, keyed: bool = True) -> Responses:
-    """Declare the errors of an endpoint, those that all have included, and `more` answers, for the OpenAPI document."""
+def error_responses(*statuses: int, more: Responses | None = None, keyed: bool = True) -> Responses:
+    """Declare an endpoint's error answers, the common ones included, and `more` answers, for the OpenAPI document."""
     schema = {"$ref": "#/components/schemas/Problem"}
     errors: Responses = {
         status: {"description": http.HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
@@ -217,7 +217,7 @@ def register(app: FastAPI) -> None:
 async def _on_tamis_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, TamisError)
     if isinstance(error, NotReady | Draining):
-        # No fault of the code's, and a probe asks every few seconds: a line, and no traceback.
+        # Not a fault of the code, and probes come every few seconds: a line without a traceback.
         log.warning(error.detail, code=error.code, path=request.url.path)
     elif error.status >= 500:
         log.error(error.detail, code=error.code, path=request.url.path, exc_info=error)
@@ -225,14 +225,14 @@ async def _on_tamis_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_invalid_parameters(request: Request, error: Exception) -> Response:
-    """Answer for the parameters outside the body; bodies are validated in `bodies`."""
+    """Answer invalid path, query and header parameters; bodies are validated in `bodies`."""
     assert isinstance(error, RequestValidationError)
     errors = [
         {"pointer": "".join(f"/{part}" for part in item["loc"]), "detail": str(item["msg"])} for item in error.errors()
     ]
     detail = "; ".join(f"{item['pointer'].removeprefix('/')}: {item['detail']}" for item in errors)
     refused = BadRequest(f"Parameters do not fit: {detail}.")
-    document = problem(refused, request.url.path) | {"errors": errors}
+    document = _problem_at(refused, request.url.path) | {"errors": errors}
     return JSONResponse(document, status_code=refused.status, media_type=MEDIA_TYPE)
 
 
@@ -264,7 +264,7 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """Give all methods of this path: the router itself names only those of the first route that matches."""
+    """Return all methods of this path: the router itself names only those of the first route that matches."""
     allowed: set[str] = set()
     for route in request.app.state.routes:
         match, _ = route.matches(request.scope)

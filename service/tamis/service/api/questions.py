@@ -1,31 +1,31 @@
-"""Ask and tell: what a waiting job asks, and the answers."""
+"""Endpoints of ask and tell: the questions of a waiting job, and their answers."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from tamis.service.api.access import with_key
+from tamis.service.api.access import key_dependency
 from tamis.service.api.bodies import Body, json_body, request_body
 from tamis.service.api.context import Service, ServiceDep
-from tamis.service.api.jobs import LOOK_SECONDS, JobDep, wait_seconds
-from tamis.service.api.problems import problems
+from tamis.service.api.jobs import JobDep
+from tamis.service.api.long_poll import wait_for, wait_seconds
+from tamis.service.api.problems import error_responses
+from tamis.service.job_state import JobState
 from tamis.service.question_files import read_question
 from tamis.service.schema import MAX_ANSWERS, AnswersTaken, JobQuestion, RoundAnswers
-from tamis.service.store import BadCursor, Job, JobState
+from tamis.service.store import BadCursor, Job
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["questions"], dependencies=with_key)
+router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["questions"], dependencies=key_dependency)
 
 DEFAULT_ROWS: Final = 100_000
-"""Rows of a question on a page."""
+"""Rows of a question on one page."""
 
 AnswersBody = Annotated[
     Body[RoundAnswers], Depends(json_body(RoundAnswers, smaller="send the answers in several parts"))
@@ -36,7 +36,7 @@ AnswersBody = Annotated[
     "/questions",
     response_model=JobQuestion,
     summary="Look at what a job asks",
-    responses=problems(400, 404, 409, 503),
+    responses=error_responses(400, 404, 409, 503),
 )
 async def questions(
     request: Request,
@@ -54,13 +54,13 @@ async def questions(
     A job in another state asks nothing: 409, whose member `state` says which. With `Prefer: wait=N` the answer waits up
     to N seconds until it asks, or is over.
     """
-    deadline = time.monotonic() + (wait_seconds(prefer) or 0.0)
-    while job.state is not JobState.WAITING and not job.state.terminal:
-        left = deadline - time.monotonic()
-        if left <= 0 or service.draining.is_set() or await request.is_disconnected():
-            break
-        await asyncio.sleep(min(left, LOOK_SECONDS))
-        job = await run_in_threadpool(service.store.jobs.get, job.id)
+    job = await wait_for(
+        request,
+        service,
+        job,
+        wait_seconds(prefer) or 0.0,
+        lambda job: job.state is JobState.WAITING or job.state.terminal,
+    )
     found = await run_in_threadpool(_question, service, job, limit, cursor)
     return JSONResponse(found.model_dump(mode="json"), headers={"Cache-Control": "no-store", "Vary": "Prefer"})
 
@@ -68,21 +68,23 @@ async def questions(
 def _question(service: Service, job: Job, limit: int, cursor: str | None) -> JobQuestion:
     import numpy as np
 
-    asked = service.store.questions.open(job.id)
+    question = service.store.questions.open(job.id)
     start = 0
     if cursor is not None:
         round, start = map(int, cursor.split("-"))
-        if round != asked.round:
-            raise BadCursor(f"This cursor is one of round {round}; the job asks round {asked.round} now: start again.")
-    answered = np.frombuffer(asked.answered, np.bool_)
+        if round != question.round:
+            raise BadCursor(
+                f"This cursor is one of round {round}; the job asks round {question.round} now: start again."
+            )
+    answered = np.frombuffer(question.answered, np.bool_)
     open_rows = np.flatnonzero(~answered[start:]) + start
     page = open_rows[:limit]
-    columns = _columns(read_question(service.settings.job_dir(job.id), asked.round).take(page))
+    columns = _columns(read_question(service.settings.job_dir(job.id), question.round).take(page))
     return JobQuestion(
-        round=asked.round,
+        round=question.round,
         total=len(answered),
         answered=int(answered.sum()),
-        next_cursor=f"{asked.round}-{page[-1] + 1}" if len(open_rows) > limit else None,
+        next_cursor=f"{question.round}-{page[-1] + 1}" if len(open_rows) > limit else None,
         **columns,
     )
 
@@ -99,7 +101,7 @@ def _columns(table: pa.Table) -> dict[str, Any]:
 @router.post(
     "/answers",
     summary="Answer a job",
-    responses=problems(400, 404, 409, 413, 415, 422),
+    responses=error_responses(400, 404, 409, 413, 415, 422),
     openapi_extra=request_body(RoundAnswers),
 )
 def answers(service: ServiceDep, job: JobDep, body: AnswersBody) -> AnswersTaken:
@@ -113,10 +115,10 @@ def answers(service: ServiceDep, job: JobDep, body: AnswersBody) -> AnswersTaken
 
     from tamis.selectors.schema.answers import checked_scores
 
-    given = body.shape
-    scores = checked_scores(given.scores, given.rows, "/scores")
-    rows = np.array(given.rows, np.int64)
-    taken = service.store.questions.answer(job.id, given.round, rows, scores)
+    answered = body.shape
+    scores = checked_scores(answered.scores, answered.rows, "/scores")
+    rows = np.array(answered.rows, np.int64)
+    taken = service.store.questions.answer(job.id, answered.round, rows, scores)
     return AnswersTaken(
         round=taken.round,
         total=taken.total,

@@ -1,4 +1,4 @@
-"""How many requests a caller may send: a token bucket for each, in this process.
+"""Rate limit: one token bucket per caller, in this process.
 
 Several processes behind one address each allow the whole rate: the limit keeps one caller from taking a process away
 from the others, and is no quota. Written here as it is twenty lines; libraries for it bring storages and decorators.
@@ -13,10 +13,10 @@ from collections.abc import Callable, Hashable
 from typing import Final
 
 BURST_SECONDS: Final = 2.0
-"""A caller that was quiet may send what is allowed in so long at once."""
+"""Size of a burst: the requests of this many seconds may come at once after a pause."""
 
 MAX_CALLERS: Final = 10_000
-"""Buckets kept; beyond, the one not used for longest is forgotten, and would be full by then."""
+"""Maximum number of buckets; beyond it the least recently used is dropped, which is full by then."""
 
 
 class TokenBuckets:
@@ -30,7 +30,7 @@ class TokenBuckets:
         self._lock = threading.Lock()
 
     def take(self, caller: Hashable) -> float:
-        """Take a token; gives 0.0, or the seconds until there is one to take."""
+        """Take a token; returns 0.0, or the seconds until there is one."""
         with self._lock:
             now = self._clock()
             tokens, since = self._buckets.pop(caller, (self._full, now))

@@ -1,4 +1,4 @@
-"""From the store's records to the API's resources."""
+"""Conversion of the store's records to the API's resources."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any
 from urllib.parse import quote
 
 from tamis.selectors.schema.response import ResultManifest
+from tamis.service.job_state import JobState
 from tamis.service.schema import DatasetLinks, DatasetResource, FileLink, JobLinks, JobResource, JobResult, LogEntry
-from tamis.service.store import Dataset, Event, Job, JobState
+from tamis.service.store import Dataset, Event, Job
 
 MIN_FRACTION = 0.02
-"""Work done before the time left is guessed from it."""
+"""Smallest fraction of work done from which the time left is estimated."""
 
 FILE_URLS = {"selection.parquet": "selection.parquet", "report.json": "report"}
 """Files of a result that have an address of their own; the others are under files/."""
 
 
 def job_links(job: Job) -> JobLinks:
-    """Say where the parts of a job are."""
+    """Return the links of a job to its parts."""
     base = f"/v1/jobs/{job.id}"
     done = job.state is JobState.SUCCEEDED and job.expired_at is None
     return JobLinks(
@@ -38,7 +39,7 @@ def job_links(job: Job) -> JobLinks:
 
 
 def job_resource(job: Job) -> JobResource:
-    """Show a job."""
+    """Convert a job."""
     return JobResource.model_validate(
         {
             "id": job.id,
@@ -64,7 +65,7 @@ def job_resource(job: Job) -> JobResource:
 
 
 def _seconds_left(job: Job) -> float | None:
-    """Guess how long the job still runs; not for one whose clock ran on while it did not: resumed, or asked."""
+    """Estimate the seconds left; None for a job that paused, whose time since its start is no measure."""
     fraction = float((job.progress or {}).get("fraction", 0.0))
     if job.state is not JobState.RUNNING or job.started_at is None or job.attempts != 1 or job.round is not None:
         return None
@@ -74,29 +75,29 @@ def _seconds_left(job: Job) -> float | None:
 
 
 def etag(job: Job) -> str:
-    """Name the state of a job. Weak: the words that say why it waits may change under the same name."""
+    """Return the entity tag of a job. Weak: its waiting reason may change under the same tag."""
     return f'W/"{job.version}"'
 
 
 def job_result(job: Job, manifest: ResultManifest) -> JobResult:
-    """Show a result."""
+    """Convert a result."""
     files = [FileLink(**file.model_dump(), url=file_url(job.id, file.name)) for file in manifest.files]
     return JobResult(**{**dict(manifest), "files": files, "schema": manifest.columns}, id=job.id, links=job_links(job))
 
 
 def file_url(job_id: str, name: str) -> str:
-    """Say where a file of a result is."""
+    """Return the path of a file of a result."""
     return f"/v1/jobs/{job_id}/{FILE_URLS.get(name, f'files/{quote(name)}')}"
 
 
 def log_entry(event: Event) -> LogEntry:
-    """Show a line of a job's log."""
+    """Convert a line of a job's log."""
     fields: dict[str, Any] = dict(event.data)
     return LogEntry.model_validate(fields | {"seq": event.seq, "at": moment(event.at)})
 
 
 def dataset_resource(dataset: Dataset) -> DatasetResource:
-    """Show a dataset."""
+    """Convert a dataset."""
     return DatasetResource.model_validate(
         {
             "id": dataset.id,

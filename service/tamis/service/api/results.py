@@ -1,4 +1,4 @@
-"""What a job leaves behind: events, log, result, files, report, explanations."""
+"""Endpoints of a job's output: events, log, units, result, files, report, explanations."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from tamis.selectors.errors import Conflict, Invalid, NotFound, StorageError
 from tamis.selectors.schema.response import Explanation, ResultFile, ResultManifest
-from tamis.service.api.access import with_key
+from tamis.service.api.access import key_dependency
 from tamis.service.api.context import Service, ServiceDep
 from tamis.service.api.files import FILE_HEADERS, file_response
 from tamis.service.api.jobs import JobDep
-from tamis.service.api.problems import BadRequest, Expired, NotAcceptable, problems
+from tamis.service.api.problems import BadRequest, Expired, NotAcceptable, error_responses
 from tamis.service.api.resources import job_result, log_entry, timestamp
 from tamis.service.api.submission import RESULT
+from tamis.service.job_state import JobState
 from tamis.service.schema import JobResult
-from tamis.service.store import Job, JobState
+from tamis.service.store import Job
 from tamis.service.unit_journal import read_units
 
-router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"], dependencies=with_key)
+router = APIRouter(prefix="/v1/jobs/{job_id:job}", tags=["results"], dependencies=key_dependency)
 
-LOOK_SECONDS: Final = 0.25
-"""How often an event stream looks at the store."""
+POLL_INTERVAL_SECONDS: Final = 0.25
+"""Time between two polls of the store by an event stream."""
 
 RETRY_MILLISECONDS: Final = 1000
-"""How long a client waits before it connects again."""
+"""Pause of a client before it connects again."""
 
 CACHED_MANIFESTS: Final = 256
 
@@ -56,7 +57,7 @@ def _finished(job: JobDep) -> Job:
 
 
 FinishedJob = Annotated[Job, Depends(_finished)]
-"""The job that the path names, which has succeeded; 404, 409 and 410 without."""
+"""Job of the path, which has succeeded; 404, 409 and 410 otherwise."""
 
 
 @lru_cache(maxsize=CACHED_MANIFESTS)
@@ -83,7 +84,7 @@ def _file(service: Service, job: Job, name: str) -> ResultFile:
     "/events",
     response_class=EventSourceResponse,
     summary="Follow a job",
-    responses=problems(
+    responses=error_responses(
         400, 404, more={200: {"description": "Server-Sent Events: state, progress and log; the last is 'end'."}}
     ),
 )
@@ -103,24 +104,25 @@ async def events(
     retry: int | None = RETRY_MILLISECONDS
     while not service.draining.is_set():
         # The job first: what it did before it ended is then among the events read next.
-        now = await run_in_threadpool(service.store.jobs.get, job.id)
+        if await run_in_threadpool(service.store.jobs.version, job.id) != job.version:
+            job = await run_in_threadpool(service.store.jobs.get, job.id)
         fresh = await run_in_threadpool(service.store.events.list, job.id, after=seen)
         for event in fresh:
             data = {**event.data, "at": timestamp(event.at)}
             yield ServerSentEvent(event=str(event.kind), id=str(event.seq), data=data, retry=retry)
             seen, retry = event.seq, None
-        if not fresh and now.state.terminal:
-            yield ServerSentEvent(event="end", id=str(seen + 1), data={"state": str(now.state)}, retry=retry)
+        if not fresh and job.state.terminal:
+            yield ServerSentEvent(event="end", id=str(seen + 1), data={"state": str(job.state)}, retry=retry)
             return
         if not fresh:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 
 @router.get(
     "/logs",
     response_class=StreamingResponse,
     summary="Read a job's log",
-    responses=problems(
+    responses=error_responses(
         404, more={200: {"description": "One JSON object a line.", "content": {"application/x-ndjson": {}}}}
     ),
 )
@@ -140,7 +142,7 @@ def logs(service: ServiceDep, job: JobDep) -> Response:
     "/units",
     response_class=StreamingResponse,
     summary="Read what is done of a job",
-    responses=problems(
+    responses=error_responses(
         404, more={200: {"description": "One JSON object a line.", "content": {"application/x-ndjson": {}}}}
     ),
 )
@@ -152,9 +154,9 @@ def units(service: ServiceDep, job: JobDep) -> Response:
     return StreamingResponse(read_units(service.settings.job_dir(job.id)), media_type="application/x-ndjson")
 
 
-@router.get("/result", summary="Look at the result", responses=problems(404, 409, 410, 503))
+@router.get("/result", summary="Look at the result", responses=error_responses(404, 409, 410, 503))
 def result(service: ServiceDep, job: FinishedJob) -> JobResult:
-    """Give the result's manifest: files with sizes and digests, totals, asked and got, provenance."""
+    """Return the result's manifest: files with sizes and digests, totals, request and result, provenance."""
     return job_result(job, _manifest(service, job))
 
 
@@ -162,7 +164,7 @@ def result(service: ServiceDep, job: FinishedJob) -> JobResult:
     "/selection.parquet",
     response_class=Response,
     summary="Ask about the selection",
-    responses=problems(404, 409, 410, 412, 416, 503, more={**FILE_RESPONSES}),
+    responses=error_responses(404, 409, 410, 412, 416, 503, more={**FILE_RESPONSES}),
 )
 @router.get(
     "/selection.parquet",
@@ -172,7 +174,7 @@ def result(service: ServiceDep, job: FinishedJob) -> JobResult:
         **FILE_RESPONSES,
         200: {**FILE_RESPONSES[200], "content": {PARQUET: {"schema": {"type": "string", "format": "binary"}}}},
     }
-    | problems(404, 409, 410, 412, 416, 503),
+    | error_responses(404, 409, 410, 412, 416, 503),
 )
 def selection(request: Request, service: ServiceDep, job: FinishedJob) -> Response:
     """Give the selected rows as Parquet; ranges and conditional requests are answered as RFC 9110 has them."""
@@ -184,7 +186,7 @@ def selection(request: Request, service: ServiceDep, job: FinishedJob) -> Respon
     "/files/{name}",
     response_class=Response,
     summary="Ask about a file of the result",
-    responses=problems(404, 409, 410, 412, 416, 503, more={**FILE_RESPONSES}),
+    responses=error_responses(404, 409, 410, 412, 416, 503, more={**FILE_RESPONSES}),
 )
 @router.get(
     "/files/{name}",
@@ -197,10 +199,10 @@ def selection(request: Request, service: ServiceDep, job: FinishedJob) -> Respon
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         },
     }
-    | problems(404, 409, 410, 412, 416, 503),
+    | error_responses(404, 409, 410, 412, 416, 503),
 )
 def result_file(request: Request, service: ServiceDep, job: FinishedJob, name: str) -> Response:
-    """Give a file that the result's manifest lists (scores.parquet, model.arrow, …), as the selection is given."""
+    """Return a file that the result's manifest lists (scores.parquet, model.arrow, …), as the selection is returned."""
     file = _file(service, job, name)
     return file_response(request, service.settings.job_dir(job.id) / name, file, filename=f"{job.id}.{name}")
 
@@ -209,7 +211,7 @@ def result_file(request: Request, service: ServiceDep, job: FinishedJob, name: s
     "/report",
     response_class=Response,
     summary="Read the report",
-    responses=problems(
+    responses=error_responses(
         *(404, 406, 409, 410, 503),
         more={
             200: {"description": "The evidence.", "content": {"application/json": {"schema": {"type": "object"}}}},
@@ -232,7 +234,7 @@ def report(request: Request, service: ServiceDep, job: FinishedJob) -> Response:
 
 
 def preferred(accept: str | None, offered: list[str]) -> str | None:
-    """Choose among the media types offered what an Accept header likes best, the first offered among equals."""
+    """Choose the offered media type that an Accept header prefers, the first among equals; None: none is accepted."""
     if accept is None or not accept.strip():
         return offered[0]
     weights: dict[str, float] = {}
@@ -257,19 +259,19 @@ def preferred(accept: str | None, offered: list[str]) -> str | None:
     return best if liking(best) > 0 else None
 
 
-@router.get("/explain", summary="Explain a row", responses=problems(400, 404, 409, 410, 503))
+@router.get("/explain", summary="Explain a row", responses=error_responses(400, 404, 409, 410, 503))
 def explain(
     service: ServiceDep,
     job: FinishedJob,
     row: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="Row number over the whole dataset.")] = None,
     id: Annotated[str | None, Query(min_length=1, max_length=4096, description="Id of a selected row.")] = None,
 ) -> Explanation:
-    """Say why a row was taken, or not: its score, its rank, and the threshold of its stratum."""
-    from tamis.selectors.jobs import execute
+    """Explain why a row was taken, or not: its score, its rank, and the threshold of its stratum."""
+    from tamis.selectors.results import explain as explanations
 
     if (row is None) == (id is None):
         raise BadRequest("Give either row or id: '?row=17'.", pointer="/query/row")
     try:
-        return execute.explain(service.settings.job_dir(job.id), row=row, id=id)
+        return explanations.explain(service.settings.job_dir(job.id), row=row, id=id)
     except Invalid as error:
         raise BadRequest(error.detail, pointer="/query/row") from error

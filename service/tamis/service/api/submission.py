@@ -1,4 +1,4 @@
-"""From a request to a job that can run anywhere: ids looked up, checked against the data's footers, globs expanded."""
+"""Submission: ids resolved to data, checks against the data's footers, the plan."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from tamis.service.api.access import Caller
 from tamis.service.api.context import Service
 from tamis.service.api.problems import InsufficientScope
 from tamis.service.input_check import check_inputs
+from tamis.service.job_state import JobState
 from tamis.service.schema import JobPlan, JobRequest
-from tamis.service.store import Job, JobState, Scope
+from tamis.service.store import Job, Scope
 
 SELECTION = "selection.parquet"
 MODEL = "model.arrow"
 RESULT = "result.json"
-"""Written last: it is there when all is."""
+"""File of a result that is written last: where it exists, all others do."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A request without references."""
+    """Request whose references to datasets and jobs are resolved."""
 
     spec: JobSpec
     uses: tuple[str, ...]  # the datasets and jobs it was resolved from
@@ -33,7 +34,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Checked:
-    """A request that can run."""
+    """Request that passed all checks."""
 
     spec: JobSpec  # globs expanded, formats set
     plan: Plan
@@ -67,13 +68,13 @@ def resolve(service: Service, caller: Caller, request: JobRequest) -> Resolved:
 
     def manifest_of(dataset_id: str, pointer: str) -> Manifest:
         with _at(pointer):
-            found = service.store.datasets.get(dataset_id, owner=caller.sees)
+            dataset = service.store.datasets.get(dataset_id, owner=caller.visible_owner)
         uses.append(dataset_id)
-        return Manifest.model_validate(dict(found.manifest))
+        return Manifest.model_validate(dict(dataset.manifest))
 
     def file_of(job_id: str, name: str, pointer: str) -> str:
         with _at(pointer):
-            job = service.store.jobs.get(job_id, owner=caller.sees)
+            job = service.store.jobs.get(job_id, owner=caller.visible_owner)
             if job.state is not JobState.SUCCEEDED:
                 raise Conflict(f"Job {job_id} is {job.state}: only the result of a job that succeeded can be used.")
             if job.expired_at is not None:
@@ -95,8 +96,8 @@ def resolve(service: Service, caller: Caller, request: JobRequest) -> Resolved:
         for index, target in enumerate(request.target.datasets or []):
             if isinstance(target, TargetRef):
                 manifest = manifest_of(target.dataset, f"/target/datasets/{index}/dataset")
-                looked_up = TargetDataset(**dict(manifest), name=target.name, proportion=target.proportion)
-                datasets.append(looked_up)
+                resolved = TargetDataset(**dict(manifest), name=target.name, proportion=target.proportion)
+                datasets.append(resolved)
             else:
                 datasets.append(target)
         update["target"] = request.target.model_copy(update={"datasets": datasets})
@@ -106,13 +107,13 @@ def resolve(service: Service, caller: Caller, request: JobRequest) -> Resolved:
         update["preselected"] = file_of(request.preselected, SELECTION, "/preselected")
     update["exclude"] = [file_of(job, SELECTION, f"/exclude/{index}") for index, job in enumerate(request.exclude)]
     # A copy is not validated again: paths stand where the request allows ids only.
-    asked = {name: value for name, value in request if name in JobSpec.model_fields}
-    spec = JobSpec.model_construct(**{**asked, **update})
+    fields = {name: value for name, value in request if name in JobSpec.model_fields}
+    spec = JobSpec.model_construct(**{**fields, **update})
     return Resolved(spec, tuple(dict.fromkeys(uses)))
 
 
 def plan_of(service: Service, caller: Caller, request: JobRequest) -> JobPlan:
-    """Check a request as a submission does, and say what the job would need. Raises as `resolve` and `check` do."""
+    """Check a request as a submission does, and return its plan. Raises as `resolve` and `check` do."""
     checked = check(service, resolve(service, caller, request))
     named = request.model_dump(mode="json", include={"preselected", "exclude", "priority", "reuse", "callback"})
     resolved = checked.spec.model_dump(mode="json") | named  # ids of jobs, not the paths of their files
@@ -129,12 +130,13 @@ def check(service: Service, resolved: Resolved) -> Checked:
     TamisError
         What is wrong, with a pointer.
     """
-    from tamis.selectors.jobs import execute
+    from tamis.selectors.jobs.open import open_job
+    from tamis.selectors.jobs.plan import plan_opened
 
     environment = service.environment()
     try:
-        opened = execute.open_job(resolved.spec, environment)
-        return Checked(opened.spec, execute.plan_opened(opened, environment))
+        opened = open_job(resolved.spec, environment)
+        return Checked(opened.spec, plan_opened(opened, environment))
     except InputsChanged as error:
         raise Conflict(f"{error.detail} Send the request again.", pointer=error.pointer, **error.where) from error
 
@@ -152,7 +154,7 @@ def check_resumable(service: Service, job: Job) -> None:
 
 @contextmanager
 def _at(pointer: str) -> Iterator[None]:
-    """Point errors in this block to a field of the request."""
+    """Give errors raised in the block a pointer to a field of the request."""
     try:
         yield
     except TamisError as error:

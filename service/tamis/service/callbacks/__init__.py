@@ -1,1 +1,1 @@
-"""Telling callers that their jobs are over: where to, signed how, and again until they heard it."""
+"""Webhooks at the end of jobs: addresses, signatures, delivery with retries."""

@@ -1,4 +1,4 @@
-"""Where a callback may go: to public addresses, and to hosts and networks that the operator named.
+"""Allowed destinations of callbacks: public addresses, and the hosts and networks that the operator named.
 
 A caller chooses the url, and the service sends from inside the operator's network: without a check it would reach what
 the caller can't (server-side request forgery). A name is resolved once, every address is checked, and the connection is
@@ -22,7 +22,7 @@ from tamis.service.settings import CALLBACK_HOSTS, AllowedHosts
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 Resolve = Callable[[str, int], Sequence[str]]
-"""From a host's name and a port to its addresses; raises OSError when there are none."""
+"""Function from a host's name and a port to its addresses; raises OSError when there are none."""
 
 PORTS: Final = {"http": 80, "https": 443}
 
@@ -38,7 +38,7 @@ _COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A url in its parts."""
+    """Parts of a URL."""
 
     url: httpx.URL
     host: str  # lower case, without brackets
@@ -47,13 +47,13 @@ class Endpoint:
 
 
 def resolve(host: str, port: int) -> Sequence[str]:
-    """Resolve a name as this machine does."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+    """Resolve a name with this machine's resolver."""
+    resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in resolved))
 
 
 def parse_url(url: str) -> Endpoint:
-    """Take a url apart.
+    """Parse the URL of a callback.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def _literal(host: str) -> Address | None:
 
 
 def checked_addresses(endpoint: Endpoint, allowed: AllowedHosts, resolve: Resolve) -> Sequence[Address]:
-    """Give the addresses of a host, all of which may be connected to.
+    """Resolve a host to addresses, all of which are allowed.
 
     Raises
     ------
@@ -109,21 +109,21 @@ def checked_addresses(endpoint: Endpoint, allowed: AllowedHosts, resolve: Resolv
     if endpoint.literal is not None:
         addresses: list[Address] = [endpoint.literal]
     else:
-        found = resolve(endpoint.host, endpoint.port)
-        addresses = [ipaddress.ip_address(address.partition("%")[0]) for address in found]
+        resolved = resolve(endpoint.host, endpoint.port)
+        addresses = [ipaddress.ip_address(address.partition("%")[0]) for address in resolved]
     if endpoint.host.removesuffix(".") not in allowed.names:
         for address in addresses:
             if not is_public(address) and not any(address in network for network in allowed.networks):
-                # The address itself is not told: who asks may not know the names of this network.
+                # Without the address: the caller may not know the names of this network.
                 raise Forbidden(
                     f"The callback's host {endpoint.host} is not on the public internet: the service sends there only "
-                    f"when its operator allows it ({CALLBACK_HOSTS})."
+                    f"when its operator allows it ({CALLBACK_HOSTS.variable})."
                 )
     return addresses
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is a public host's; what carries an IPv4 address inside is judged by that one."""
+    """Whether an address is on the public internet; an embedded IPv4 address decides."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = _carried(address)
         if inner is not None:

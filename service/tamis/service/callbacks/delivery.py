@@ -1,4 +1,4 @@
-"""Sends what the store's outbox holds, until it was heard or given up. One task in the API's event loop.
+"""Deliver webhooks from the outbox, retrying until acknowledged or expired: one task in the API's event loop.
 
 What is in the outbox was put there in the transaction that ended the job. Any API process takes it under a lease, so
 that one that is killed loses nothing: the callback is sent again, under the same id, by whoever takes it next.
@@ -7,10 +7,9 @@ that one that is killed loses nothing: the callback is sent again, under the sam
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,33 +22,34 @@ from fastapi.concurrency import run_in_threadpool
 from tamis.selectors.errors import StorageError, TamisError
 from tamis.service.callbacks import signing
 from tamis.service.callbacks.addresses import Address, Endpoint, Resolve, checked_addresses, parse_url, resolve
+from tamis.service.retry import Backoff, GiveUp, RetryAfter
 from tamis.service.settings import AllowedHosts
 from tamis.service.store import Callback, Store
 
 AT_A_TIME: Final = 16
-"""Callbacks under way in one process."""
+"""Maximum number of callbacks under way in one process."""
 
 RESOLVING_THREADS: Final = 8
-"""Of their own: a name server that does not answer must hold up nothing else."""
+"""Threads that resolve names, apart from all others: a silent name server holds up nothing else."""
 
 TRIED_ADDRESSES: Final = 3
-"""Of one host, in one attempt."""
+"""Addresses of one host tried in one attempt."""
 
-JITTER: Final = 0.1
+RETRY: Final = Backoff((5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400), jitter=0.1)
+"""Pauses that Standard Webhooks suggests; delivery is given up on the fourth day."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.callbacks")
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often and how long, in seconds."""
+    """Intervals and limits of delivery, in seconds."""
 
-    poll: float = 1.0  # between two looks into the outbox
+    poll: float = 1.0  # between two polls of the outbox
     timeout: float = 15.0  # of one attempt, the resolution of the name included
-    lease: float = 60.0  # a callback whose process died is another's after so long
-    store_down: float = 10.0  # until the next look when the store did not answer
-    # After the first failure, the second, …: what Standard Webhooks suggests; then, on day four, it is given up.
-    retries: Sequence[float] = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+    lease: float = 60.0  # time after which another process takes a callback whose process died
+    store_down: float = 10.0  # until the next poll when the store did not answer
+    retry: Backoff = RETRY
 
 
 class NotDelivered(TamisError):
@@ -63,7 +63,7 @@ class Gone(NotDelivered):
 
 
 class Deliverer:
-    """Takes callbacks out of the outbox and sends them."""
+    """Task that claims callbacks from the outbox and sends them."""
 
     def __init__(
         self, store: Store, allowed: AllowedHosts, *, resolve: Resolve = resolve, pace: Pace | None = None
@@ -76,19 +76,19 @@ class Deliverer:
         self._resolvers = ThreadPoolExecutor(RESOLVING_THREADS, "tamis-resolve")
 
     async def run(self, stopping: threading.Event) -> None:
-        """Deliver until told to stop, or cancelled; what is under way then is sent again by the next process."""
+        """Deliver until `stopping` is set or the task is cancelled; another process resends what is under way then."""
         try:
             # No proxy, no cookies, no redirects, no connection kept: each request goes where it was checked to go.
             limits = httpx.Limits(max_keepalive_connections=0)
             async with httpx.AsyncClient(trust_env=False, timeout=self._pace.timeout, limits=limits) as client:
                 while not stopping.is_set():
-                    await asyncio.sleep(await self._look(client))
+                    await asyncio.sleep(await self._poll_outbox(client))
         finally:
             for task in self._under_way:
                 task.cancel()
             self._resolvers.shutdown(wait=False, cancel_futures=True)
 
-    async def _look(self, client: httpx.AsyncClient) -> float:
+    async def _poll_outbox(self, client: httpx.AsyncClient) -> float:
         free = AT_A_TIME - len(self._under_way)
         if free:
             try:
@@ -103,31 +103,27 @@ class Deliverer:
         return self._pace.poll
 
     async def _deliver(self, client: httpx.AsyncClient, callback: Callback) -> None:
-        told = {"job": callback.job_id, "callback": callback.id, "attempt": callback.attempts}
+        fields = {"job": callback.job_id, "callback": callback.id, "attempt": callback.attempts}
         try:
             status = await self._send(client, callback)
         except (TamisError, OSError, httpx.HTTPError) as error:  # a timeout is an OSError
             reason = error.detail if isinstance(error, TamisError) else str(error) or type(error).__name__
-            wait = self._wait(callback.attempts, error)
-            log.warning("callback not delivered", reason=reason, retry_seconds=wait, **told)
-            await self._settle(self._store.callbacks.unheard, callback, reason, wait)
+            decision = GiveUp() if isinstance(error, Gone) else self._pace.retry.decide(callback.attempts)
+            wait = decision.seconds if isinstance(decision, RetryAfter) else None
+            log.warning("callback not delivered", reason=reason, retry_seconds=wait, **fields)
+            await self._settle(self._store.callbacks.failed, callback, reason, wait)
         else:
-            log.info("callback delivered", status=status, **told)
-            await self._settle(self._store.callbacks.heard, callback, f"answered with {status}")
+            log.info("callback delivered", status=status, **fields)
+            await self._settle(self._store.callbacks.delivered, callback, f"answered with {status}")
 
-    def _wait(self, attempts: int, error: Exception) -> float | None:
-        if isinstance(error, Gone) or attempts > len(self._pace.retries):
-            return None
-        return self._pace.retries[attempts - 1] * random.uniform(1 - JITTER, 1 + JITTER)
-
-    async def _settle(self, settle: Callable[..., None], callback: Callback, *told: Any) -> None:
+    async def _settle(self, settle: Callable[..., None], callback: Callback, *outcome: Any) -> None:
         try:
-            await run_in_threadpool(settle, callback, *told)
+            await run_in_threadpool(settle, callback, *outcome)
         except StorageError as error:  # it is sent again once the lease is over
             log.warning("the store does not answer", detail=error.detail)
 
     async def _send(self, client: httpx.AsyncClient, callback: Callback) -> int:
-        """Send once. Raises what went wrong."""
+        """Make one attempt; returns the status of a 2xx answer and raises otherwise."""
         endpoint = parse_url(callback.url)
         async with asyncio.timeout(self._pace.timeout):
             loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""All commands."""
+"""Commands of ``tamis``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tamis.service.cli.job_files import read_job_file, with_absolute_paths
 from tamis.service.cli.keys import keys
 from tamis.service.client import DEFAULT_URL, Client, Job
 from tamis.service.client.job import SELECTION
-from tamis.service.schema import State
+from tamis.service.job_state import JobState
+from tamis.service.schema import SelectorResource
+from tamis.service.settings import SERVICE_URL, setting_rows
 
 app = typer.Typer(
     name="tamis",
@@ -27,7 +29,7 @@ app.add_typer(keys)
 
 DEFAULT_PORT = int(DEFAULT_URL.rpartition(":")[2])
 
-Url = Annotated[str, typer.Option("--url", envvar="TAMIS_URL", help="Address of the service.")]
+Url = Annotated[str, typer.Option("--url", envvar=SERVICE_URL.variable, help="Address of the service.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 JobFile = Annotated[str, typer.Argument(metavar="JOB.json", help="The job as JSON; '-' reads it from stdin.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
@@ -93,9 +95,9 @@ def select(
     json: Json = False,
 ) -> None:
     """Run a job here and now, without a service."""
-    from tamis.service.cli.select import run_here
+    from tamis.service.cli.select import run_locally
 
-    manifest = run_here(read_job_file(job_file), out, threads)
+    manifest = run_locally(read_job_file(job_file), out, threads)
     if json:
         output.machine(manifest)
 
@@ -168,7 +170,7 @@ def download(
 
 @app.command()
 def cancel(job: JobId, url: Url = DEFAULT_URL, json: Json = False) -> None:
-    """Stop a job; what is finished of it is kept."""
+    """Stop a job; finished units stay."""
     with Client(url) as client:
         _show(client.job(job).cancel(), json)
 
@@ -200,8 +202,7 @@ def list_jobs(
 ) -> None:
     """List jobs, the newest first."""
     with Client(url) as client:
-        wanted: Any = _state(state)
-        found = client.jobs(state=wanted, selector=selector, labels=_labels(label or []))
+        found = client.jobs(state=_state(state), selector=selector, labels=_labels(label or []))
         resources = [job.resource for job in islice(found, limit)]
     if json:
         output.machine([resource.model_dump(mode="json") for resource in resources])
@@ -232,17 +233,39 @@ def report(job: JobId, url: Url = DEFAULT_URL) -> None:
 @app.command()
 def selectors(
     name: Annotated[str | None, typer.Argument(help="Show this one, with its parameters.")] = None,
-    url: Url = DEFAULT_URL,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url", envvar=SERVICE_URL.variable, help="Ask this service; this installation's selectors when left out."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """List the selectors, or show one with its parameters."""
+    """List the selectors, or show one with its parameters; to stdout, and without a service unless one is named."""
+    found = _selectors(name, url)
+    if json:
+        documents = [item.model_dump(mode="json") for item in found]
+        output.machine(documents if name is None else documents[0])
+    elif name is None:
+        output.show_selectors(found)
+    else:
+        output.show_selector(found[0])
+
+
+def _selectors(name: str | None, url: str | None) -> list[SelectorResource]:
+    if url is None:
+        from tamis.service.cli.select import installed_selectors
+
+        return installed_selectors(name)
     with Client(url) as client:
-        if name is not None:
-            found = client.selector(name)
-            output.machine(found) if json else output.show_selector(found)
-        else:
-            listed = client.selectors()
-            output.machine([item.model_dump(mode="json") for item in listed]) if json else output.show_selectors(listed)
+        return client.selectors() if name is None else [client.selector(name)]
+
+
+@app.command()
+def settings(json: Json = False) -> None:
+    """Show all settings: environment variable, value in effect, default, meaning."""
+    rows = setting_rows()
+    output.machine([row._asdict() for row in rows]) if json else output.show_settings(rows)
 
 
 @app.command()
@@ -268,15 +291,15 @@ def _wait(job: Job, timeout: float | None) -> None:
 
 
 def _state(state: str | None) -> str | None:
-    known = State.__args__  # type: ignore[attr-defined] # a Literal's values
+    known = [str(one) for one in JobState]
     if state is not None and state not in known:
         raise typer.BadParameter(f"{state!r} is none of {', '.join(known)}", param_hint="--state")
     return state
 
 
-def _labels(given: list[str]) -> dict[str, str]:
+def _labels(options: list[str]) -> dict[str, str]:
     labels = {}
-    for label in given:
+    for label in options:
         key, separator, value = label.partition("=")
         if not separator or not key:
             raise typer.BadParameter(f"{label!r} is no key=value", param_hint="--label")

@@ -46,7 +46,7 @@ EXIT_INTERRUPTED = 130
 
 WORTH_TELLING_TIMES = 1.5
 WORTH_TELLING_SHARE = 0.01
-"""Less than that, and the selection is no better than a random draw."""
+"""Smallest share of the target domain that counts as better than a random draw."""
 
 
 class Domain(StrEnum):
@@ -59,7 +59,7 @@ class Domain(StrEnum):
 
 @dataclass(frozen=True)
 class DemoTarget:
-    """What is to be found, and how."""
+    """Target of the demo and the parameters that find it."""
 
     title: str
     file: str  # under DATA
@@ -226,7 +226,7 @@ def _results(out: Path) -> Table:
 
 
 def _do_it_yourself(out: Path, home: Path, job_id: str, kept_at: str | None) -> str:
-    """Say how to do the same by hand, with the service that is kept running or one to be started."""
+    """Print how to do the same by hand, with the service that is left running or a new one."""
     tamis, python = (shlex.quote(_shown(Path(sys.executable).with_name(name))) for name in ("tamis", "python"))
     request, selection = _shown(out / "request.json"), _shown(out / "selection.parquet")
     start = (
@@ -253,7 +253,7 @@ or from Python ({python}):
 
 
 def _shown(path: Path) -> str:
-    """Write a path as one would type it here."""
+    """Write a path as a user would type it in the current folder."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

@@ -1,4 +1,4 @@
-"""Job files."""
+"""Reading of job files."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def list_keys(json: Annotated[bool, typer.Option("--json", help="Write JSON to s
 
 @keys.command()
 def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id: key_…")]) -> None:
-    """End a key at once. A key is asked for even when the last one was revoked."""
+    """End a key at once. Keys stay required even when the last one was revoked."""
     with _store() as store:
         store.keys.revoke(key)
     output.console.print(f"Revoked {key}", markup=False)

@@ -1,4 +1,4 @@
-"""What people see (stderr) and what machines read (stdout)."""
+"""Output: text for people and JSON for machines."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from tamis.selectors.errors import TamisError
 if TYPE_CHECKING:
     from tamis.selectors.schema.response import Plan
     from tamis.service.schema import JobResource, SelectorResource
+    from tamis.service.settings import SettingRow
     from tamis.service.store import ApiKey
 
 console: Final = Console(stderr=True, highlight=False)
 
 UNLIMITED_WIDTH: Final = 10_000
-"""Of a pipe or a file: nothing breaks a line there, so that one row is one line."""
+"""Width of output that is no terminal: no line is broken, so that one row is one line."""
 
 if not console.is_terminal:
     console.width = UNLIMITED_WIDTH
@@ -59,7 +60,7 @@ def machine(shape: Any) -> None:
 
 
 def show_error(error: TamisError) -> None:
-    """Say what is wrong, where, and what to do next."""
+    """Show an error, its place and the next step."""
     console.print(Text("Error: ", style="bold red"), Text(error.detail), sep="")
     errors: list[dict[str, str]] = getattr(error, "errors", [])
     for item in errors:
@@ -142,7 +143,7 @@ def _day(seconds: float) -> str:
 
 
 def show_plan(plan: Plan) -> None:
-    """Show what a job would need."""
+    """Show the plan of a job."""
     table = Table.grid(padding=(0, 2))
     rows = "only a run can tell" if plan.rows is None else f"{plan.rows:,}"
     table.add_row("selector", f"{plan.selector}, revision {plan.revision}")
@@ -165,7 +166,7 @@ def _count(number: int, what: str) -> str:
 
 
 def show_selectors(selectors: list[SelectorResource]) -> None:
-    """Show the catalogue."""
+    """Write the catalogue to stdout."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("selector", "needs", "what it does"):
         table.add_column(title, overflow="fold")
@@ -173,11 +174,11 @@ def show_selectors(selectors: list[SelectorResource]) -> None:
         either = [" or ".join(selector.needs.either)] if selector.needs.either else []
         needs = [*selector.needs.roles, *either, *(["a target"] if selector.needs.target else [])]
         table.add_row(Text(selector.name, style="bold"), ", ".join(needs), Text(selector.summary))
-    console.print(table)
+    _stdout().print(table)
 
 
 def show_selector(selector: SelectorResource) -> None:
-    """Show one selector with its parameters."""
+    """Write one selector with its parameters to stdout."""
     show_selectors([selector])
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("parameter", "default", "meaning"):
@@ -186,4 +187,23 @@ def show_selector(selector: SelectorResource) -> None:
     for name, schema in properties.items():
         default = json.dumps(schema["default"]) if "default" in schema else "required"
         table.add_row(Text(name), Text(default), Text(schema.get("description", "")))
-    console.print("", table, "", Text(f"Cost: {selector.cost}"), Text(selector.citation, style="dim"))
+    _stdout().print("", table, "", Text(f"Cost: {selector.cost}"), Text(selector.citation, style="dim"), sep="\n")
+
+
+def show_settings(rows: Sequence[SettingRow]) -> None:
+    """Write all settings to stdout."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("setting", no_wrap=True)
+    for title in ("value", "default", "meaning"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(row.name, Text(row.value or ""), Text(row.default), Text(row.meaning))
+    _stdout().print(table)
+
+
+def _stdout() -> Console:
+    """Make a console over standard output."""
+    made = Console(highlight=False)
+    if not made.is_terminal:
+        made.width = UNLIMITED_WIDTH
+    return made

@@ -20,7 +20,7 @@ from tamis.service.cli.output import console
 from tamis.service.client.job import SELECTION
 from tamis.service.client.progress import PhaseBar, phase_bar
 from tamis.service.process_setup import prepare_process
-from tamis.service.schema import JobProgress
+from tamis.service.schema import JobProgress, SelectorResource
 from tamis.service.settings import DATA_ROOTS, Settings
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from tamis.selectors.run.observer import UnitDone
 
 INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 
 
 class _Watcher:
-    """Draws the job's progress, and passes Ctrl-C on to it."""
+    """Observer that draws the progress and passes Ctrl-C on to the job."""
 
     def __init__(self, bar: PhaseBar) -> None:
         self._bar = bar
@@ -63,7 +63,7 @@ class _Watcher:
         self.interrupted.set()
 
 
-def run_here(document: dict[str, Any], out: Path, threads: int | None) -> ResultManifest:
+def run_locally(document: dict[str, Any], out: Path, threads: int | None) -> ResultManifest:
     """Run a job in this process and leave its result in `out`. Signals are shared with the service of TAMIS_HOME.
 
     Raises
@@ -78,10 +78,11 @@ def run_here(document: dict[str, Any], out: Path, threads: int | None) -> Result
     spec = validate(JobSpec, document)
     prepare_process(settings)
     from tamis.selectors.datasets import open_storage
-    from tamis.selectors.jobs.execute import Environment, execute
+    from tamis.selectors.jobs.execute import execute
+    from tamis.selectors.jobs.open import Environment
 
     environment = Environment(
-        open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS),
+        open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS.variable),
         settings.signals_dir,
         settings.threads,
     )
@@ -99,6 +100,21 @@ def run_here(document: dict[str, Any], out: Path, threads: int | None) -> Result
     totals = manifest.totals
     console.print(f"{totals.rows:,} of {totals.candidates:,} rows selected: {out / SELECTION}", markup=False)
     return manifest
+
+
+def installed_selectors(name: str | None = None) -> list[SelectorResource]:
+    """List the selectors of this installation, plugins included, or only the one of a name.
+
+    Raises
+    ------
+    UnknownSelector
+        There is none of that name.
+    """
+    prepare_process(Settings.from_environment())
+    from tamis.selectors.jobs.catalogue import catalogue, info
+
+    found = catalogue() if name is None else [info(name)]
+    return [SelectorResource.model_validate(one.model_dump()) for one in found]
 
 
 def compile_kernels() -> float:

@@ -19,7 +19,7 @@ import uvicorn
 
 from tamis.selectors.errors import TamisError
 from tamis.service.api.app import create_app
-from tamis.service.api.context import Limits, Service
+from tamis.service.api.context import Service
 from tamis.service.logs import configure_logs
 from tamis.service.process_setup import prepare_process
 from tamis.service.settings import Settings
@@ -27,16 +27,16 @@ from tamis.service.store import Store
 
 BACKLOG: Final = 2048
 GRACE_SECONDS: Final = 10
-"""How long running requests may take after the signal to stop."""
+"""Time for running requests to end after the signal to stop."""
 
 WORKER_GRACE_SECONDS: Final = 20.0
-"""How long the worker may take to give its jobs back."""
+"""Time for the worker to give its jobs back."""
 
 RESTART_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 30.0)
-"""Pauses before a worker that ended by itself is started again; the last for every further time."""
+"""Pauses before a worker that ended by itself is started again; the last one repeats."""
 
 STEADY_SECONDS: Final = 60.0
-"""A worker that ran so long starts the pauses afresh."""
+"""Running time after which the pauses begin anew."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.serve")
 
@@ -65,7 +65,7 @@ def run_service(host: str, port: int, *, jobs: int, drain: float = 0.0) -> None:
     drain : float
         Seconds to go on answering after the signal to stop, for a load balancer to notice; new jobs are refused.
     """
-    settings, limits = Settings.from_environment(), Limits.from_environment()
+    settings = Settings.from_environment()
     address = _resolved(host, port)
     exposed = not address.loopback
     if exposed:
@@ -74,8 +74,8 @@ def run_service(host: str, port: int, *, jobs: int, drain: float = 0.0) -> None:
     # For the kernels' cache and the thread pools: the worker inherits the environment that this sets.
     prepare_process(settings)
     configure_logs()
-    app = create_app(settings, limits, keys_required=exposed, names=(host,))
-    app.state.service.store.migrate()  # here, where a database that can't be used is told in one line
+    app = create_app(settings, keys_required=exposed, names=(host,))
+    app.state.service.store.migrate()  # here, where an unusable database is reported in one line
     worker = _Worker(jobs) if jobs else None
     config = uvicorn.Config(
         app,
@@ -153,7 +153,7 @@ def _address(host: str, listener: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready; ends what waits as soon as it is told to stop."""
+    """Server that announces its address and ends long polls at the signal to stop."""
 
     def __init__(
         self, config: uvicorn.Config, service: Service, worker: _Worker | None, url: str, drain: float
@@ -174,7 +174,7 @@ class _Server(uvicorn.Server):
             sys.stdout.flush()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Long polls and event streams look at this, and end.
+        # Long polls and event streams check this, and end.
         self._service.draining.set()
         if self._worker is not None:
             self._worker.request_stop()
@@ -190,7 +190,7 @@ class _Server(uvicorn.Server):
 
 
 class _Worker:
-    """Keeps one supervisor running as a child process; started again when it ends by itself."""
+    """Child process of a supervisor, started again when it ends by itself."""
 
     def __init__(self, jobs: int) -> None:
         self._command = [
@@ -203,19 +203,19 @@ class _Worker:
             str(os.getpid()),
         ]
         self._stopping = threading.Event()
-        # One thread for the whole life: the child is told when the thread that started it ends.
+        # One thread for the whole life: the child is signalled when the thread that started it ends.
         self._thread = threading.Thread(target=self._keep, name="worker", daemon=True)
 
     def start(self) -> None:
-        """Start it."""
+        """Start the child."""
         self._thread.start()
 
     def request_stop(self) -> None:
-        """Have it stop in good order; safe in a signal handler."""
+        """Request an orderly stop; safe in a signal handler."""
         self._stopping.set()
 
     def stop(self) -> None:
-        """Stop it, and wait until it has: running jobs are given back."""
+        """Stop the child and wait for its end: running jobs are released."""
         self.request_stop()
         if self._thread.is_alive():
             self._thread.join()
@@ -235,7 +235,7 @@ class _Worker:
             self._stopping.wait(wait)
 
     def _watch(self, child: subprocess.Popen[bytes]) -> bool:
-        """Wait until the child ends or is to be stopped; tells whether it ran for long."""
+        """Wait until the child ends or has to stop; returns whether it ran for `STEADY_SECONDS`."""
         waited = 0.0
         while child.poll() is None and not self._stopping.wait(0.2):
             waited += 0.2

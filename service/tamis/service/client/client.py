@@ -1,8 +1,7 @@
-"""The client: one object for one service."""
+"""Client of one service."""
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Self
@@ -13,14 +12,15 @@ import httpx
 from tamis.selectors.schema.request import JobSpec, Manifest
 from tamis.service.client.job import Job
 from tamis.service.client.transport import Transport
-from tamis.service.schema import DatasetResource, JobPlan, JobResource, SelectorList, SelectorResource, State, Version
+from tamis.service.schema import DatasetResource, JobPlan, JobResource, SelectorList, SelectorResource, Version
+from tamis.service.settings import API_KEY, SERVICE_URL
 
-DEFAULT_URL: Final = "http://127.0.0.1:8321"
-"""Where `tamis serve` listens."""
+DEFAULT_URL: Final = SERVICE_URL.unset
+"""Default address of `tamis serve`."""
 
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
 CHECK_SECONDS: Final = 300.0
-"""How long the service may take to open the footers of very many shards."""
+"""Timeout of requests that open the footers of many shards."""
 
 PAGE: Final = 100
 
@@ -28,7 +28,7 @@ Document = Mapping[str, Any]
 
 
 class Client:
-    """Talks to one Tamis service; use it as a context manager, or close it.
+    """Connection to one Tamis service; use it as a context manager, or close it.
 
     Parameters
     ----------
@@ -50,9 +50,9 @@ class Client:
         self, url: str | None = None, *, api_key: str | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS
     ) -> None:
         self.transport = Transport(
-            url or os.environ.get("TAMIS_URL") or DEFAULT_URL,
+            url or SERVICE_URL.read(),
             timeout,
-            api_key=api_key or os.environ.get("TAMIS_API_KEY") or None,
+            api_key=api_key or API_KEY.read(),
         )
         self._check_timeout = max(timeout, CHECK_SECONDS)
 
@@ -68,12 +68,12 @@ class Client:
 
     @property
     def url(self) -> str:
-        """The service's address."""
+        """Address of the service."""
         return self.transport.url
 
     @property
     def is_local(self) -> bool:
-        """Whether the service runs on this machine, and so sees the same files."""
+        """Whether the service runs on this machine and sees the same files."""
         return self.transport.is_local
 
     def submit(self, spec: JobSpec | Document, *, idempotency_key: str | None = None) -> Job:
@@ -84,26 +84,63 @@ class Client:
         spec : JobSpec or mapping
             The request; paths are the service's, not this machine's.
         idempotency_key : str, optional
-            The same key and body give the same job for 24 h. A new one for every call when left out.
+            The same key and body return the same job for 24 h. A new key for every call when left out.
+
+        Returns
+        -------
+        Job
+            Queued, durable on the service; or an earlier job that the request's `reuse` found.
         """
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         response = self._post("/v1/jobs", spec, headers)
         return Job(self.transport, JobResource.model_validate_json(response.content))
 
     def plan(self, spec: JobSpec | Document) -> JobPlan:
-        """Say what a job would do and need; nothing runs."""
+        """Return the plan of a job; nothing runs.
+
+        Parameters
+        ----------
+        spec : JobSpec or mapping
+            As for `submit`.
+
+        Returns
+        -------
+        JobPlan
+            Phases, bytes to read, memory, CPU seconds, feasibility, warnings, and the request as it would run.
+        """
         response = self._post("/v1/jobs/plan", spec)
         return JobPlan.model_validate_json(response.content, extra="ignore")
 
     def job(self, job_id: str) -> Job:
-        """Look a job up."""
+        """Return the job of an id.
+
+        Parameters
+        ----------
+        job_id : str
+            ``job_…``.
+        """
         path = f"/v1/jobs/{_part(job_id)}"
         return Job(self.transport, JobResource.model_validate_json(self.transport.request("GET", path).content))
 
     def jobs(
-        self, *, state: State | None = None, selector: str | None = None, labels: Mapping[str, str] | None = None
+        self, *, state: str | None = None, selector: str | None = None, labels: Mapping[str, str] | None = None
     ) -> Iterator[Job]:
-        """Go through the jobs, newest first, a page at a time; all given filters must fit."""
+        """Iterate over the jobs, newest first; all filters must match.
+
+        Parameters
+        ----------
+        state : str, optional
+            A state of a job, as `Job.state` names them.
+        selector : str, optional
+            Name of a selector.
+        labels : mapping of str to str, optional
+            Labels that the jobs have.
+
+        Yields
+        ------
+        Job
+            Read a page of 100 at a time.
+        """
         params: dict[str, Any] = {"limit": PAGE, "label": [f"{key}:{value}" for key, value in (labels or {}).items()]}
         params |= {key: value for key, value in (("state", state), ("selector", selector)) if value is not None}
         while True:
@@ -115,21 +152,38 @@ class Client:
             params["cursor"] = page["next_cursor"]
 
     def selectors(self) -> list[SelectorResource]:
-        """Give the catalogue of selectors."""
+        """Return the catalogue of selectors."""
         return SelectorList.model_validate_json(self.transport.request("GET", "/v1/selectors").content).items
 
     def selector(self, name: str) -> SelectorResource:
-        """Give one entry of the catalogue."""
+        """Return one entry of the catalogue.
+
+        Parameters
+        ----------
+        name : str
+            Name of the selector.
+        """
         response = self.transport.request("GET", f"/v1/selectors/{_part(name)}")
         return SelectorResource.model_validate_json(response.content)
 
     def register(self, manifest: Manifest | Document) -> DatasetResource:
-        """Register a dataset, to refer to it by its id; the same dataset gives the same id."""
+        """Register a dataset, to refer to it by its id; the same dataset has the same id.
+
+        Parameters
+        ----------
+        manifest : Manifest or mapping
+            Shards, format and column roles; paths are the service's.
+
+        Returns
+        -------
+        DatasetResource
+            The registered dataset with its id and the resolved manifest.
+        """
         response = self._post("/v1/datasets", manifest)
         return DatasetResource.model_validate_json(response.content)
 
     def dataset(self, dataset_id: str) -> DatasetResource:
-        """Look a dataset up."""
+        """Return the registered dataset of an id."""
         response = self.transport.request("GET", f"/v1/datasets/{_part(dataset_id)}")
         return DatasetResource.model_validate_json(response.content)
 
@@ -138,20 +192,20 @@ class Client:
         self.transport.request("DELETE", f"/v1/datasets/{_part(dataset_id)}", retry=False)
 
     def version(self) -> Version:
-        """Say what is running there."""
+        """Return the versions of the service."""
         return Version.model_validate_json(self.transport.request("GET", "/v1/version").content)
 
     def _post(
         self, path: str, shape: JobSpec | Manifest | Document, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        """Send what may be sent twice: it has an idempotency key, or asks only."""
+        """POST a request that is safe to repeat: it has an idempotency key, or changes nothing."""
         return self.transport.request(
             "POST", path, json=document(shape), headers=headers, retry=True, timeout=self._check_timeout
         )
 
 
 def document(shape: JobSpec | Manifest | Document) -> Any:
-    """Give a request as JSON values."""
+    """Convert a request to JSON values."""
     if isinstance(shape, JobSpec | Manifest):
         return shape.model_dump(mode="json", exclude_none=True)
     return dict(shape)

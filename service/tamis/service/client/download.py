@@ -1,4 +1,4 @@
-"""Downloads: whole or not at all, checked against the digest, and resumed where a connection broke."""
+"""Downloads: atomic, verified against the digest, resumed after a broken connection."""
 
 from __future__ import annotations
 
@@ -15,13 +15,26 @@ from tamis.service.client.errors import DownloadDamaged, ServiceUnreachable
 from tamis.service.client.transport import Transport, pause
 
 ATTEMPTS: Final = 5
-"""Attempts in a row that bring nothing; one that brings bytes starts the count again."""
+"""Maximum number of attempts in a row that bring no bytes."""
 
 CHUNK_BYTES: Final = 2**20
 
 
 def download(transport: Transport, url: str, path: Path, *, sha256: str, size: int) -> None:
     """Download a file of known digest to `path`, which appears whole or not at all.
+
+    Parameters
+    ----------
+    transport : Transport
+        Connection to the service.
+    url : str
+        Path of the file on the service.
+    path : Path
+        File to write; its folder is created.
+    sha256 : str
+        Digest of the content, hexadecimal.
+    size : int
+        Bytes.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a client can meet."""
+"""Errors of the client."""
 
 from __future__ import annotations
 

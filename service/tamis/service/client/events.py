@@ -1,4 +1,4 @@
-"""Server-Sent Events, as a client reads them."""
+"""Parser of Server-Sent Events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a job."""
+    """Event of a job."""
 
     id: int | None
     kind: str  # state, progress, log; end is the last
@@ -18,7 +18,18 @@ class Event:
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[Event]:
-    """Read events from the lines of a stream; comments are skipped."""
+    """Read events from the lines of a stream; comments are skipped.
+
+    Parameters
+    ----------
+    lines : iterable of str
+        Lines of a ``text/event-stream``, without line ends.
+
+    Yields
+    ------
+    Event
+        Complete events only.
+    """
     kind, identifier, data = "message", None, list[str]()
     for line in lines:
         if not line:

@@ -1,4 +1,4 @@
-"""A job, as its caller holds it."""
+"""Handle of a job of a service."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tamis.service.client.download import download
 from tamis.service.client.errors import JobCancelled, JobFailed, ProblemError, ServiceUnreachable, WaitTimeout
 from tamis.service.client.events import Event, parse_events
 from tamis.service.client.transport import ATTEMPTS, Transport, pause
+from tamis.service.job_state import JobState
 from tamis.service.schema import AnswersTaken, JobError, JobProgress, JobQuestion, JobResource, JobResult, LogEntry
 
 if TYPE_CHECKING:
@@ -23,24 +24,24 @@ if TYPE_CHECKING:
     from tamis.service.client.questions import Question, Scores
 
 LONG_POLL_SECONDS: Final = 20
-"""How long one request waits for news."""
+"""Longest wait of one request for a change."""
 
 EVENT_SILENCE_SECONDS: Final = 60.0
-"""The service sends a comment every 15 s: after so long without a byte the connection is dead."""
+"""Silence after which a connection counts as dead; the service sends a comment every 15 s."""
 
 SELECTION: Final = "selection.parquet"
 
 QUICK_SECONDS: Final = 0.5
-"""A long poll that was answered sooner, with nothing to do, is not asked again at once."""
+"""Shortest time between two long polls that bring no question."""
 
 NO_QUESTION: Final = frozenset({"conflict", "invalid-cursor"})
-"""Codes of the problems that say that the job does not ask this now."""
+"""Problem codes of a job without an open question, or whose question changed between two pages."""
 
 OnProgress = Callable[["Job"], None]
 
 
 class Job:
-    """A job of a service, as it was when it was last looked at."""
+    """Job of a service; its properties are those of the last answer."""
 
     def __init__(self, transport: Transport, resource: JobResource) -> None:
         self._transport = transport
@@ -55,12 +56,12 @@ class Job:
 
     @property
     def state(self) -> str:
-        """``queued``, ``running``, ``waiting``, ``cancelling``, ``succeeded``, ``failed`` or ``cancelled``."""
+        """State: ``queued``, ``running``, ``waiting``, ``cancelling``, ``succeeded``, ``failed`` or ``cancelled``."""
         return self.resource.state
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing more happens by itself."""
+        """Whether the job is over."""
         return self.resource.terminal
 
     @property
@@ -69,11 +70,11 @@ class Job:
 
     @property
     def error(self) -> JobError | None:
-        """The problem that ended a failed job."""
+        """Problem that ended a failed job."""
         return self.resource.error
 
     def refresh(self) -> Job:
-        """Look again."""
+        """Read the job again."""
         return self._take(self._transport.request("GET", self._path()))
 
     def wait(self, *, timeout: float | None = None, progress: bool | OnProgress = False, check: bool = True) -> Job:
@@ -107,7 +108,7 @@ class Job:
             wait = int(min(left, LONG_POLL_SECONDS))
             headers = {"Prefer": f"wait={wait}"}
             if callable(progress):
-                # Without an ETag the service answers at the job's end only: ask how it is, then for every change.
+                # Without an ETag the service answers at the job's end only: read it once, then at every change.
                 headers = headers | {"If-None-Match": etag} if etag else {}
             response = self._transport.request("GET", self._path(), headers=headers, timeout=wait + LONG_POLL_SECONDS)
             if response.status_code != httpx.codes.NOT_MODIFIED:
@@ -123,7 +124,7 @@ class Job:
                 time.sleep(min(0.1, left))
 
     def questions(self) -> Iterator[Question]:
-        """Give what the job asks, question after question, until it is over; waits in between.
+        """Iterate over the questions of the job, waiting for each, until it is over.
 
         A question that was not answered whole comes again, with the rows that are left.
 
@@ -178,7 +179,7 @@ class Job:
         pages: list[JobQuestion] = []
         while True:
             cursor = {"cursor": pages[-1].next_cursor} if pages else {}
-            asked = time.monotonic()
+            started = time.monotonic()
             try:
                 response = self._transport.request(
                     "GET",
@@ -193,7 +194,7 @@ class Job:
                 pages.clear()  # somebody else answered between two pages
                 if self.refresh().terminal:
                     return None
-                if time.monotonic() - asked < QUICK_SECONDS:  # a service that stops does not hold its answer back
+                if time.monotonic() - started < QUICK_SECONDS:  # a service that stops does not hold its answer back
                     time.sleep(QUICK_SECONDS)
                 continue
             pages.append(JobQuestion.model_validate_json(response.content))
@@ -201,7 +202,7 @@ class Job:
                 return question_of(pages)
 
     def cancel(self) -> Job:
-        """Stop the job; what is finished of it is kept. It is over once `wait` says so."""
+        """Request the end of the job; finished units stay. `wait` returns when it is over."""
         return self._take(self._transport.request("POST", self._path("cancel"), retry=True))
 
     def resume(self) -> Job:
@@ -213,7 +214,23 @@ class Job:
         self._transport.request("DELETE", self._path(), retry=False)
 
     def events(self, *, after: int = 0) -> Iterator[Event]:
-        """Follow the job from its beginning (or from after an event's id) to its end; broken connections are mended."""
+        """Iterate over the job's events to its end; reconnects by itself.
+
+        Parameters
+        ----------
+        after : int
+            Id of an event; 0 begins with the first event.
+
+        Yields
+        ------
+        Event
+            The last one is of the kind ``end``.
+
+        Raises
+        ------
+        ServiceUnreachable
+            The connection broke several times in a row.
+        """
         seen, failures = after, 0
         while True:
             try:
@@ -235,31 +252,61 @@ class Job:
             time.sleep(pause(failures))
 
     def logs(self) -> Iterator[LogEntry]:
-        """Give the lines that the job has logged so far."""
+        """Iterate over the lines that the job has logged so far."""
         for line in self._transport.request("GET", self._path("logs")).iter_lines():
             yield LogEntry.model_validate_json(line)
 
     def result(self) -> JobResult:
-        """Give the result's manifest: files, asked and got, provenance."""
+        """Return the result's manifest: files, totals, provenance."""
         response = self._transport.request("GET", self._path("result"))
         return JobResult.model_validate_json(response.content, extra="ignore")
 
     def report(self) -> dict[str, Any]:
-        """Give the evidence that the selection is good."""
+        """Return the report: the evidence that the selection is good."""
         headers = {"Accept": "application/json"}
         report: dict[str, Any] = self._transport.request("GET", self._path("report"), headers=headers).json()
         return report
 
     def explain(self, row: int | None = None, *, id: str | int | None = None) -> Explanation:
-        """Say why a row was taken, or not: by row number, or by id for a selected row."""
+        """Explain why a row was selected or not.
+
+        Parameters
+        ----------
+        row : int, optional
+            Row number over the whole dataset.
+        id : str or int, optional
+            Id of a selected row, instead of `row`.
+
+        Returns
+        -------
+        Explanation
+            Score, rank, the threshold of the row's stratum, and the reason.
+        """
         params = {key: value for key, value in (("row", row), ("id", id)) if value is not None}
         response = self._transport.request("GET", self._path("explain"), params=params)
         return Explanation.model_validate_json(response.content, extra="ignore")
 
     def download(self, path: str | Path, *, name: str = SELECTION) -> Path:
-        """Download a file of the result, the selection unless another name is given.
+        """Download a file of the result.
 
-        The file appears whole and with the promised sha256, or not at all. An existing folder takes it under its name.
+        Parameters
+        ----------
+        path : str or Path
+            File to write, or an existing folder, which takes it under its name.
+        name : str
+            Name of the file in the result's manifest.
+
+        Returns
+        -------
+        Path
+            The file: complete and with the sha256 of the manifest.
+
+        Raises
+        ------
+        KeyError
+            The result has no file of this name.
+        DownloadDamaged
+            The content has another sha256; nothing was written.
         """
         files = {file.name: file for file in self.result().files}
         if name not in files:
@@ -270,7 +317,14 @@ class Job:
         return target
 
     def selection(self) -> pa.Table:
-        """Give the selection as a table: row, shard, shard_row, score, rank, weight, stratum; id if there is one."""
+        """Return the selection as a table, one row for each selected row of the dataset.
+
+        Returns
+        -------
+        pyarrow.Table
+            Columns ``row``, ``shard``, ``shard_row``, ``score``, ``rank``, ``weight``, ``stratum``, and ``id`` where
+            the manifest names an id column.
+        """
         import pyarrow.parquet as pq
 
         with tempfile.TemporaryDirectory(prefix="tamis-") as folder:
@@ -284,9 +338,9 @@ class Job:
         return self
 
     def _checked(self) -> Job:
-        if self.state == "failed":
+        if self.resource.state is JobState.FAILED:
             error = self.resource.error
             raise JobFailed(self.id, error.model_dump(exclude_none=True) if error is not None else {})
-        if self.state == "cancelled":
+        if self.resource.state is JobState.CANCELLED:
             raise JobCancelled(self.id)
         return self

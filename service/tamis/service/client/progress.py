@@ -1,4 +1,4 @@
-"""A progress bar for a job: its phase, its rate, the time left. Drawn on stderr."""
+"""Progress bar of a job on stderr: phase, rate, time left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tamis.service.schema import JobProgress, JobResource
 
 @contextmanager
 def progress_bar(console: Console | None = None) -> Iterator[Callable[[JobResource], None]]:
-    """Draw a bar while the block runs; yields what shows a job's state."""
+    """Draw a bar while the block runs; yields a function that shows a job."""
     with phase_bar(console) as bar:
         yield lambda job: bar.show(job.state, job.progress, job.waiting_reason)
 
@@ -37,7 +37,7 @@ def phase_bar(console: Console | None = None) -> Iterator[PhaseBar]:
 
 
 class PhaseBar:
-    """The bar, and the rate of the phase it shows."""
+    """Bar of one job, with the rate of its phase."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -47,7 +47,7 @@ class PhaseBar:
         self._rows_before = 0
 
     def show(self, state: str | None, at: JobProgress | None, note: str | None = None) -> None:
-        """Show progress, or a state where there is none yet or the job does not run."""
+        """Show progress, or the state of a job without progress or that waits."""
         if at is None or state == "waiting":
             self._progress.update(self._task, description=state or "queued", note=note or "")
             return

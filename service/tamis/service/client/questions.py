@@ -1,4 +1,4 @@
-"""What a job asks, as its caller holds it."""
+"""Questions of a job, and the requests that answer them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tamis.selectors.schema.answers import checked_scores
 from tamis.service.schema import JobQuestion
 
 ANSWERS_AT_ONCE: Final = 50_000
-"""Rows answered by one request: two megabytes or so, well within what a service accepts."""
+"""Rows answered by one request: about 2 MB, below the limit of a service."""
 
 Scores: TypeAlias = npt.ArrayLike | Sequence[float | None] | Mapping[int, float | None]
-"""A score for each row of a question in its order, or by row for some of them; None or NaN: the row has no score."""
+"""Scores in the order of a question's rows, or by row for some of them; None or NaN: the row has no score."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Question:
 
 
 def question_of(pages: Sequence[JobQuestion]) -> Question:
-    """Put the pages of one question together."""
+    """Join the pages of one question."""
     rows, shards, shard_rows = (
         np.concatenate([np.array(getattr(page, name), np.int64) for page in pages])
         for name in ("rows", "shards", "shard_rows")
@@ -60,7 +60,7 @@ def question_of(pages: Sequence[JobQuestion]) -> Question:
 
 
 def answers_to(question: Question, scores: Scores) -> Iterator[dict[str, Any]]:
-    """Give the bodies of requests that answer a question.
+    """Yield the bodies of the requests that answer a question.
 
     Raises
     ------
@@ -70,8 +70,8 @@ def answers_to(question: Question, scores: Scores) -> Iterator[dict[str, Any]]:
     rows: list[int] = question.rows.tolist()
     if isinstance(scores, Mapping):
         rows, scores = list(scores), list(scores.values())
-    given = checked_scores(scores, rows)
+    checked = checked_scores(scores, rows)
     for start in range(0, len(rows), ANSWERS_AT_ONCE):
         part = slice(start, start + ANSWERS_AT_ONCE)
-        values = [None if math.isnan(score) else score for score in given[part].tolist()]
+        values = [None if math.isnan(score) else score for score in checked[part].tolist()]
         yield {"round": question.round, "rows": [int(row) for row in rows[part]], "scores": values}

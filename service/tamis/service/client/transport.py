@@ -1,4 +1,4 @@
-"""Requests with retries: what may safely be sent twice is, with growing pauses; every refusal is a ProblemError."""
+"""Requests with retries: those safe to repeat are repeated with growing pauses; refusals raise ProblemError."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tamis.service.client.errors import BadApiKey, ProblemError, ServiceUnreacha
 
 ATTEMPTS: Final = 5
 FIRST_PAUSE_SECONDS: Final = 0.2
-"""Doubles with every attempt; a random part keeps many clients from coming back at once."""
+"""First pause; doubles with every attempt, with a random part that keeps clients apart."""
 
 RETRIED_STATUS: Final = frozenset({429, 502, 503, 504})
 MAX_PAUSE_SECONDS: Final = 10.0
-"""What a Retry-After may make the client wait before it tries again."""
+"""Longest pause that a Retry-After header can cause."""
 
 KEY_IN_FLIGHT: Final = "idempotency-key-in-flight"
 CONNECT_SECONDS: Final = 5.0
@@ -28,7 +28,7 @@ _KEY: Final = re.compile(r"[\x21-\x7e]+")
 
 
 class Transport:
-    """One connection pool to one service."""
+    """Connection pool to one service."""
 
     def __init__(self, url: str, timeout: float, *, api_key: str | None = None) -> None:
         self.url = (url if "://" in url else f"http://{url}").rstrip("/")
@@ -75,7 +75,7 @@ class Transport:
         retry = method in {"GET", "HEAD", "DELETE"} if retry is None else retry
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1 or not retry
-            asked = 0.0
+            retry_after = 0.0
             try:
                 response = self._http.request(
                     method,
@@ -91,15 +91,15 @@ class Transport:
             else:
                 if last or not _is_for_now(response):
                     return checked(response)
-                asked = _retry_after(response)
-            time.sleep(max(pause(attempt), asked))
+                retry_after = _retry_after(response)
+            time.sleep(max(pause(attempt), retry_after))
         raise AssertionError("the last attempt returns or raises")
 
     @contextmanager
     def stream(
         self, path: str, *, headers: Mapping[str, str] | None = None, read_timeout: float | None = None
     ) -> Iterator[httpx.Response]:
-        """Open a GET whose body is read as it comes. Nothing is retried: the caller knows where to go on.
+        """Open a GET whose body is streamed. Never retried: the caller knows where to continue.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class Transport:
 
 
 def _is_for_now(response: httpx.Response) -> bool:
-    """Whether the same request may be answered otherwise in a moment."""
+    """Whether the same request may get another answer soon."""
     if response.status_code in RETRIED_STATUS:
         return True
     # An earlier attempt, of which only the answer was lost, is still being worked on.
@@ -135,12 +135,12 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def pause(attempt: int) -> float:
-    """Give the seconds to wait after a failed attempt (0 is the first)."""
+    """Return the seconds to wait after a failed attempt (0 is the first)."""
     return float(FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1.0))
 
 
 def checked(response: httpx.Response) -> httpx.Response:
-    """Give the response back, or raise its problem."""
+    """Return the response, or raise its problem."""
     if not response.is_error:
         return response
     try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tamis.service.store.errors import BadCursor, IdempotencyKeyReused
 from tamis.service.store.records import (
-    ACTIVE_STATES,
     Answer,
+    AnswersAccepted,
     ApiKey,
     Callback,
     Cancellation,
@@ -15,24 +15,24 @@ from tamis.service.store.records import (
     DatasetPage,
     Event,
     EventKind,
+    IdempotencyKey,
     Job,
     JobPage,
-    JobState,
     Lease,
     LogLine,
+    NewJob,
     NewKey,
     OpenQuestion,
     Registration,
     Scope,
     Submission,
-    Taken,
     Worker,
 )
 from tamis.service.store.store import Store
 
 __all__ = [
-    "ACTIVE_STATES",
     "Answer",
+    "AnswersAccepted",
     "ApiKey",
     "BadCursor",
     "Callback",
@@ -43,18 +43,18 @@ __all__ = [
     "DatasetPage",
     "Event",
     "EventKind",
+    "IdempotencyKey",
     "IdempotencyKeyReused",
     "Job",
     "JobPage",
-    "JobState",
     "Lease",
     "LogLine",
+    "NewJob",
     "NewKey",
     "OpenQuestion",
     "Registration",
     "Scope",
     "Store",
     "Submission",
-    "Taken",
     "Worker",
 ]

@@ -1,4 +1,4 @@
-"""The outbox: callbacks that are to be sent, put there in the transaction that ends their job."""
+"""Outbox of callbacks, filled in the transaction that ends their job."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from tamis.service.callbacks.signing import new_secret
+from tamis.service.job_state import JobState
 from tamis.service.store.database import Database
 from tamis.service.store.ids import new_id
 from tamis.service.store.models import callbacks, jobs, webhook_secrets
-from tamis.service.store.records import Callback, JobState
+from tamis.service.store.records import Callback
+from tamis.service.store.secrets import new_secret
 
 
 class Callbacks:
-    """Claim, and say what became of it; and the owners' secrets."""
+    """Claims and outcomes of callbacks, and the owners' secrets."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def claim(self, limit: int, lease_seconds: float) -> Sequence[Callback]:
-        """Take up to `limit` callbacks that are due; another process takes them when the lease has run out."""
+        """Claim up to `limit` callbacks that are due; another process claims them once the lease has run out."""
         due = sa.select(callbacks.c.id).order_by(callbacks.c.due_at).limit(limit)
         with self._database.read() as connection:
-            # It is asked all the time, and mostly there is none: no write lock for that.
+            # Polls are frequent and mostly find nothing: they take no write lock.
             now = self._database.now(connection)
             if connection.execute(due.where(callbacks.c.due_at <= now)).first() is None:
                 return []
@@ -46,12 +47,12 @@ class Callbacks:
         except IntegrityError:  # on PostgreSQL, another process made the owner's first secret just now
             return []
 
-    def heard(self, callback: Callback, detail: str) -> None:
-        """End an attempt and the callback: it was taken. `detail` says how, on the job."""
+    def delivered(self, callback: Callback, detail: str) -> None:
+        """Record the delivery of a callback; `detail` is shown on the job."""
         self._settle(callback, "delivered", detail, None)
 
-    def unheard(self, callback: Callback, detail: str, wait: float | None) -> None:
-        """End an attempt that failed, as `detail` says; the next is due after `wait` seconds, or never when None."""
+    def failed(self, callback: Callback, detail: str, wait: float | None) -> None:
+        """Record a failed attempt; the next is due after `wait` seconds, or never when None."""
         self._settle(callback, "given_up" if wait is None else "pending", detail, wait)
 
     def _settle(self, callback: Callback, state: str, detail: str, wait: float | None) -> None:
@@ -65,11 +66,11 @@ class Callbacks:
             else:
                 settled = connection.execute(sa.update(callbacks).where(mine).values(due_at=due_at))
             if settled.rowcount:
-                told = {"attempts": callback.attempts, "detail": detail, "at": _moment(now)}
-                _tell(connection, callback, {"state": state, **told, "next_at": _moment(due_at)})
+                attempt = {"attempts": callback.attempts, "detail": detail, "at": _moment(now)}
+                _show_status(connection, callback, {"state": state, **attempt, "next_at": _moment(due_at)})
 
     def secret(self, owner: str, *, renew: bool = False) -> str:
-        """Give the secret that an owner's callbacks are signed with; made when there is none yet, or to `renew` it."""
+        """Return the secret that signs an owner's callbacks; a new one is made when there is none, or to `renew` it."""
         try:
             with self._database.write() as connection:
                 if renew:
@@ -80,7 +81,7 @@ class Callbacks:
 
 
 def announce(connection: Connection, job_id: str, now: float) -> None:
-    """Put the end of a job into the outbox, if its caller wants to be called back."""
+    """Put a message about the end of a job into the outbox if the job has a callback URL."""
     columns = [jobs.c[name] for name in ("id", "owner", "state", "selector", "labels", "fingerprint")]
     times = [jobs.c[name] for name in ("created_at", "started_at", "finished_at")]
     query = sa.select(*columns, *times, jobs.c.error, jobs.c.callback_url)
@@ -110,8 +111,8 @@ def announce(connection: Connection, job_id: str, now: float) -> None:
     )
 
 
-def _tell(connection: Connection, callback: Callback, status: dict[str, Any]) -> None:
-    """Write on the job what became of its callback, unless a later one is written there: a resumed job ends again."""
+def _show_status(connection: Connection, callback: Callback, status: dict[str, Any]) -> None:
+    """Write the status of a callback on its job, unless the job has a later callback: a resumed job ends again."""
     job = jobs.c.id == callback.job_id
     shown = connection.execute(sa.select(jobs.c.callback).where(job).with_for_update()).scalar_one_or_none()
     if shown is not None and shown["id"] == callback.id:
@@ -121,11 +122,11 @@ def _tell(connection: Connection, callback: Callback, status: dict[str, Any]) ->
 
 def _secret(connection: Connection, owner: str, now: float) -> str:
     query = sa.select(webhook_secrets.c.secret).where(webhook_secrets.c.owner == owner)
-    found: str | None = connection.execute(query).scalar_one_or_none()
-    if found is None:
-        found = new_secret()
-        connection.execute(sa.insert(webhook_secrets).values(owner=owner, secret=found, created_at=now))
-    return found
+    secret: str | None = connection.execute(query).scalar_one_or_none()
+    if secret is None:
+        secret = new_secret()
+        connection.execute(sa.insert(webhook_secrets).values(owner=owner, secret=secret, created_at=now))
+    return secret
 
 
 def _moment(seconds: float | None) -> str | None:

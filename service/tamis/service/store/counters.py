@@ -1,4 +1,4 @@
-"""What workers have counted, added up."""
+"""Totals of what workers counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tamis.service.store.models import totals
 
 
 class Totals:
-    """Add, read."""
+    """Totals by metric, selector and label."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -33,6 +33,6 @@ class Totals:
             connection.execute(added, rows)
 
     def read(self) -> dict[Key, float]:
-        """Give all totals."""
+        """Return all totals."""
         with self._database.read() as connection:
             return {Key(row.name, row.selector, row.label): row.value for row in connection.execute(select(totals))}

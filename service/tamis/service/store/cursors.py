@@ -1,4 +1,4 @@
-"""Opaque cursors: the id after which the next page starts. Ids sort by time, so newest first is the order of ids."""
+"""Opaque page cursors: the id after which the next page starts. Ids sort by time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tamis.service.store.ids import is_id
 
 
 def encode(last_id: str) -> str:
-    """Make the cursor for what comes after `last_id`."""
+    """Make the cursor of the page after `last_id`."""
     return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
 
 
 def decode(cursor: str) -> str:
-    """Give the id that a cursor names. Raises BadCursor."""
+    """Return the id of a cursor. Raises BadCursor."""
     try:
         last_id = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The one door to the database: connections, transactions, the clock, and errors under one name."""
+"""Access to the database: connections, transactions, its clock, and errors as StorageError."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tamis.selectors.errors import StorageError, TamisError
 from tamis.service.store import migrations
 
 BUSY_SECONDS: Final = 5.0
-"""How long a SQLite transaction waits for another's lock."""
+"""Longest wait of a SQLite transaction for another's lock."""
 
 POOL_SIZE: Final = 8
 POOL_OVERFLOW: Final = 56
-"""Together more than the threads of a server: a request never waits for a connection."""
+"""Connections beyond `POOL_SIZE`: together more than a server has threads, so that no request waits for one."""
 
 POOL_TIMEOUT_SECONDS: Final = 10.0
 
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     {"afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gpfs", "lustre", "nfs", "nfs4", "smb3", "smbfs"}
 )
-"""Their locks and shared memory do not hold what SQLite's write-ahead log needs."""
+"""File systems whose locks and shared memory are not safe for SQLite's write-ahead log."""
 
 
 _IMMEDIATE: Final = "tamis_immediate"
@@ -46,7 +46,7 @@ class BadDatabaseUrl(TamisError):
 
 
 class Database:
-    """Transactions over SQLite or PostgreSQL; everything that can fail there fails as StorageError."""
+    """Transactions on SQLite or PostgreSQL; failures raise StorageError."""
 
     def __init__(self, url: str) -> None:
         self.url: Final = _parsed(url)
@@ -56,24 +56,24 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Give a connection in one transaction: what is read in it is one state of the database."""
+        """Open a connection in a transaction that reads one state of the database."""
         with _storage_errors(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Give a connection in one writing transaction, committed at the end unless an error leaves the block."""
+        """Open a connection in a writing transaction, committed at the end unless an error leaves the block."""
         with _storage_errors(), self._writer.begin() as connection:
             yield connection
 
     def now(self, connection: Connection) -> float:
-        """Give the time in seconds since the epoch: the database server's, so that all hosts agree on leases."""
+        """Return the time in seconds since the epoch, of the database server, so that all hosts agree on leases."""
         if self.is_sqlite:
             return time.time()
         return float(connection.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one())
 
     def one_at_a_time(self, connection: Connection, key: int) -> None:
-        """Wait until no other transaction holds `key`, and hold it until this one ends."""
+        """Take the advisory lock `key` until this transaction ends, waiting for other transactions."""
         if not self.is_sqlite:  # which has one writer at a time anyhow
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
 
@@ -227,11 +227,11 @@ def _refuse_network_file_system(folder: Path) -> None:
 
 
 def _file_system(folder: Path) -> str | None:
-    """Give the type of the file system that holds `folder` (absolute, resolved), as the kernel names it."""
+    """Return the kernel's name of the type of file system that holds `folder` (absolute, resolved)."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
-        return None  # not Linux: nothing to tell by
+        return None  # not Linux: unknown
     found: tuple[int, str] | None = None
     for line in mounts:
         fields = line.split(" ")

@@ -20,13 +20,13 @@ from tamis.service.store.models import datasets
 from tamis.service.store.records import Dataset, DatasetPage, Json, Registration
 
 DEFAULT_PAGE: Final = 50
-"""Datasets on a page."""
+"""Default number of datasets on a page."""
 
 _COLUMNS: Final = tuple(column for column in datasets.c if column.name != "manifest_sha256")
 
 
 class Datasets:
-    """Register, look, delete."""
+    """Registration, reading and removal of datasets."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -34,7 +34,7 @@ class Datasets:
     def register(
         self, *, owner: str, manifest: Json, digest: str, rows: int | None, shards: int, bytes: int
     ) -> Registration:
-        """Store a resolved manifest; the same owner, manifest and digest give the same dataset again."""
+        """Store a resolved manifest; the same owner, manifest and digest return the same dataset."""
         manifest_sha256 = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
         same = (
             sa.select(*_COLUMNS)
@@ -68,7 +68,7 @@ class Datasets:
                 return Registration(Dataset(**connection.execute(same).one()._mapping), created=False)
 
     def get(self, dataset_id: str, *, owner: str | None = None) -> Dataset:
-        """Give one dataset; with `owner`, only when it is theirs. Raises NotFound."""
+        """Return one dataset; with `owner`, only one of this owner. Raises NotFound."""
         with self._database.read() as connection:
             dataset = Dataset(**_select(connection, dataset_id)._mapping)
         if owner is not None and dataset.owner != owner:

@@ -1,4 +1,4 @@
-"""Errors that only the store knows."""
+"""Errors of the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened to a job, in order."""
+"""Events of jobs, in order."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tamis.service.store.models import job_events, jobs
 from tamis.service.store.records import Event, EventKind
 
 EVENT_PAGE: Final = 1000
-"""Events given at once."""
+"""Maximum number of events in one answer."""
 
 
 class Events:
-    """Read a job's events and log (the queue and the jobs write them)."""
+    """Reading of a job's events and log; `Jobs` and `Queue` write them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def list(self, job_id: str, *, after: int = 0, limit: int = EVENT_PAGE) -> Sequence[Event]:
-        """Give events with ``seq > after`` in order: all kinds, log lines included. Raises NotFound."""
+        """Return the events with ``seq > after`` in order, log lines included. Raises NotFound."""
         return self._events(job_id, after, limit)
 
     def logs(self, job_id: str, *, after: int = 0, limit: int = EVENT_PAGE) -> Sequence[Event]:
-        """Give the log lines among the events (kind ``log``) with ``seq > after``. Raises NotFound."""
+        """Return the log lines (events of kind ``log``) with ``seq > after``. Raises NotFound."""
         return self._events(job_id, after, limit, EventKind.LOG)
 
     def _events(self, job_id: str, after: int, limit: int, kind: EventKind | None = None) -> Sequence[Event]:

@@ -1,4 +1,4 @@
-"""Who is next: priorities, turns of owners, and how many jobs of one owner run at a time.
+"""Order of the queue: priorities, fair share among owners, and the cap on running jobs of one owner.
 
 Turns are start-time fair queueing with jobs of equal cost. Within one priority a job gets the virtual time
 ``max(V, F)``: V that of the job which started last, F one more than its owner's last. So owners alternate, however many
@@ -16,20 +16,20 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tamis.service.job_state import LEASED_STATES, JobState
 from tamis.service.store.models import jobs
-from tamis.service.store.records import LEASED_STATES, JobState
 
 STARTED_STATES = frozenset(JobState) - {JobState.QUEUED, JobState.CANCELLED}
-"""A worker has had them; of the cancelled it can't be told, and they tell nothing of whose turn it is."""
+"""States of jobs that started; cancelled ones may not have, and are left out."""
 
 ORDER = (jobs.c.priority.desc(), jobs.c.vtime, jobs.c.id)
-"""Of the queue, the next one first."""
+"""Sort keys of the queue, the next job first."""
 
 
-def next_turn(connection: Connection, owner: str, priority: int) -> float:
-    """Give the virtual time of a new job."""
+def next_virtual_time(connection: Connection, owner: str, priority: int) -> float:
+    """Return the virtual time of a new job."""
     turns = [0.0]
-    for state in sorted(STARTED_STATES):  # one look into the index for each, however many jobs there are
+    for state in sorted(STARTED_STATES):  # one index lookup for each, whatever the number of jobs
         turns.append(_last(connection, jobs.c.state == state, jobs.c.priority == priority) or 0.0)
     last = _last(connection, jobs.c.owner == owner, jobs.c.priority == priority)
     if last is not None:
@@ -38,14 +38,14 @@ def next_turn(connection: Connection, owner: str, priority: int) -> float:
 
 
 def may_start(now: float, running_per_owner: int | None) -> list[sa.ColumnElement[bool]]:
-    """Say which queued jobs may start."""
+    """Return the conditions on jobs that may start."""
     ready = [jobs.c.state == JobState.QUEUED, jobs.c.not_before <= now]
     if running_per_owner is not None:
-        held = jobs.alias("held")
+        leased = jobs.alias("leased")
         full = (
-            sa.select(held.c.owner)
-            .where(held.c.state.in_(LEASED_STATES))
-            .group_by(held.c.owner)
+            sa.select(leased.c.owner)
+            .where(leased.c.state.in_(LEASED_STATES))
+            .group_by(leased.c.owner)
             .having(sa.func.count() >= running_per_owner)
         )
         ready.append(jobs.c.owner.not_in(full))

@@ -12,7 +12,7 @@ import time
 from typing import Final
 
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-"""Crockford's base 32 in lower case: its order is that of the characters' codes."""
+"""Crockford's base 32 in lower case, in the order of the characters' codes."""
 
 LENGTH: Final = 26
 _RANDOM_BITS: Final = 80
@@ -23,7 +23,7 @@ _last = 0
 
 
 def new_id(prefix: str) -> str:
-    """Make an identifier, ``prefix`` and 26 characters."""
+    """Make an identifier: `prefix` and 26 characters."""
     global _last  # noqa: PLW0603 - the newest value given, guarded by the lock
     fresh = time.time_ns() // 1_000_000 << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
     with _lock:
@@ -33,5 +33,5 @@ def new_id(prefix: str) -> str:
 
 
 def is_id(text: str) -> bool:
-    """Whether `text` could be the identifier of a job or a dataset: what a caller sends may be anything."""
+    """Whether `text` has the form of the id of a job or a dataset."""
     return _PATTERN.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""From rows to records, and the two things every change of a job does: raise its version, write its event."""
+"""Conversion of rows to records, and changes of a job: every one raises its version and writes an event."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from tamis.selectors.errors import NotFound
+from tamis.service.job_state import JobState
 from tamis.service.store.callbacks import announce
 from tamis.service.store.ids import is_id
 from tamis.service.store.models import job_events, job_uses, jobs
-from tamis.service.store.records import Event, EventKind, Job, JobState, LogLine
+from tamis.service.store.records import Event, EventKind, Job, LogLine
 
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
-"""A row of columns chosen at run time."""
+"""Row whose columns are chosen at run time."""
 
 MAX_LOG_LINES: Final = 10_000
-"""Lines kept of one job's log; the line that would be one more says that the rest is dropped."""
+"""Maximum number of lines of one job's log; one more line says that the rest is dropped."""
 
 MAX_LOG_MESSAGE: Final = 16_384
-"""Characters kept of one message."""
+"""Maximum number of characters of one message."""
 
 JOB_COLUMNS: Final = (
     jobs.c.id,
@@ -47,8 +48,9 @@ JOB_COLUMNS: Final = (
 )
 
 
-# Made once: making a statement takes longer than running it, and every look at a job runs these.
+# Made once: making a statement takes longer than running it, and every read of a job runs these.
 _JOB: Final = sa.select(*JOB_COLUMNS).where(jobs.c.id == sa.bindparam("job_id"))
+_VERSION: Final = sa.select(jobs.c.version).where(jobs.c.id == sa.bindparam("job_id"))
 _USES: Final = (
     sa.select(job_uses.c.job_id, job_uses.c.used_id)
     .where(job_uses.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
@@ -57,7 +59,7 @@ _USES: Final = (
 
 
 def select_job(connection: Connection, job_id: str, *columns: sa.Column[Any], lock: bool = False) -> AnyRow:
-    """Read columns of one job, locked against other writers when asked. Raises NotFound."""
+    """Read columns of one job, locked against other writers with `lock`. Raises NotFound."""
     query = sa.select(*columns).where(jobs.c.id == sa.bindparam("job_id"))
     return _first(connection, query.with_for_update() if lock else query, job_id)
 
@@ -65,6 +67,11 @@ def select_job(connection: Connection, job_id: str, *columns: sa.Column[Any], lo
 def select_whole_job(connection: Connection, job_id: str) -> AnyRow:
     """Read `JOB_COLUMNS` of one job. Raises NotFound."""
     return _first(connection, _JOB, job_id)
+
+
+def select_version(connection: Connection, job_id: str) -> int:
+    """Read the version of one job. Raises NotFound."""
+    return int(_first(connection, _VERSION, job_id).version)
 
 
 def _first(connection: Connection, query: sa.Select[Any], job_id: str) -> AnyRow:
@@ -76,7 +83,7 @@ def _first(connection: Connection, query: sa.Select[Any], job_id: str) -> AnyRow
 
 
 def to_jobs(connection: Connection, rows: Sequence[AnyRow], waiting: Mapping[str, str]) -> list[Job]:
-    """Make records of rows of `JOB_COLUMNS`, with what they use; `waiting` gives reasons by job id."""
+    """Convert rows of `JOB_COLUMNS` to jobs, with the ids they use; `waiting` maps job ids to waiting reasons."""
     uses: dict[str, list[str]] = {row.id: [] for row in rows}
     for job_id, used_id in connection.execute(_USES, {"job_ids": list(uses)}) if uses else ():
         uses[job_id].append(used_id)
@@ -95,14 +102,14 @@ def to_jobs(connection: Connection, rows: Sequence[AnyRow], waiting: Mapping[str
 
 
 def to_event(row: AnyRow) -> Event:
-    """Make a record of a row of `job_events`."""
+    """Convert a row of `job_events`."""
     return Event(seq=row.seq, at=row.at, kind=EventKind(row.kind), data=row.data)
 
 
 def change_state(
     connection: Connection, job_id: str, state: JobState, now: float, *, detail: str | None = None, **values: Any
 ) -> None:
-    """Set a job's state and other columns; the caller holds the row (its lock, or SQLite's write lock)."""
+    """Set a job's state and other columns; the caller holds the row's lock, or SQLite's write lock."""
     changed = connection.execute(
         sa.update(jobs)
         .where(jobs.c.id == job_id)
@@ -120,7 +127,7 @@ def change_state(
 
 
 def write_event(connection: Connection, job_id: str, event: Event) -> None:
-    """Write one event under a number that the caller took from `last_seq`."""
+    """Write one event; the caller took its number from `last_seq`."""
     connection.execute(
         sa.insert(job_events).values(job_id=job_id, seq=event.seq, at=event.at, kind=event.kind, data=dict(event.data))
     )
@@ -132,15 +139,17 @@ def write_logs(connection: Connection, job_id: str, lines: Sequence[LogLine]) ->
         return
     row = select_job(connection, job_id, jobs.c.log_lines, lock=True)
     room = MAX_LOG_LINES - row.log_lines
-    kept = list(lines[:room]) if room > 0 else []
+    written = list(lines[:room]) if room > 0 else []
     if room >= 0 and len(lines) > room:
-        kept.append(LogLine(lines[-1].at, "warning", f"the log is full: lines after {MAX_LOG_LINES} are dropped", {}))
-    if not kept:
+        written.append(
+            LogLine(lines[-1].at, "warning", f"the log is full: lines after {MAX_LOG_LINES} are dropped", {})
+        )
+    if not written:
         return
     last = connection.execute(
         sa.update(jobs)
         .where(jobs.c.id == job_id)
-        .values(last_seq=jobs.c.last_seq + len(kept), log_lines=jobs.c.log_lines + len(kept))
+        .values(last_seq=jobs.c.last_seq + len(written), log_lines=jobs.c.log_lines + len(written))
         .returning(jobs.c.last_seq)
     ).scalar_one()
     connection.execute(
@@ -148,11 +157,11 @@ def write_logs(connection: Connection, job_id: str, lines: Sequence[LogLine]) ->
         [
             {
                 "job_id": job_id,
-                "seq": last - len(kept) + 1 + index,
+                "seq": last - len(written) + 1 + index,
                 "at": line.at,
                 "kind": EventKind.LOG,
                 "data": {**line.fields, "level": line.level, "message": line.message[:MAX_LOG_MESSAGE]},
             }
-            for index, line in enumerate(kept)
+            for index, line in enumerate(written)
         ],
     )

@@ -1,4 +1,4 @@
-"""Jobs as their callers see them."""
+"""Callers' operations on jobs."""
 
 from __future__ import annotations
 
@@ -10,41 +10,38 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from tamis.selectors.errors import Conflict, NotFound
-from tamis.service.store import cursors
+from tamis.service.job_state import ACTIVE_STATES, RESUMABLE_STATES, JobState
+from tamis.service.store import cursors, idempotency
 from tamis.service.store.database import Database
 from tamis.service.store.errors import QueueFull
-from tamis.service.store.fair_share import next_turn
-from tamis.service.store.file_removals import promise_removal
-from tamis.service.store.idempotency import store_answer, stored_answer
+from tamis.service.store.fair_share import next_virtual_time
+from tamis.service.store.file_removals import record_removal
 from tamis.service.store.ids import is_id, new_id
-from tamis.service.store.job_rows import JOB_COLUMNS, change_state, select_job, select_whole_job, to_jobs, write_event
-from tamis.service.store.models import datasets, job_labels, job_uses, jobs, removals
-from tamis.service.store.records import (
-    ACTIVE_STATES,
-    RESUMABLE_STATES,
-    Cancellation,
-    Event,
-    EventKind,
-    Job,
-    JobPage,
-    JobState,
-    Json,
-    Submission,
+from tamis.service.store.job_rows import (
+    JOB_COLUMNS,
+    change_state,
+    select_job,
+    select_version,
+    select_whole_job,
+    to_jobs,
+    write_event,
 )
+from tamis.service.store.models import datasets, job_labels, job_uses, jobs, removals
+from tamis.service.store.records import Cancellation, Event, EventKind, IdempotencyKey, Job, JobPage, NewJob, Submission
 from tamis.service.store.waiting_reasons import waiting_reasons
 
 DEFAULT_PAGE: Final = 50
-"""Jobs on a page."""
+"""Default number of jobs on a page."""
 
 QUEUE_RETRY_SECONDS: Final = 10
-"""What a caller whose queue is full is told to wait."""
+"""Retry-After of a caller whose queue is full."""
 
 MAX_ATTEMPTS: Final = 3
-"""Attempts before a job whose worker keeps dying fails; `resume` grants as many again."""
+"""Attempts before a job fails for good; `resume` grants the same number again."""
 
 
 class Jobs:
-    """Submit, look, wait, cancel, resume, delete, count."""
+    """Submission, reading, cancellation, resumption and removal of jobs."""
 
     def __init__(self, database: Database, running_per_owner: int | None = None) -> None:
         self._database = database
@@ -52,20 +49,9 @@ class Jobs:
 
     def submit(
         self,
+        new: NewJob,
         *,
-        owner: str,
-        request: Json,
-        spec: Json,
-        selector: str,
-        fingerprint: str | None,
-        labels: Mapping[str, str],
-        render: Callable[[Job], Json],
-        uses: Collection[str] = (),
-        priority: int = 0,
-        traceparent: str | None = None,
-        callback_url: str | None = None,
-        idempotency_key: str | None = None,
-        body_sha256: str | None = None,
+        key: IdempotencyKey | None = None,
         reusable: Callable[[Job], bool] | None = None,
         max_queued: int | None = None,
     ) -> Submission:
@@ -73,113 +59,47 @@ class Jobs:
 
         Parameters
         ----------
-        owner : str
-            The caller; the scope of the idempotency key.
-        request, spec : Json
-            The body as sent, and the resolved `JobSpec` (no ``ds_…`` or ``job_…`` ids left) the worker runs.
-        render : callable
-            Makes the JSON answer from the new job; stored with the key in the same transaction and given to replays.
-        uses : collection of str
-            Ids of the datasets and jobs that the spec was resolved from: not deletable while this job is active.
-        callback_url : str, optional
-            Is told when the job is over: see `Callbacks`.
-        traceparent : str, optional
-            W3C trace context that the job's attempts belong to.
-        idempotency_key, body_sha256 : str, optional
-            Both or none. The sha256 is that of the canonical body.
+        new : NewJob
+            The job.
+        key : IdempotencyKey, optional
+            An earlier submission of this owner with this key is the answer, and nothing is stored.
         reusable : callable, optional
-            When given, the newest job of this owner and fingerprint that succeeded, whose files are there and that
-            `reusable` accepts, is the answer, and nothing is stored but the key.
+            When given, the newest succeeded job of this owner and fingerprint whose files exist and that `reusable`
+            accepts is the answer, and nothing is stored but the key.
         max_queued : int, optional
-            How many jobs of this owner may wait, this one included. On PostgreSQL, where submissions run side by side,
-            as many more may come in as are under way at once.
+            Largest number of queued and waiting jobs of this owner, this one included. On PostgreSQL, where submissions
+            run side by side, those under way at once may exceed it.
 
         Raises
         ------
         IdempotencyKeyReused
             The key was used within 24 h with another body.
         NotFound
-            A dataset or job in `uses` is gone.
+            A dataset or job in `new.uses` does not exist.
         QueueFull
-            `max_queued` jobs wait already.
+            `max_queued` jobs are queued or waiting already.
         """
-        if (idempotency_key is None) != (body_sha256 is None):
-            raise TypeError("idempotency_key and body_sha256 go together")
         try:
             with self._database.write() as connection:
                 now = self._database.now(connection)
-                if idempotency_key is not None and body_sha256 is not None:
-                    stored = stored_answer(connection, owner, idempotency_key, body_sha256, now)
-                    if stored is not None:
-                        return stored
-                if reusable is not None:
-                    same = self._identical(connection, owner, fingerprint, reusable, now)
+
+                def make() -> Job:
+                    same = None if reusable is None else _identical(connection, new, reusable)
                     if same is not None:
-                        submission = Submission(same.id, False, render(same))
-                        if idempotency_key is not None and body_sha256 is not None:
-                            store_answer(
-                                connection,
-                                submission,
-                                owner=owner,
-                                key=idempotency_key,
-                                body_sha256=body_sha256,
-                                now=now,
-                            )
-                        return submission
-                _refuse_full_queue(connection, owner, max_queued)
-                _lock_used(connection, uses)
-                job_id = new_id("job_")
-                connection.execute(
-                    sa.insert(jobs).values(
-                        id=job_id,
-                        owner=owner,
-                        state=JobState.QUEUED,
-                        selector=selector,
-                        request=request,
-                        spec=spec,
-                        labels=dict(labels),
-                        fingerprint=fingerprint,
-                        priority=priority,
-                        vtime=next_turn(connection, owner, priority),
-                        attempts=0,
-                        attempts_limit=MAX_ATTEMPTS,
-                        created_at=now,
-                        queued_at=now,
-                        not_before=0.0,
-                        version=1,
-                        last_seq=1,
-                        log_lines=0,
-                        traceparent=traceparent,
-                        callback_url=callback_url,
-                        lease_token=0,
-                    )
-                )
-                write_event(
-                    connection, job_id, Event(1, now, EventKind.STATE, {"state": JobState.QUEUED, "attempt": 0})
-                )
-                if labels:
-                    rows = [{"job_id": job_id, "key": key, "value": value} for key, value in labels.items()]
-                    connection.execute(sa.insert(job_labels), rows)
-                if uses:
-                    rows = [{"job_id": job_id, "used_id": used} for used in sorted(set(uses))]
-                    connection.execute(sa.insert(job_uses), rows)
-                submission = Submission(job_id, False, render(self._get(connection, job_id, now)))
-                if idempotency_key is not None and body_sha256 is not None:
-                    store_answer(
-                        connection, submission, owner=owner, key=idempotency_key, body_sha256=body_sha256, now=now
-                    )
-                return submission
+                        return same
+                    _refuse_full_queue(connection, new.owner, max_queued)
+                    return self._get(connection, _insert(connection, new, now), now)
+
+                return idempotency.once(connection, new.owner, key, now, make)
         except IntegrityError:
             # On PostgreSQL two requests with one key run side by side: the second meets the first's row here.
-            if idempotency_key is None or body_sha256 is None:
-                raise
-            replayed = self.replay(owner=owner, idempotency_key=idempotency_key, body_sha256=body_sha256)
+            replayed = None if key is None else self.replay(new.owner, key)
             if replayed is None:
                 raise
             return replayed
 
-    def replay(self, *, owner: str, idempotency_key: str, body_sha256: str) -> Submission | None:
-        """Answer an earlier submission with this key, before any checking of the body is done again; None when new.
+    def replay(self, owner: str, key: IdempotencyKey) -> Submission | None:
+        """Read the answer to an earlier submission with this key, before its body is checked again; None when new.
 
         Raises
         ------
@@ -187,10 +107,23 @@ class Jobs:
             The key was used within 24 h with another body.
         """
         with self._database.read() as connection:
-            return stored_answer(connection, owner, idempotency_key, body_sha256, self._database.now(connection))
+            return idempotency.replay(connection, owner, key, self._database.now(connection))
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
-        """Give one job; with `owner`, only when it is theirs. Raises NotFound."""
+        """Return one job.
+
+        Parameters
+        ----------
+        job_id : str
+            Any text.
+        owner : str, optional
+            Whose job it has to be.
+
+        Raises
+        ------
+        NotFound
+            There is no such job, or it is another owner's.
+        """
         with self._database.read() as connection:
             job = self._get(connection, job_id, self._database.now(connection))
         if owner is not None and job.owner != owner:
@@ -198,9 +131,9 @@ class Jobs:
         return job
 
     def version(self, job_id: str) -> int:
-        """Give the version only: cheap, for polling. Raises NotFound."""
+        """Return the version of a job only: cheap, for polling. Raises NotFound."""
         with self._database.read() as connection:
-            return int(select_job(connection, job_id, jobs.c.version).version)
+            return select_version(connection, job_id)
 
     def list(
         self,
@@ -212,9 +145,30 @@ class Jobs:
         limit: int = DEFAULT_PAGE,
         cursor: str | None = None,
     ) -> JobPage:
-        """List jobs, newest first; all given filters hold at once. Raises BadCursor."""
+        """List jobs, newest first; all filters must match.
+
+        Parameters
+        ----------
+        owner : str, optional
+            Owner of the jobs.
+        state : JobState, optional
+            State of the jobs.
+        selector : str, optional
+            Selector of the jobs.
+        labels : mapping of str to str, optional
+            Labels that the jobs have.
+        limit : int
+            Maximum number of jobs on the page.
+        cursor : str, optional
+            `JobPage.next_cursor` of the page before.
+
+        Raises
+        ------
+        BadCursor
+            The cursor is none of this store's.
+        """
         if any("\0" in text for text in (selector or "", *(labels or {}), *(labels or {}).values())):
-            return JobPage([], None)  # no stored text holds a NUL, and PostgreSQL refuses to look for one
+            return JobPage([], None)  # no stored text holds a NUL, and PostgreSQL refuses to search for one
         query = sa.select(*JOB_COLUMNS).order_by(jobs.c.id.desc()).limit(limit + 1)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
@@ -240,13 +194,13 @@ class Jobs:
         Raises NotFound; Conflict when finished.
         """
         with self._database.write() as connection:
-            held = select_job(connection, job_id, jobs.c.state, jobs.c.lease_until, lock=True)
+            locked = select_job(connection, job_id, jobs.c.state, jobs.c.lease_until, lock=True)
             now = self._database.now(connection)
-            state = JobState(held.state)
+            state = JobState(locked.state)
             if state.terminal and state is not JobState.CANCELLED:
                 raise Conflict(f"the job has {state} already: there is nothing to cancel")
-            # A worker that stopped reporting will not tell when it stopped.
-            abandoned = held.lease_until is not None and held.lease_until < now
+            # A worker that stopped reporting will not report the end of the job.
+            abandoned = locked.lease_until is not None and locked.lease_until < now
             if state in {JobState.QUEUED, JobState.WAITING} or (not state.terminal and abandoned):
                 ended: dict[str, Any] = {"finished_at": now, "worker": None, "lease_until": None}
                 change_state(connection, job_id, JobState.CANCELLED, now, **ended)
@@ -255,12 +209,27 @@ class Jobs:
             return Cancellation(self._get(connection, job_id, now), already=state is JobState.CANCELLED)
 
     def resume(self, job_id: str, *, max_queued: int | None = None) -> Job:
-        """Queue a failed or cancelled job again. Raises NotFound; Conflict in any other state; QueueFull."""
+        """Queue a failed or cancelled job again; it goes on from its finished units.
+
+        Parameters
+        ----------
+        max_queued : int, optional
+            As in `submit`.
+
+        Raises
+        ------
+        NotFound
+            There is no such job.
+        Conflict
+            It is in another state.
+        QueueFull
+            `max_queued` jobs of its owner are queued or waiting already.
+        """
         with self._database.write() as connection:
-            held = select_job(connection, job_id, jobs.c.state, jobs.c.attempts, jobs.c.owner, lock=True)
-            if held.state not in RESUMABLE_STATES:
-                raise Conflict(f"the job is {held.state}: only a failed or cancelled job can be resumed")
-            _refuse_full_queue(connection, held.owner, max_queued)
+            locked = select_job(connection, job_id, jobs.c.state, jobs.c.attempts, jobs.c.owner, lock=True)
+            if locked.state not in RESUMABLE_STATES:
+                raise Conflict(f"the job is {locked.state}: only a failed or cancelled job can be resumed")
+            _refuse_full_queue(connection, locked.owner, max_queued)
             now = self._database.now(connection)
             change_state(
                 connection,
@@ -269,7 +238,7 @@ class Jobs:
                 now,
                 detail="resumed",
                 error=None,
-                attempts_limit=held.attempts + MAX_ATTEMPTS,
+                attempts_limit=locked.attempts + MAX_ATTEMPTS,
                 queued_at=now,
                 not_before=0.0,
                 finished_at=None,
@@ -280,7 +249,7 @@ class Jobs:
             return self._get(connection, job_id, now)
 
     def delete(self, job_id: str) -> None:
-        """Delete a finished job, its events and its log; its files become a removal, for the caller to do.
+        """Delete a finished job, its events and its log, and record that its files have to be removed.
 
         Raises
         ------
@@ -290,12 +259,12 @@ class Jobs:
             It is active, or an active job reads its result.
         """
         with self._database.write() as connection:
-            held = select_job(connection, job_id, jobs.c.state, lock=True)
-            if held.state in ACTIVE_STATES:
-                raise Conflict(f"the job is {held.state}: cancel it before you delete it")
+            locked = select_job(connection, job_id, jobs.c.state, lock=True)
+            if locked.state in ACTIVE_STATES:
+                raise Conflict(f"the job is {locked.state}: cancel it before you delete it")
             refuse_used(connection, job_id)
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
-            promise_removal(connection, job_id, self._database.now(connection))
+            record_removal(connection, job_id, self._database.now(connection))
 
     def counts(self) -> dict[tuple[JobState, str], int]:
         """Count jobs by (state, selector)."""
@@ -304,33 +273,11 @@ class Jobs:
             return {(JobState(state), selector): count for state, selector, count in connection.execute(query)}
 
     def oldest_queued_age(self) -> float | None:
-        """Seconds that the longest waiting queued job has waited; None when none waits."""
+        """Return the seconds that the oldest queued job has waited; None when none is queued."""
         with self._database.read() as connection:
             query = sa.select(sa.func.min(jobs.c.queued_at)).where(jobs.c.state == JobState.QUEUED)
             since = connection.execute(query).scalar_one()
             return None if since is None else max(0.0, self._database.now(connection) - since)
-
-    def _identical(
-        self,
-        connection: Connection,
-        owner: str,
-        fingerprint: str | None,
-        reusable: Callable[[Job], bool],
-        now: float,
-    ) -> Job | None:
-        """Find a job of this owner whose result has this fingerprint, the newest first."""
-        query = (
-            sa.select(*JOB_COLUMNS)
-            .where(
-                jobs.c.owner == owner,
-                jobs.c.fingerprint == fingerprint,
-                jobs.c.state == JobState.SUCCEEDED,
-                jobs.c.expired_at.is_(None),
-            )
-            .order_by(jobs.c.id.desc())
-        )
-        same = to_jobs(connection, connection.execute(query).all(), {})
-        return next((job for job in same if reusable(job)), None)
 
     def _get(self, connection: Connection, job_id: str, now: float) -> Job:
         row = select_whole_job(connection, job_id)
@@ -350,6 +297,61 @@ def refuse_used(connection: Connection, used_id: str) -> None:
         raise Conflict(f"{used_id} is in use by the active job {user}: wait for that job or cancel it first")
 
 
+def _identical(connection: Connection, new: NewJob, reusable: Callable[[Job], bool]) -> Job | None:
+    """Return the newest reusable job of the owner with the fingerprint of the new one."""
+    query = (
+        sa.select(*JOB_COLUMNS)
+        .where(
+            jobs.c.owner == new.owner,
+            jobs.c.fingerprint == new.fingerprint,
+            jobs.c.state == JobState.SUCCEEDED,
+            jobs.c.expired_at.is_(None),
+        )
+        .order_by(jobs.c.id.desc())
+    )
+    same = to_jobs(connection, connection.execute(query).all(), {})
+    return next((job for job in same if reusable(job)), None)
+
+
+def _insert(connection: Connection, new: NewJob, now: float) -> str:
+    """Store a queued job with its labels, its uses and its first event; returns its id. Raises NotFound."""
+    _lock_used(connection, new.uses)
+    job_id = new_id("job_")
+    connection.execute(
+        sa.insert(jobs).values(
+            id=job_id,
+            owner=new.owner,
+            state=JobState.QUEUED,
+            selector=new.selector,
+            request=new.request,
+            spec=new.spec,
+            labels=dict(new.labels),
+            fingerprint=new.fingerprint,
+            priority=new.priority,
+            vtime=next_virtual_time(connection, new.owner, new.priority),
+            attempts=0,
+            attempts_limit=MAX_ATTEMPTS,
+            created_at=now,
+            queued_at=now,
+            not_before=0.0,
+            version=1,
+            last_seq=1,
+            log_lines=0,
+            traceparent=new.traceparent,
+            callback_url=new.callback_url,
+            lease_token=0,
+        )
+    )
+    write_event(connection, job_id, Event(1, now, EventKind.STATE, {"state": JobState.QUEUED, "attempt": 0}))
+    if new.labels:
+        rows = [{"job_id": job_id, "key": key, "value": value} for key, value in new.labels.items()]
+        connection.execute(sa.insert(job_labels), rows)
+    if new.uses:
+        rows = [{"job_id": job_id, "used_id": used} for used in sorted(set(new.uses))]
+        connection.execute(sa.insert(job_uses), rows)
+    return job_id
+
+
 def _refuse_full_queue(connection: Connection, owner: str, max_queued: int | None) -> None:
     if max_queued is None:
         return
@@ -364,7 +366,7 @@ def _refuse_full_queue(connection: Connection, owner: str, max_queued: int | Non
 
 
 def _lock_used(connection: Connection, uses: Collection[str]) -> None:
-    """Keep what a new job uses from being deleted until the job is there. Raises NotFound."""
+    """Lock the datasets and jobs that a new job uses against deletion until it is stored. Raises NotFound."""
     for used in sorted(set(uses)):
         table = datasets if used.startswith("ds_") else jobs
         query = sa.select(table.c.id).where(table.c.id == used).with_for_update(read=True)

@@ -1,4 +1,4 @@
-"""API keys: made, found by what a caller sends, listed, revoked.
+"""API keys: creation, authentication, listing, revocation.
 
 A token is ``tamis_``, the key's id and 260 random bits. Only its SHA-256 is stored. Nobody guesses 260 bits: a salt or
 a slow hash, which make the guessing of passwords dear, would add nothing but their cost to every request.
@@ -23,14 +23,14 @@ from tamis.service.store.models import api_keys
 from tamis.service.store.records import ApiKey, NewKey, Scope
 
 SECRET_LENGTH: Final = 52
-"""Characters of base 32."""
+"""Length of the secret part in characters of base 32."""
 
 _TOKEN: Final = re.compile(rf"tamis_([{ALPHABET}]{{{LENGTH}}})_[{ALPHABET}]{{{SECRET_LENGTH}}}")
 _COLUMNS: Final = tuple(column for column in api_keys.c if column.name != "digest")
 
 
 class Keys:
-    """Make, find, list, revoke."""
+    """Creation, authentication, listing and revocation of API keys."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -84,37 +84,37 @@ class Keys:
         return NewKey(_to_key(row), token)
 
     def find(self, token: str) -> ApiKey | None:
-        """Give the key that a caller's token opens now; None when it is no token, unknown, revoked or expired."""
+        """Return the valid key of a token; None when it is malformed, unknown, revoked or expired."""
         parts = _TOKEN.fullmatch(token)
         if parts is None:
             return None
         query = sa.select(*_COLUMNS, api_keys.c.digest).where(api_keys.c.id == f"key_{parts[1]}")
         with self._database.read() as connection:
             row = connection.execute(query).first()
-            # In constant time: how long it takes must not tell how much of a digest was right.
+            # In constant time: the time must not reveal how much of a digest was right.
             if row is None or not hmac.compare_digest(row.digest, _digest(token)):
                 return None
             key = _to_key(row)
             return key if key.valid(self._database.now(connection)) else None
 
-    def asked(self) -> bool:
-        """Whether a key was ever made: from then on one is asked for, also when all have expired or been revoked."""
+    def required(self) -> bool:
+        """Whether a key was ever made: from then on one is required, even when all have expired or been revoked."""
         with self._database.read() as connection:
             return bool(connection.execute(sa.select(sa.exists(sa.select(api_keys.c.id)))).scalar_one())
 
     def list(self) -> Sequence[ApiKey]:
-        """Give all keys, the oldest first, the expired and the revoked included."""
+        """Return all keys, the oldest first, expired and revoked ones included."""
         with self._database.read() as connection:
             return [_to_key(row) for row in connection.execute(sa.select(*_COLUMNS).order_by(api_keys.c.id))]
 
     def valid(self) -> Sequence[ApiKey]:
-        """Give the keys that open something now."""
+        """Return the keys that are valid now."""
         with self._database.read() as connection:
             now = self._database.now(connection)
         return [key for key in self.list() if key.valid(now)]
 
     def revoke(self, key_id: str) -> ApiKey:
-        """End a key at once; ending it again changes nothing. Raises NotFound."""
+        """Revoke a key at once; idempotent. Raises NotFound."""
         with self._database.write() as connection:
             row = connection.execute(
                 sa.update(api_keys)
@@ -128,7 +128,7 @@ class Keys:
 
 
 def new_token() -> str:
-    """Make a token that is no key yet."""
+    """Make a token; `Keys.create` makes a key of it."""
     return f"tamis_{new_id('')}_{''.join(secrets.choice(ALPHABET) for _ in range(SECRET_LENGTH))}"
 
 

@@ -1,4 +1,4 @@
-"""The tables. Times are seconds since the epoch, UTC; a change here needs a migration beside it (a test compares)."""
+"""Tables. Times are seconds since the epoch, UTC; a change here needs a migration (a test compares)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ jobs = Table(
     Column("labels", _JSON, nullable=False),  # as shown; job_labels is the index over them
     Column("fingerprint", String(128)),
     Column("priority", Integer, nullable=False),
-    Column("vtime", Float(53), nullable=False, server_default="0"),  # its turn among jobs of its priority; see turns
+    Column(
+        "vtime", Float(53), nullable=False, server_default="0"
+    ),  # its virtual time among jobs of its priority; see `fair_share`
     Column("progress", _JSON),
     Column("error", _JSON),
     Column("attempts", Integer, nullable=False),  # charged: what a stopping worker gives back does not count
@@ -54,15 +56,15 @@ jobs = Table(
     Column("not_before", Float(53), nullable=False),  # a retry waits until then
     Column("started_at", Float(53)),
     Column("finished_at", Float(53)),
-    Column("round", Integer),  # the newest question that it asked
+    Column("round", Integer),  # of its newest question
     Column("expired_at", Float(53)),  # its files were removed; the row stays
     Column("version", BigInteger, nullable=False),  # +1 with every change a caller can see
     Column("last_seq", BigInteger, nullable=False),  # of its newest event
     Column("progress_event_at", Float(53)),
     Column("log_lines", Integer, nullable=False),
     Column("traceparent", String(64)),  # W3C trace context of the request that submitted it
-    Column("callback_url", String(2048)),  # is told when the job is over
-    Column("callback", _JSON),  # what became of that: a `CallbackStatus`, under the id of its message
+    Column("callback_url", String(2048)),  # receives a POST when the job is over
+    Column("callback", _JSON),  # its outcome: a `CallbackStatus`, under the id of its message
     Column("worker", _NAME),  # holds the lease
     Column("lease_token", BigInteger, nullable=False),  # +1 with every claim, never back: the fence
     Column("lease_until", Float(53)),
@@ -77,10 +79,10 @@ jobs = Table(
 removals = Table(
     "removals",
     metadata,
-    Column("job_id", _ID, primary_key=True),  # no foreign key: the job is gone, or soon
+    Column("job_id", _ID, primary_key=True),  # no foreign key: the job may be deleted
     Column("since", Float(53), nullable=False),
 )
-"""Jobs whose files are to be removed: promised in the transaction that takes the job away, done after it."""
+"""Jobs whose files have to be removed: recorded in the transaction that deletes the job, done after it."""
 
 job_labels = Table(
     "job_labels",
@@ -95,7 +97,7 @@ job_uses = Table(
     "job_uses",
     metadata,
     Column("job_id", _ID, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("used_id", _ID, primary_key=True),  # a dataset or a job; it may be gone once this job is finished
+    Column("used_id", _ID, primary_key=True),  # a dataset or a job; it may be deleted once this job is finished
     Index(None, "used_id"),
 )
 
@@ -110,7 +112,7 @@ job_events = Table(
     Index(None, "job_id", "kind", "seq"),
 )
 
-# One row a round and not one a score: a question has thousands of rows. Arrays are little-endian, in the order asked.
+# One row a round and not one a score: a question has thousands of rows. Arrays are little-endian, in its order.
 questions = Table(
     "questions",
     metadata,
@@ -150,7 +152,7 @@ api_keys = Table(
     Column("note", _NAME),
     Column("created_at", Float(53), nullable=False),
     Column("expires_at", Float(53)),
-    Column("revoked_at", Float(53)),  # the row stays: once a key was made, one is asked for
+    Column("revoked_at", Float(53)),  # the row stays: once a key was made, one is required
 )
 
 callbacks = Table(
@@ -181,7 +183,7 @@ idempotency_keys = Table(
     Column("key", _NAME, primary_key=True),
     Column("body_sha256", String(64), nullable=False),
     Column("job_id", _ID, nullable=False),  # no foreign key: the answer is replayed even when the job was deleted
-    Column("response", _JSON, nullable=False),
+    Column("response", _JSON, nullable=False),  # the job that was the first answer, as it was then; see `idempotency`
     Column("created_at", Float(53), nullable=False),
     Index(None, "created_at"),
 )

@@ -1,7 +1,7 @@
-"""Questions that jobs ask, and their answers: the other half of the state ``waiting``.
+"""Questions of jobs in the state ``waiting``, and their answers.
 
-A worker asks (`ask`, in the transaction in which its lease ends), a caller answers, in parts and in any order; whoever
-brings the last answer of a round queues the job in the same transaction. What was answered stays as it is.
+A worker stores a question (`store_question`) in the transaction in which its lease ends. A caller answers in parts and
+in any order; the last answer of a round queues the job in the same transaction. Answers never change.
 
 NumPy is loaded when an answer comes: workers, which stay light, pass arrays on as bytes.
 """
@@ -16,10 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tamis.selectors.errors import Conflict, Invalid
+from tamis.service.job_state import JobState
 from tamis.service.store.database import Database
 from tamis.service.store.job_rows import AnyRow, change_state, select_job
 from tamis.service.store.models import jobs, questions
-from tamis.service.store.records import Answer, JobState, OpenQuestion, Taken
+from tamis.service.store.records import Answer, AnswersAccepted, OpenQuestion
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     Flags: TypeAlias = npt.NDArray[np.bool_]
 
 MAX_ERRORS: Final = 100
-"""Rows at fault that are named at once."""
+"""Maximum number of rows at fault in one problem."""
 
 INT64: Final = "<i8"
 FLOAT64: Final = "<f8"
@@ -39,22 +40,22 @@ _NAN: Final = struct.pack("<d", float("nan"))
 
 
 class Questions:
-    """Look at what a job asks, answer it, read what was answered."""
+    """Reading and answering of questions."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def open(self, job_id: str) -> OpenQuestion:
-        """Give what a waiting job asks. Raises NotFound; Conflict when it does not wait."""
+        """Return the open question of a waiting job. Raises NotFound; Conflict when it does not wait."""
         with self._database.read() as connection:
             job = select_job(connection, job_id, jobs.c.state, jobs.c.round)
             if job.state != JobState.WAITING:
-                raise asks_nothing(JobState(job.state))
-            asked = connection.execute(_of(job_id, job.round)).one()
-        return OpenQuestion(asked.round, asked.rows, asked.answered)
+                raise no_open_question(JobState(job.state))
+            question = connection.execute(_of(job_id, job.round)).one()
+        return OpenQuestion(question.round, question.rows, question.answered)
 
-    def answer(self, job_id: str, round: int, rows: Rows, scores: Scores) -> Taken:
-        """Take the scores of some rows of a round; the last of them queues the job.
+    def answer(self, job_id: str, round: int, rows: Rows, scores: Scores) -> AnswersAccepted:
+        """Store the scores of some rows of a round; the last missing score queues the job.
 
         Nothing is taken unless all is: the same answers again, also those of an earlier round, change nothing.
 
@@ -78,44 +79,49 @@ class Questions:
 
         with self._database.write() as connection:
             job = select_job(connection, job_id, jobs.c.state, jobs.c.round, lock=True)
-            asked = connection.execute(_of(job_id, round)).first()
-            if asked is None:
+            question = connection.execute(_of(job_id, round)).first()
+            if question is None:
                 raise _no_such_round(job, round)
-            told = np.frombuffer(asked.scores, FLOAT64).copy()
-            known = np.frombuffer(asked.answered, np.bool_).copy()
-            places = _places(np.frombuffer(asked.rows, INT64), rows, round)
-            _refuse_others(rows, scores, told[places], known[places])
+            stored = np.frombuffer(question.scores, FLOAT64).copy()
+            known = np.frombuffer(question.answered, np.bool_).copy()
+            places = _places(np.frombuffer(question.rows, INT64), rows, round)
+            _refuse_others(rows, scores, stored[places], known[places])
             fresh = places[~known[places]]
-            state, missing = JobState(job.state), asked.missing - len(fresh)
+            state, missing = JobState(job.state), question.missing - len(fresh)
             if len(fresh):
                 if state is not JobState.WAITING:
-                    raise asks_nothing(state)
-                told[places], known[places] = scores, True
+                    raise no_open_question(state)
+                stored[places], known[places] = scores, True
                 now = self._database.now(connection)
-                values = {"scores": told.tobytes(), "answered": known.tobytes(), "missing": missing, "answered_at": now}
+                values = {
+                    "scores": stored.tobytes(),
+                    "answered": known.tobytes(),
+                    "missing": missing,
+                    "answered_at": now,
+                }
                 connection.execute(_update(job_id, round).values(**values))
                 state = _go_on(connection, job_id, round, missing, now)
-        return Taken(round, len(told), missing, state)
+        return AnswersAccepted(round, len(stored), missing, state)
 
     def answers(self, job_id: str) -> Sequence[Answer]:
-        """Give the rounds that were answered whole, in order: what a job goes on from."""
+        """Return the rounds that are answered completely, in order: a job goes on from them."""
         query = sa.select(questions).where(questions.c.job_id == job_id, questions.c.missing == 0)
         with self._database.read() as connection:
             found = connection.execute(query.order_by(questions.c.round))
             return [Answer(row.round, row.rows, row.scores) for row in found]
 
 
-def ask(connection: Connection, job_id: str, round: int, rows: bytes, now: float) -> int | None:
-    """Store a question (int64, little-endian) unless it is there; the caller holds the job.
+def store_question(connection: Connection, job_id: str, round: int, rows: bytes, now: float) -> int | None:
+    """Store a question (int64, little-endian) unless it is stored already; the caller holds the job's lock.
 
     Returns
     -------
     int or None
         How many of its rows have no answer; None when this round asked other rows before.
     """
-    asked = connection.execute(_of(job_id, round)).first()
-    if asked is not None:
-        return asked.missing if bytes(asked.rows) == rows else None
+    question = connection.execute(_of(job_id, round)).first()
+    if question is not None:
+        return question.missing if bytes(question.rows) == rows else None
     count = len(rows) // _ITEM_BYTES
     connection.execute(
         sa.insert(questions).values(
@@ -131,8 +137,8 @@ def ask(connection: Connection, job_id: str, round: int, rows: bytes, now: float
     return count
 
 
-def asks_nothing(state: JobState) -> Conflict:
-    """Say that a job is in a state in which it has no open question."""
+def no_open_question(state: JobState) -> Conflict:
+    """Make the error of a job without an open question."""
     then = "" if state.terminal else ": wait until it asks or is over"
     return Conflict(f"The job is {state}, it asks nothing now{then}.", state=str(state))
 
@@ -146,7 +152,7 @@ def _update(job_id: str, round: int) -> sa.Update:
 
 
 def _go_on(connection: Connection, job_id: str, round: int, missing: int, now: float) -> JobState:
-    """Queue the job if all is answered, else show that less is missing; give its state."""
+    """Queue the job if nothing is missing, else raise its version; returns its state."""
     if missing:
         shown = sa.update(jobs).where(jobs.c.id == job_id).values(version=jobs.c.version + 1)
         connection.execute(shown)
@@ -158,18 +164,18 @@ def _go_on(connection: Connection, job_id: str, round: int, missing: int, now: f
 
 def _no_such_round(job: AnyRow, round: int) -> Conflict | Invalid:
     if job.state != JobState.WAITING:
-        return asks_nothing(JobState(job.state))
+        return no_open_question(JobState(job.state))
     return Invalid(f"Round {round} was never asked; the job asks round {job.round}.", pointer="/round")
 
 
-def _places(asked: Rows, rows: Rows, round: int) -> Rows:
-    """Find each row among those that were asked."""
+def _places(question: Rows, rows: Rows, round: int) -> Rows:
+    """Return the position of each row in the question."""
     import numpy as np
 
-    order = np.argsort(asked)
-    at = np.minimum(np.searchsorted(asked[order], rows), len(asked) - 1)
+    order = np.argsort(question)
+    at = np.minimum(np.searchsorted(question[order], rows), len(question) - 1)
     places = order[at]
-    unknown = np.flatnonzero(asked[places] != rows)
+    unknown = np.flatnonzero(question[places] != rows)
     if len(unknown):
         raise _refused(rows, unknown, f"was not asked in round {round}")
     _, first = np.unique(rows, return_index=True)
@@ -187,14 +193,14 @@ def _refused(rows: Rows, at: Rows, why: str) -> Invalid:
     return Invalid(f"{errors[0]['detail'][:-1]}{more}; nothing was taken.", errors=errors)
 
 
-def _refuse_others(rows: Rows, scores: Scores, told: Scores, known: Flags) -> None:
-    """Raise Conflict when a row that is answered is to get another score."""
+def _refuse_others(rows: Rows, scores: Scores, stored: Scores, known: Flags) -> None:
+    """Raise Conflict when an answered row would get another score."""
     import numpy as np
 
-    other = np.flatnonzero(known & (told != scores) & ~(np.isnan(told) & np.isnan(scores)))
+    other = np.flatnonzero(known & (stored != scores) & ~(np.isnan(stored) & np.isnan(scores)))
     if len(other):
         at = int(other[0])
-        score = "no score" if np.isnan(told[at]) else f"the score {told[at]:g}"
+        score = "no score" if np.isnan(stored[at]) else f"the score {stored[at]:g}"
         more = f" (and {len(other) - 1} more rows others)" if len(other) > 1 else ""
         raise Conflict(
             f"Row {rows[at]} was answered already, with {score}{more}: an answer stays. Nothing was taken.",

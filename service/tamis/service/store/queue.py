@@ -1,7 +1,7 @@
-"""Jobs as workers see them: the jobs table is the queue.
+"""Workers' operations on jobs: the jobs table is the queue.
 
 A claim raises the job's lease token; whatever the worker writes later names the token and is refused once another claim
-raised it. A lease that is not extended runs out, and the job is claimed by the next worker that asks.
+raised it. A lease that is not extended runs out, and the job is claimed by the next worker that polls.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tamis.service.job_state import LEASED_STATES, JobState
+from tamis.service.retry import GiveUp, JobRetry
 from tamis.service.store.database import Database
+from tamis.service.store.failures import question_changed, worker_lost
 from tamis.service.store.fair_share import ORDER, may_start
 from tamis.service.store.job_rows import JOB_COLUMNS, AnyRow, change_state, to_jobs, write_event, write_logs
 from tamis.service.store.jobs import MAX_ATTEMPTS
 from tamis.service.store.models import jobs
-from tamis.service.store.questions import ask
-from tamis.service.store.records import LEASED_STATES, Claim, Control, Event, EventKind, JobState, Json, Lease, LogLine
+from tamis.service.store.questions import store_question
+from tamis.service.store.records import Claim, Control, Event, EventKind, Json, Lease, LogLine
 
 PROGRESS_EVENT_SECONDS: Final = 1.0
 """Shortest time between two progress events of one job; the job itself shows every progress."""
-
-RETRY_SECONDS: Final = (1.0, 5.0, 30.0)
-"""How long a failed attempt waits before the next: the first failure, the second, every further one."""
 
 CLAIM_LOCK: Final = 0x636C61696D
 """Key of the PostgreSQL advisory lock under which claims are counted ('claim' in ASCII)."""
@@ -33,16 +33,30 @@ _NO_LEASE: Final[dict[str, Any]] = {"worker": None, "lease_until": None}
 
 
 class Queue:
-    """Claim, heartbeat, finish, give back; every write after the claim is fenced on the lease."""
+    """Claims, heartbeats and outcomes of attempts; every write after the claim is fenced on the lease."""
 
-    def __init__(self, database: Database, running_per_owner: int | None = None) -> None:
+    def __init__(self, database: Database, running_per_owner: int | None, retry: JobRetry) -> None:
         self._database = database
         self._running_per_owner = running_per_owner
+        self._retry = retry
 
     def claim(self, worker: str, lease_seconds: float) -> Claim | None:
-        """Take the next job, or None: one left behind by a worker whose lease ran out, else the first in the queue."""
+        """Claim the next job: one whose lease ran out, else the first of the queue.
+
+        Parameters
+        ----------
+        worker : str
+            Id of the worker, the holder of the lease.
+        lease_seconds : float
+            Time until another worker may claim the job, unless `heartbeat` extends it.
+
+        Returns
+        -------
+        Claim or None
+            The job, running, with its lease; None: no job may start now.
+        """
         with self._database.read() as connection:
-            # An idle worker asks all the time: it should not take the write lock for it.
+            # An idle worker polls all the time: it does not take the write lock for that.
             now = self._database.now(connection)
             if not connection.execute(
                 sa.select(sa.or_(_abandoned(now).exists(), self._waiting(now).exists()))
@@ -68,13 +82,13 @@ class Queue:
             return Claim(job, Lease(row.id, worker, row.lease_token), max(0.0, now - row.queued_at))
 
     def cancelling(self, worker: str) -> frozenset[str]:
-        """Give the ids of this worker's jobs that are to stop: a look that is cheap enough for several a second."""
+        """Return the ids of this worker's jobs that have to stop; cheap enough for several polls a second."""
         query = sa.select(jobs.c.id).where(jobs.c.state == JobState.CANCELLING, jobs.c.worker == worker)
         with self._database.read() as connection:
             return frozenset(connection.execute(query).scalars())
 
     def reap(self) -> int:
-        """End the jobs whose lease ran out and that no worker takes again; give their number."""
+        """End the jobs whose lease ran out and that are not to run again; returns their number."""
         with self._database.read() as connection:
             if not connection.execute(sa.select(_ended(self._database.now(connection)).exists())).scalar_one():
                 return 0
@@ -84,45 +98,89 @@ class Queue:
     def heartbeat(
         self, lease: Lease, lease_seconds: float, *, progress: Json | None = None, logs: Sequence[LogLine] = ()
     ) -> Control:
-        """Extend the lease, store progress and log lines, learn whether to stop."""
+        """Extend the lease and store progress and log lines.
+
+        Parameters
+        ----------
+        lease : Lease
+            As `claim` returned it.
+        lease_seconds : float
+            Time from now until the lease runs out.
+        progress : Json, optional
+            A `Progress` as JSON.
+        logs : sequence of LogLine
+            New lines of the job's log.
+
+        Returns
+        -------
+        Control
+            Go on, cancel, or stop at once because the lease is lost.
+        """
         with self._database.write() as connection:
-            held = _hold(connection, lease)
-            if held is None:
+            leased = _lock_leased(connection, lease)
+            if leased is None:
                 return Control.LOST
             now = self._database.now(connection)
             extended = sa.update(jobs).where(jobs.c.id == lease.job_id).values(lease_until=now + lease_seconds)
             connection.execute(extended)
-            _show_progress(connection, lease.job_id, held, progress, now)
+            _show_progress(connection, lease.job_id, leased, progress, now)
             write_logs(connection, lease.job_id, logs)
-            return Control.CANCEL if held.state == JobState.CANCELLING else Control.CONTINUE
+            return Control.CANCEL if leased.state == JobState.CANCELLING else Control.CONTINUE
 
     def succeed(self, lease: Lease, *, progress: Json | None = None, logs: Sequence[LogLine] = ()) -> JobState | None:
-        """End the job well; gives the state it ended in, None when the lease is lost.
+        """End the job as succeeded, or as cancelled where that was requested before: its result stays for a resume.
 
-        A job that was asked to stop before ends as cancelled: that was promised. Its result stays for a resume.
+        Parameters
+        ----------
+        lease : Lease
+            As `claim` returned it.
+        progress : Json, optional
+            The last `Progress` as JSON.
+        logs : sequence of LogLine
+            New lines of the job's log.
+
+        Returns
+        -------
+        JobState or None
+            State that the job ended in, cancelled where that was requested before; None: the lease is lost, and nothing
+            was written.
         """
 
-        def end(connection: Connection, held: AnyRow, now: float) -> JobState:
+        def end(connection: Connection, leased: AnyRow, now: float) -> JobState:
             return _finish(connection, lease.job_id, JobState.SUCCEEDED, now, error=None)
 
         return self._end(lease, end, progress, logs)
 
-    def fail(self, lease: Lease, problem: Json, *, retry: bool, logs: Sequence[LogLine] = ()) -> JobState | None:
-        """End the attempt: queued again when `retry` and attempts are left, else failed.
+    def fail(self, lease: Lease, problem: Json, *, logs: Sequence[LogLine] = ()) -> JobState | None:
+        """End the attempt with a problem: the retry strategy queues the job again or lets it fail.
 
-        Gives the state it ended in (cancelled when that was asked before), None when the lease is lost.
+        Parameters
+        ----------
+        lease : Lease
+            As `claim` returned it.
+        problem : Json
+            Problem details; the strategy decides by its ``code``.
+        logs : sequence of LogLine
+            New lines of the job's log.
+
+        Returns
+        -------
+        JobState or None
+            State that the job ended in, cancelled where that was requested before; None: the lease is lost, and nothing
+            was written.
         """
 
-        def end(connection: Connection, held: AnyRow, now: float) -> JobState:
-            if not retry or held.attempts >= held.attempts_limit:
+        def end(connection: Connection, leased: AnyRow, now: float) -> JobState:
+            decision = self._retry.decide(problem["code"], leased.attempts, leased.attempts_limit)
+            if isinstance(decision, GiveUp):
                 return _finish(connection, lease.job_id, JobState.FAILED, now, error=problem)
-            wait = RETRY_SECONDS[min(held.attempts, len(RETRY_SECONDS)) - 1]
+            wait = decision.seconds
             change_state(
                 connection,
                 lease.job_id,
                 JobState.QUEUED,
                 now,
-                detail=f"attempt {held.attempts} of {held.attempts_limit} failed; the next starts in {wait:g} s",
+                detail=f"attempt {leased.attempts} of {leased.attempts_limit} failed; the next starts in {wait:g} s",
                 error=problem,
                 queued_at=now,
                 not_before=now + wait,
@@ -135,7 +193,7 @@ class Queue:
     def cancelled(self, lease: Lease, *, logs: Sequence[LogLine] = ()) -> JobState | None:
         """End a cancelled job; None when the lease is lost."""
 
-        def end(connection: Connection, held: AnyRow, now: float) -> JobState:
+        def end(connection: Connection, leased: AnyRow, now: float) -> JobState:
             return _finish(connection, lease.job_id, JobState.CANCELLED, now)
 
         return self._end(lease, end, None, logs)
@@ -143,24 +201,35 @@ class Queue:
     def wait(
         self, lease: Lease, round: int, rows: bytes, *, progress: Json | None = None, logs: Sequence[LogLine] = ()
     ) -> JobState | None:
-        """End the attempt with a question: the job waits for scores, holds no worker, and no attempt is charged.
+        """End the attempt with a question: the job waits for scores and holds no worker.
 
-        It has come on: workers that died on the way here do not count against the rest of it.
-
-        Gives the state it ended in (cancelled when that was asked before), None when the lease is lost.
+        The attempt is not charged, and the count of attempts begins anew: earlier deaths of workers do not count
+        against the rest of the job.
 
         Parameters
         ----------
+        lease : Lease
+            As `claim` returned it.
         round : int
-            Number of the question. One that was asked before, by an attempt before a cancel, keeps its answers.
+            Number of the question. One that an attempt before a cancel stored keeps its answers.
         rows : bytes
             The row numbers, int64, little-endian.
+        progress : Json, optional
+            The last `Progress` as JSON.
+        logs : sequence of LogLine
+            New lines of the job's log.
+
+        Returns
+        -------
+        JobState or None
+            State that the job ended in, cancelled where that was requested before; None: the lease is lost, and nothing
+            was written.
         """
 
-        def end(connection: Connection, held: AnyRow, now: float) -> JobState:
-            missing = ask(connection, lease.job_id, round, rows, now)
+        def end(connection: Connection, leased: AnyRow, now: float) -> JobState:
+            missing = store_question(connection, lease.job_id, round, rows, now)
             if missing is None:
-                return _finish(connection, lease.job_id, JobState.FAILED, now, error=_asked_others(round))
+                return _finish(connection, lease.job_id, JobState.FAILED, now, error=question_changed(round))
             change_state(
                 connection,
                 lease.job_id,
@@ -177,12 +246,23 @@ class Queue:
         return self._end(lease, end, progress, logs)
 
     def release(self, lease: Lease, *, logs: Sequence[LogLine] = ()) -> JobState | None:
-        """Give the job back to the queue without costing an attempt, as a worker that stops does.
+        """Give the job back to the queue without charging an attempt, as a worker that stops does.
 
-        Gives the state it ended in (cancelled when that was asked before), None when the lease is lost.
+        Parameters
+        ----------
+        lease : Lease
+            As `claim` returned it.
+        logs : sequence of LogLine
+            New lines of the job's log.
+
+        Returns
+        -------
+        JobState or None
+            State that the job ended in, cancelled where that was requested before; None: the lease is lost, and nothing
+            was written.
         """
 
-        def end(connection: Connection, held: AnyRow, now: float) -> JobState:
+        def end(connection: Connection, leased: AnyRow, now: float) -> JobState:
             change_state(
                 connection,
                 lease.job_id,
@@ -204,30 +284,30 @@ class Queue:
         progress: Json | None,
         logs: Sequence[LogLine],
     ) -> JobState | None:
-        """Take an attempt's last words, then end it: as cancelled where that was asked before, else as `end` does."""
+        """Store an attempt's last progress and log lines, then end it: as cancelled where requested, else by `end`."""
         with self._database.write() as connection:
-            held = _hold(connection, lease)
-            if held is None:
+            leased = _lock_leased(connection, lease)
+            if leased is None:
                 return None
             now = self._database.now(connection)
-            _show_progress(connection, lease.job_id, held, progress, now)
+            _show_progress(connection, lease.job_id, leased, progress, now)
             write_logs(connection, lease.job_id, logs)
-            if held.state == JobState.CANCELLING:
+            if leased.state == JobState.CANCELLING:
                 return _finish(connection, lease.job_id, JobState.CANCELLED, now)
-            return end(connection, held, now)
+            return end(connection, leased, now)
 
     def _waiting(self, now: float) -> sa.Select[tuple[str]]:
-        """Jobs that may start, the first in the queue first."""
+        """Select the jobs that may start, in the order of the queue."""
         return sa.select(jobs.c.id).where(*may_start(now, self._running_per_owner)).order_by(*ORDER)
 
 
 def _abandoned(now: float) -> sa.Select[tuple[str]]:
-    """Running jobs whose worker stopped reporting."""
+    """Select the running jobs whose worker stopped reporting."""
     return sa.select(jobs.c.id).where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < now).order_by(*ORDER)
 
 
 def _ended(now: float) -> sa.Select[tuple[str]]:
-    """Jobs whose worker stopped reporting and that are not to run again."""
+    """Select the jobs whose worker stopped reporting and that are not to run again."""
     exhausted = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.attempts >= jobs.c.attempts_limit)
     return sa.select(jobs.c.id).where(
         jobs.c.state.in_(LEASED_STATES),
@@ -262,33 +342,12 @@ def _reap(connection: Connection, now: float) -> int:
         if state == JobState.CANCELLING:
             _finish(connection, job_id, JobState.CANCELLED, now)
         else:
-            _finish(connection, job_id, JobState.FAILED, now, error=_worker_lost(attempts))
+            _finish(connection, job_id, JobState.FAILED, now, error=worker_lost(attempts))
     return len(rows)
 
 
-def _worker_lost(attempts: int) -> dict[str, Any]:
-    return {
-        "type": "urn:tamis:problem:worker-lost",
-        "title": "The worker stopped reporting",
-        "status": 500,
-        "code": "worker-lost",
-        "detail": f"the worker stopped reporting in each of {attempts} attempts, so the job is not started again; "
-        "look at the worker's host (memory, restarts), then resume the job: its finished units are kept",
-    }
-
-
-def _asked_others(round: int) -> dict[str, Any]:
-    return {
-        "type": "urn:tamis:problem:internal",
-        "title": "Something went wrong in Tamis",
-        "status": 500,
-        "code": "internal",
-        "detail": f"the job asked about other rows in round {round} than before; submit it again",
-    }
-
-
-def _hold(connection: Connection, lease: Lease) -> AnyRow | None:
-    """Read the job if the lease is still this worker's, and keep others from changing it in this transaction."""
+def _lock_leased(connection: Connection, lease: Lease) -> AnyRow | None:
+    """Read and lock the job if the lease is still this worker's; None when it is not."""
     return connection.execute(
         sa.select(
             jobs.c.state,
@@ -308,17 +367,17 @@ def _hold(connection: Connection, lease: Lease) -> AnyRow | None:
     ).first()
 
 
-def _show_progress(connection: Connection, job_id: str, held: AnyRow, progress: Json | None, now: float) -> None:
-    """Store progress that is new; as an event, too, unless the last one was just now."""
-    if progress is None or dict(progress) == held.progress:
+def _show_progress(connection: Connection, job_id: str, leased: AnyRow, progress: Json | None, now: float) -> None:
+    """Store changed progress, and an event of it at most once in `PROGRESS_EVENT_SECONDS`."""
+    if progress is None or dict(progress) == leased.progress:
         return
     values: dict[str, Any] = {"progress": progress, "version": jobs.c.version + 1}
-    told = now - (held.progress_event_at or 0.0) >= PROGRESS_EVENT_SECONDS
-    if told:
+    publish = now - (leased.progress_event_at or 0.0) >= PROGRESS_EVENT_SECONDS
+    if publish:
         values |= {"progress_event_at": now, "last_seq": jobs.c.last_seq + 1}
     connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values))
-    if told:
-        write_event(connection, job_id, Event(held.last_seq + 1, now, EventKind.PROGRESS, progress))
+    if publish:
+        write_event(connection, job_id, Event(leased.last_seq + 1, now, EventKind.PROGRESS, progress))
 
 
 def _finish(connection: Connection, job_id: str, state: JobState, now: float, **values: Any) -> JobState:

@@ -1,56 +1,23 @@
-"""What the store gives back: frozen records, one field a column (or what is computed from several)."""
+"""Frozen records of the store; a field is a column, or computed from several."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from tamis.service.job_state import JobState
+
 Json = Mapping[str, Any]
-"""A JSON object."""
-
-
-class JobState(StrEnum):
-    """Where a job is in its life."""
-
-    QUEUED = "queued"
-    """Waits for a worker; also between two attempts."""
-
-    RUNNING = "running"
-    """A worker holds its lease."""
-
-    WAITING = "waiting"
-    """It asked for scores, holds no worker, and is queued again when the last of them is given."""
-
-    CANCELLING = "cancelling"
-    """A worker holds its lease and was told to stop."""
-
-    SUCCEEDED = "succeeded"
-    """Its result is there."""
-
-    FAILED = "failed"
-    """It ended with a problem; `resume` tries again."""
-
-    CANCELLED = "cancelled"
-    """It was stopped on request; `resume` goes on from its finished units."""
-
-    @property
-    def terminal(self) -> bool:
-        """Whether nothing more happens by itself."""
-        return self not in ACTIVE_STATES
-
-
-ACTIVE_STATES = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.WAITING, JobState.CANCELLING})
-LEASED_STATES = frozenset({JobState.RUNNING, JobState.CANCELLING})
-RESUMABLE_STATES = frozenset({JobState.FAILED, JobState.CANCELLED})
+"""JSON object."""
 
 
 class Scope(StrEnum):
-    """What an API key allows."""
+    """Scope of an API key."""
 
     READ = "read"
-    """Look at the owner's jobs and datasets, and download results."""
+    """Read the owner's jobs and datasets, and download results."""
 
     SUBMIT = "submit"
     """Change them: submit, plan, cancel, resume, delete, register."""
@@ -60,7 +27,7 @@ class Scope(StrEnum):
 
 
 class EventKind(StrEnum):
-    """What an event tells."""
+    """Kind of an event."""
 
     STATE = "state"
     """The state changed: ``{"state", "attempt", "error"?, "detail"?}``."""
@@ -74,7 +41,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One row of the jobs table. Times are seconds since the epoch, UTC."""
+    """Job. Times are seconds since the epoch, UTC."""
 
     id: str
     owner: str  # the caller that submitted it
@@ -93,25 +60,53 @@ class Job:
     started_at: float | None  # of the first attempt
     finished_at: float | None
     expired_at: float | None  # its files were removed then, to make room
-    round: int | None  # the newest question that it asked
+    round: int | None  # of its newest question
     waiting_reason: str | None  # for a queued or waiting job: why it waits
     version: int  # grows with every change of the row; makes the ETag
     traceparent: str | None  # W3C trace context of the request that submitted it
-    callback: Json | None  # what became of its callback, once it is over
+    callback: Json | None  # outcome of its callback, once the job is over
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """Job to be submitted: a checked request."""
+
+    owner: str  # the caller that submits it
+    request: Json  # as it was sent
+    spec: Json  # resolved: a `JobSpec` as JSON, no ids of datasets or jobs left
+    selector: str
+    fingerprint: str | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0  # larger runs first
+    uses: Collection[str] = ()  # ids of the datasets and jobs it was resolved from: not deletable while it is active
+    traceparent: str | None = None  # W3C trace context that its attempts belong to
+    callback_url: str | None = None  # receives a POST when the job is over; see `Callbacks`
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """Caller's key of one request, with the digest of the request."""
+
+    key: str
+    body_sha256: str  # hexadecimal, of the canonical body
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What `Jobs.submit` did."""
+    """Outcome of `Jobs.submit`."""
 
-    job_id: str
-    replayed: bool  # an earlier submission with the same idempotency key answered
-    response: Json  # what `render` made of the job when it was first submitted
+    job: Job  # as it was when its key was first answered; in a replay without its `spec`, which is not kept
+    replayed: bool  # an earlier submission with the same idempotency key is the answer
+
+    @property
+    def job_id(self) -> str:
+        """Id of the job."""
+        return self.job.id
 
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    """What `Jobs.request_cancel` did."""
+    """Outcome of `Jobs.request_cancel`."""
 
     job: Job
     already: bool  # it was cancelled before this request
@@ -119,41 +114,41 @@ class Cancellation:
 
 @dataclass(frozen=True, slots=True)
 class OpenQuestion:
-    """What a waiting job asks."""
+    """Question of a waiting job."""
 
     round: int
-    rows: bytes  # int64, little-endian, in the order they were asked
+    rows: bytes  # int64, little-endian, in the question's order
     answered: bytes  # one for each of the rows, 0 or 1
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What `Questions.answer` did."""
+class AnswersAccepted:
+    """Outcome of `Questions.answer`."""
 
     round: int
-    total: int  # rows that were asked
+    total: int  # rows of the question
     missing: int  # of them, without an answer now
     state: JobState  # of the job now
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A question that was answered whole."""
+    """Completely answered question."""
 
     round: int
-    rows: bytes  # int64, little-endian, in the order they were asked
+    rows: bytes  # int64, little-endian, in the question's order
     scores: bytes  # float64, little-endian; NaN: no score
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A registered manifest."""
+    """Registered manifest."""
 
     id: str
     owner: str
     digest: str  # of the dataset: shards' contents and roles
     manifest: Json  # resolved: globs expanded, format set
-    rows: int | None  # None where only reading the shards can tell
+    rows: int | None  # None where only reading the shards would show it
     shards: int
     bytes: int
     created_at: float
@@ -161,7 +156,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What `Datasets.register` did."""
+    """Outcome of `Datasets.register`."""
 
     dataset: Dataset
     created: bool  # False: the same manifest over the same contents was there already
@@ -169,7 +164,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as it is listed: what the caller holds is known to the caller only."""
+    """API key without its token, which only its holder knows."""
 
     id: str
     owner: str  # whose jobs and datasets its holder makes and sees
@@ -180,13 +175,13 @@ class ApiKey:
     revoked_at: float | None
 
     def valid(self, now: float) -> bool:
-        """Whether it opens anything at `now`."""
+        """Whether the key is valid at `now`."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What `Keys.create` did."""
+    """Outcome of `Keys.create`."""
 
     key: ApiKey
     token: str = field(repr=False)  # what the caller sends: shown once, stored nowhere
@@ -194,7 +189,7 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """A callback to send, taken for one attempt."""
+    """Callback, claimed for one attempt."""
 
     id: str  # the same at every attempt
     job_id: str
@@ -207,7 +202,7 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """Some jobs, newest first."""
+    """Page of jobs, newest first."""
 
     items: Sequence[Job]
     next_cursor: str | None  # None on the last page
@@ -215,7 +210,7 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True)
 class DatasetPage:
-    """Some datasets, newest first."""
+    """Page of datasets, newest first."""
 
     items: Sequence[Dataset]
     next_cursor: str | None  # None on the last page
@@ -223,7 +218,7 @@ class DatasetPage:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a job."""
+    """Event of a job."""
 
     seq: int  # 1, 2, 3, ... for each job, without gaps
     at: float
@@ -233,7 +228,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line a job wrote."""
+    """Line of a job's log."""
 
     at: float
     level: str  # debug, info, warning, error
@@ -243,7 +238,7 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A supervisor that reported lately."""
+    """Supervisor that reported recently."""
 
     id: str
     host: str
@@ -257,7 +252,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A finished job whose files are there."""
+    """Finished job whose files exist."""
 
     job_id: str
     age: float  # seconds since it finished
@@ -265,7 +260,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A worker's right to a job. Every write of the worker is refused once another claim raised the token."""
+    """Right of a worker to a job. A later claim raises the token; writes under the old one are refused."""
 
     job_id: str
     worker: str
@@ -274,7 +269,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job handed to a worker."""
+    """Job claimed by a worker."""
 
     job: Job
     lease: Lease
@@ -282,7 +277,7 @@ class Claim:
 
 
 class Control(StrEnum):
-    """What a heartbeat tells the worker."""
+    """Answer to a heartbeat."""
 
     CONTINUE = "continue"
     """The lease was extended."""
@@ -291,4 +286,4 @@ class Control(StrEnum):
     """The lease was extended; the job is to stop."""
 
     LOST = "lost"
-    """The lease is another's or the job is gone: stop at once, write nothing."""
+    """The lease is another worker's or the job was deleted: stop at once, write nothing."""

@@ -1,7 +1,8 @@
-"""The store: one object, one part for each concern, all over one database."""
+"""The store: one object with a part for each concern, over one database."""
 
 from __future__ import annotations
 
+from tamis.service.retry import JobRetry
 from tamis.service.store.callbacks import Callbacks
 from tamis.service.store.counters import Totals
 from tamis.service.store.database import Database
@@ -16,7 +17,7 @@ from tamis.service.store.workers import Workers
 
 
 class Store:
-    """All that the service keeps, in SQLite or PostgreSQL. Thread-safe; one a process is enough.
+    """Durable state of the service in SQLite or PostgreSQL. Thread-safe; one per process is enough.
 
     Every call is one transaction. A database that does not answer (locked, missing, not migrated) raises
     `tamis.selectors.errors.StorageError`; nothing of SQLAlchemy's leaves the store.
@@ -24,28 +25,28 @@ class Store:
     Attributes
     ----------
     jobs : Jobs
-        What callers do with jobs: submit, look, wait, cancel, resume, delete, count.
+        Callers' operations on jobs: submit, read, cancel, resume, delete, count.
     queue : Queue
-        What workers do with jobs: claim, heartbeat, finish, give back.
+        Workers' operations on jobs: claim, heartbeat, finish, give back.
     questions : Questions
-        What jobs ask while they run, and the answers.
+        Questions of running jobs, and the answers.
     datasets : Datasets
         Registered manifests.
     events : Events
-        What happened to a job, and its log.
+        Events and log of a job.
     workers : Workers
-        Who is there to run jobs.
+        Register of workers.
     totals : Totals
-        What workers have counted.
+        Totals of what workers counted.
     removals : Removals
-        Files of jobs that are to go.
+        Files of jobs to be removed.
     keys : Keys
         API keys.
     callbacks : Callbacks
-        What is to be sent to callers, and the secrets that sign it.
+        Outbox of callbacks, and the secrets that sign them.
     """
 
-    def __init__(self, url: str, *, running_per_owner: int | None = None) -> None:
+    def __init__(self, url: str, *, running_per_owner: int | None = None, retry: JobRetry | None = None) -> None:
         """Connect lazily: nothing is opened before the first call, and nothing is created before `migrate`.
 
         Parameters
@@ -54,10 +55,12 @@ class Store:
             ``sqlite:////absolute/path.sqlite3`` or ``postgresql+psycopg://…``.
         running_per_owner : int, optional
             Jobs of one owner that run at a time, over all workers; all may when left out.
+        retry : JobRetry, optional
+            Decides after a failed attempt whether and when the job runs again; the default's pauses when left out.
         """
         self.database = Database(url)
         self.jobs = Jobs(self.database, running_per_owner)
-        self.queue = Queue(self.database, running_per_owner)
+        self.queue = Queue(self.database, running_per_owner, retry or JobRetry())
         self.questions = Questions(self.database)
         self.datasets = Datasets(self.database)
         self.events = Events(self.database)

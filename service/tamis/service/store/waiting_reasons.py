@@ -1,4 +1,4 @@
-"""Why a job that is not running waits."""
+"""Reasons why jobs wait."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Collection
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tamis.service.job_state import JobState
 from tamis.service.store.fair_share import ORDER, running
 from tamis.service.store.job_rows import AnyRow
 from tamis.service.store.models import jobs, questions
-from tamis.service.store.records import JobState
 from tamis.service.store.workers import live_workers
 
 
 def waiting_reasons(
     connection: Connection, rows: Collection[AnyRow], now: float, running_per_owner: int | None
 ) -> dict[str, str]:
-    """Say of each queued or waiting job, by id, why it waits."""
+    """Return the reason of each queued or waiting job, by id."""
     return _questions(connection, rows) | _places_in_the_queue(connection, rows, now, running_per_owner)
 
 
@@ -25,14 +25,14 @@ def _questions(connection: Connection, rows: Collection[AnyRow]) -> dict[str, st
     waiting = [row.id for row in rows if row.state == JobState.WAITING]
     if not waiting:
         return {}
-    asked = (
+    open_questions = (
         sa.select(questions.c.job_id, questions.c.round, questions.c.missing)
         .join(jobs, sa.and_(jobs.c.id == questions.c.job_id, jobs.c.round == questions.c.round))
         .where(jobs.c.id.in_(waiting))
     )
     return {
         row.job_id: f"it asks for the scores of {row.missing:,} row{'s' * (row.missing != 1)} (round {row.round})"
-        for row in connection.execute(asked)
+        for row in connection.execute(open_questions)
     }
 
 
@@ -44,7 +44,7 @@ def _places_in_the_queue(
         return {}
     if not live_workers(connection, now):
         return dict.fromkeys((row.id for row in queued), "no worker is running: start one with `tamis worker`")
-    # Places in the queue are counted over all that wait, then looked up: one pass, whatever the page's size.
+    # Places in the queue are counted over all that wait, then selected: one pass, whatever the page's size.
     places = (
         sa.select(
             jobs.c.id,
@@ -57,11 +57,11 @@ def _places_in_the_queue(
         .where(jobs.c.state == JobState.QUEUED)
         .subquery()
     )
-    held = {} if most is None else running(connection, {row.owner for row in queued})
-    looked_up = sa.select(places).where(places.c.id.in_([row.id for row in queued]))
+    running_jobs = {} if most is None else running(connection, {row.owner for row in queued})
+    wanted = sa.select(places).where(places.c.id.in_([row.id for row in queued]))
     return {
-        row.id: _reason(row, now, full=most is not None and held.get(row.owner, 0) >= most)
-        for row in connection.execute(looked_up)
+        row.id: _reason(row, now, full=most is not None and running_jobs.get(row.owner, 0) >= most)
+        for row in connection.execute(wanted)
     }
 
 

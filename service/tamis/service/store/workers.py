@@ -1,4 +1,4 @@
-"""Who is there to run jobs."""
+"""Register of workers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tamis.service.store.models import workers
 from tamis.service.store.records import Worker
 
 LIVE_SECONDS: Final = 10.0
-"""A worker that did not report for so long is not counted as live."""
+"""Time without a report after which a worker no longer counts as live."""
 
 
 FORGOTTEN_SECONDS: Final = 3600.0
-"""The row of a worker that did not report for so long is removed."""
+"""Time without a report after which the row of a worker is removed."""
 
 
 class Workers:
-    """Report, look, leave."""
+    """Reports of workers."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def report(self, worker: str, *, host: str, pid: int, slots: int, running: int, memory_bytes: int = 0) -> None:
-        """Say that this worker lives (the supervisor does, every second or two)."""
+        """Record that a worker is alive; its supervisor reports every second or two."""
         with self._database.write() as connection:
             now = self._database.now(connection)
             values = {
@@ -44,12 +44,12 @@ class Workers:
                 connection.execute(sa.delete(workers).where(workers.c.seen_at < now - FORGOTTEN_SECONDS))
 
     def live(self, within: float = LIVE_SECONDS) -> Sequence[Worker]:
-        """Give the workers that reported in the last `within` seconds."""
+        """Return the workers that reported in the last `within` seconds."""
         with self._database.read() as connection:
             return live_workers(connection, self._database.now(connection), within)
 
     def leave(self, worker: str) -> None:
-        """Say that this worker stops."""
+        """Record that a worker stops."""
         with self._database.write() as connection:
             connection.execute(sa.delete(workers).where(workers.c.id == worker))
 

@@ -1,1 +1,1 @@
-"""Running jobs: one supervisor a host, one process a job."""
+"""Execution of jobs: one supervisor per host, one process per job."""

@@ -17,7 +17,7 @@ from tamis.service.worker.supervisor import is_reporting, run_worker
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run jobs until told to stop."""
+    """Run a supervisor until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="tamis-worker", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="jobs at a time")
     parser.add_argument("--check", action="store_true", help="only tell whether a worker of this host reported lately")

@@ -1,4 +1,4 @@
-"""One attempt at one job: a claim, the process that runs it, and the rules of how it ends."""
+"""Attempt at a job: its claim, its process, and the ways in which it ends."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 
 from tamis.selectors.errors import OutOfLimits, StorageError, TamisError
+from tamis.service.job_state import JobState
 from tamis.service.metrics_model import (
     ATTEMPT,
     ATTEMPTS,
@@ -24,31 +25,31 @@ from tamis.service.metrics_model import (
     Tally,
 )
 from tamis.service.problem_details import problem_of
-from tamis.service.store import Claim, Control, JobState, LogLine, Store
+from tamis.service.store import Claim, Control, LogLine, Store
 from tamis.service.tracing import AttemptSpan
 from tamis.service.worker.process_handle import JobProcessHandle
 from tamis.service.worker.protocol import Message, unpacked
 
 MAX_HELD_LINES: Final = 2_000
-"""Log lines kept while the store does not take them; the newest win."""
+"""Maximum number of log lines held while the store does not answer; the oldest are dropped."""
 
 
 LOST: Final = "lost"
-"""The outcome of an attempt whose lease ran out, or whose job is gone."""
+"""Outcome of an attempt whose lease ran out, or whose job was deleted."""
 
 AGAIN: Final = "again"
-"""The outcome of an attempt whose job was queued again: after a failure that may pass, or by a worker that stops."""
+"""Outcome of an attempt whose job was queued again: after a transient failure, or by a worker that stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How often and how long, in seconds."""
+    """Intervals and limits of a supervisor, in seconds."""
 
-    lease: float = 15.0  # a job whose worker did not report for so long is another's
+    lease: float = 15.0  # a job goes to another worker when its worker did not report for this time
     heartbeat: float = 1.0  # between two reports of a job
-    poll: float = 0.2  # between two looks into the queue while a slot is free
-    memory: float = 0.25  # between two looks at a job's memory, where it has a limit
-    cancel: float = 0.25  # between two looks for jobs that are to stop
+    poll: float = 0.2  # between two polls of the queue while a slot is free
+    memory: float = 0.25  # between two measurements of a job's memory, where it has a limit
+    cancel: float = 0.25  # between two polls for jobs that have to stop
     grace: float = 1.0  # from then to the kill: finished units are kept, so little is lost
     report: float = 2.0  # between two reports of the worker itself
 
@@ -58,16 +59,15 @@ class JobProcessDied(TamisError):
 
     code = "job-process-died"
     status = 500
-    retryable = True
 
 
 class Attempt:
-    """Steers one job process through one job; `step` is called many times a second and never waits for the process."""
+    """Controller of one job process for one job; `step` is called many times a second and never blocks."""
 
     def __init__(self, store: Store, claim: Claim, handle: JobProcessHandle, timing: Timing, tally: Tally) -> None:
         self.claim: Final = claim
         self.handle: Final = handle
-        self.memory_bytes = 0  # when it was last looked at
+        self.memory_bytes = 0  # at the last measurement
         self._peak_memory = 0
         self._tally = tally
         self._selector: Final = claim.job.selector
@@ -92,48 +92,48 @@ class Attempt:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What becomes readable when there is something to do; nothing once the end is settled."""
+        """Descriptors that become readable when the process writes; none once the outcome is recorded."""
         return self.handle.descriptors if self._report is None else ()
 
     @property
     def unsent(self) -> tuple[int, ...]:
-        """What becomes writable when more of the order can be sent."""
+        """Descriptors that become writable when more of the order can be sent."""
         return self.handle.unsent if self._report is None else ()
 
     def cancel(self) -> None:
-        """Tell the process to stop, and kill it when it has not within the grace."""
+        """Request the process to stop, and kill it after `Timing.grace`."""
         if self._kill_at is None and self._report is None:
             self._kill_at = time.monotonic() + self._timing.grace
             self.handle.send({"kind": "cancel"})
 
     def take_handle(self) -> JobProcessHandle | None:
-        """After the end: give the process if it can run another job; else it is closed already."""
+        """Return, after the end, the process if it can run another job; otherwise it is closed."""
         return self.handle if self._reusable else None
 
     def step(self) -> bool:
-        """Go on; True when the attempt is over and the slot is free."""
+        """Process messages and deadlines; returns True when the attempt is over and the slot is free."""
         for message in self.handle.receive():
-            self._take(message)
+            self._handle_message(message)
         self._collect_errors()
         now = time.monotonic()
         if self._report is None:
             self._watch(now)
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + self._timing.heartbeat
-            return self._tell() if self._report is not None else self._beat(now)
+            return self._report_outcome() if self._report is not None else self._heartbeat(now)
         return False
 
     def give_back(self) -> None:
-        """Stop the process and queue the job again, for a worker that stops; an outcome already there is told."""
+        """Stop the process and queue the job again, for a worker that stops; an outcome that arrived is reported."""
         for message in self.handle.receive():
-            self._take(message)
+            self._handle_message(message)
         self._reusable = False
         self.handle.close()
         if self._report is None:
             self._end(lambda: self._store.queue.release(self.claim.lease, logs=self._logs))
-        self._tell()
+        self._report_outcome()
 
-    def _take(self, message: Message) -> None:
+    def _handle_message(self, message: Message) -> None:
         match message["kind"]:
             case "progress":
                 self._progress = message["progress"]
@@ -146,9 +146,9 @@ class Attempt:
             case "log":
                 self._log(message["level"], message["message"], message["fields"], at=message["at"])
             case "outcome":
-                self._look_at_memory()  # a short attempt has seen no heartbeat
+                self._measure_memory()  # a short attempt has seen no heartbeat
                 self._progress = message["progress"] or self._progress
-                self._reusable = message["again"]
+                self._reusable = message["reusable"]
                 self._end(self._outcome(message))
 
     def _outcome(self, message: Message) -> Callable[[], JobState | None]:
@@ -163,14 +163,14 @@ class Attempt:
                 return lambda: queue.wait(lease, round, rows, progress=self._progress, logs=self._logs)
             case _:
                 self._problem = message["problem"]
-                return lambda: queue.fail(lease, message["problem"], retry=message["retry"], logs=self._logs)
+                return lambda: queue.fail(lease, message["problem"], logs=self._logs)
 
     def _watch(self, now: float) -> None:
-        """End the attempt if the process died, took too long, took too much, or did not stop when it was told."""
+        """End the attempt if the process died, exceeded a limit, or did not stop in time."""
         status = self.handle.exit_status()
         if status is not None:
-            for message in self.handle.receive():  # what it said between our last look and its end
-                self._take(message)
+            for message in self.handle.receive():  # sent between the last poll and its end
+                self._handle_message(message)
             self._collect_errors()
             if self._report is None:
                 self._fail(JobProcessDied(_death(status)))
@@ -189,18 +189,18 @@ class Attempt:
             )
         elif (limit := self._limit("memory_bytes")) is not None and now >= self._next_memory:
             self._next_memory = now + self._timing.memory
-            held = self._look_at_memory()
-            if held > limit:
+            memory = self._measure_memory()
+            if memory > limit:
                 self._kill()
                 self._fail(
                     OutOfLimits(
-                        f"the job held {held / 2**20:.0f} MiB of memory, its limit is {limit / 2**20:.0f} MiB; "
+                        f"the job held {memory / 2**20:.0f} MiB of memory, its limit is {limit / 2**20:.0f} MiB; "
                         "submit it again with a larger limit, or run the worker with fewer threads",
                         pointer="/limits/memory_bytes",
                     )
                 )
 
-    def _look_at_memory(self) -> int:
+    def _measure_memory(self) -> int:
         self.memory_bytes = self.handle.memory_bytes()
         self._peak_memory = max(self._peak_memory, self.memory_bytes)
         return self.memory_bytes
@@ -209,8 +209,8 @@ class Attempt:
         limits: Mapping[str, float | None] = self.claim.job.spec.get("limits") or {}
         return limits.get(name)
 
-    def _beat(self, now: float) -> bool:
-        self._look_at_memory()
+    def _heartbeat(self, now: float) -> bool:
+        self._measure_memory()
         logs = list(self._logs)
         try:
             control = self._store.queue.heartbeat(
@@ -234,14 +234,14 @@ class Attempt:
     def _fail(self, error: TamisError) -> None:
         self._problem = problem = problem_of(error)
         self._log("error", error.detail, {"code": error.code})
-        self._end(lambda: self._store.queue.fail(self.claim.lease, problem, retry=error.retryable, logs=self._logs))
+        self._end(lambda: self._store.queue.fail(self.claim.lease, problem, logs=self._logs))
 
     def _end(self, report: Callable[[], JobState | None]) -> None:
-        """Settle how the attempt ended; it is told at once, and again until the store took it."""
+        """Record the outcome; report it now, and retry until the store accepts."""
         self._report = report
         self._next_heartbeat = 0.0
 
-    def _tell(self) -> bool:
+    def _report_outcome(self) -> bool:
         assert self._report is not None
         try:
             state = self._report()
@@ -253,7 +253,7 @@ class Attempt:
         return True
 
     def _count(self, state: JobState | None) -> None:
-        """Count the attempt, by what became of the job: None when that is another worker's concern."""
+        """Count the attempt by the state of its job; None: the lease was lost."""
         outcome = LOST if state is None else AGAIN if state is JobState.QUEUED else str(state)
         seconds = time.monotonic() - self._started
         self._tally.count(ATTEMPTS, self._selector, label=outcome)

@@ -1,7 +1,7 @@
-"""The process that runs a job, one at a time: started ahead of time, warm, waiting for its order.
+"""Process that runs jobs, one at a time: started ahead of time, warm, waiting for its order.
 
 ``python -m tamis.service.worker.job_process --parent PID [--runner MODULE:FUNCTION]``, started by the supervisor only.
-Reads orders from standard input and answers on what was standard output; see `messages`. It ends when its input ends:
+Reads orders from standard input and answers on what was standard output; see `protocol`. It ends when its input ends:
 without a supervisor nothing goes on computing. A process whose job ended in good order takes another: starting one
 takes seconds of CPU, more than many a job.
 """
@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from pydantic import ValidationError
 
 from tamis.selectors.errors import Cancelled, StorageError, TamisError
-from tamis.service.input_check import check_inputs
 from tamis.service.problem_details import problem_of
 from tamis.service.process_setup import die_with_parent, prepare_process
 from tamis.service.question_files import write_question
@@ -39,11 +38,11 @@ from tamis.service.settings import DATA_ROOTS, Settings
 from tamis.service.unit_journal import Journal
 from tamis.service.worker.memory import memory_of
 from tamis.service.worker.protocol import (
-    Asked,
     Lines,
     Message,
     Order,
     Outcome,
+    QuestionRows,
     RoundAnswers,
     Work,
     encode,
@@ -52,39 +51,39 @@ from tamis.service.worker.protocol import (
 )
 
 if TYPE_CHECKING:
-    from tamis.selectors.jobs.execute import Environment, Observer
-    from tamis.selectors.run.observer import UnitDone
+    from tamis.selectors.jobs.open import Environment
+    from tamis.selectors.run.observer import Observer, UnitDone
     from tamis.selectors.run.questions import Answer
     from tamis.selectors.schema.request import JobSpec
     from tamis.selectors.schema.response import Progress
 
-    Runner = Callable[[JobSpec, Path, Environment, Observer, Answer], object]
+    Runner = Callable[[JobSpec, str | None, Path, Environment, Observer, Answer], object]
 
-EXECUTE: Final = "tamis.selectors.jobs.execute:execute"
-"""What runs a job."""
+EXECUTE: Final = "tamis.service.worker.execution:execute"
+"""The function that runs a job."""
 
 PROGRESS_SECONDS: Final = 0.2
-"""Shortest time between two progress messages; what comes between replaces what waits."""
+"""Shortest time between two progress messages; progress in between is dropped."""
 
 LOCK_POLL_SECONDS: Final = 0.2
 
 SERVER_ERROR: Final = 500
-"""From this HTTP status on an error is not the request's, nor the data's."""
+"""Lowest HTTP status of errors that lie neither in the request nor in the data."""
 
 READ_BYTES: Final = 2**16
 
-KEPT_BYTES: Final = 320 * 2**20
-"""A process that holds more memory than this after its job does not take another: the next one's limit is its own."""
+REUSABLE_BYTES: Final = 320 * 2**20
+"""Memory after a job beyond which a process takes no other: it would count against the next job's limit."""
 
-KEPT_JOBS: Final = 100
-"""Jobs that one process runs at most: what a library may leak does not grow without end."""
+MAX_JOBS: Final = 100
+"""Maximum number of jobs of one process: bounds what a library may leak."""
 
 OOM_SCORE: Final = 500
-"""Added to this process's score (of 1000): when the host runs out of memory, the job dies and not its supervisor."""
+"""Kernel's out-of-memory score (of 1000): without memory the job is killed and not its supervisor."""
 
 
 class Channel:
-    """This process's line to its supervisor."""
+    """Connection to the supervisor."""
 
     def __init__(self) -> None:
         # A library that prints must not break into the messages: from here on, standard output is standard error.
@@ -103,11 +102,11 @@ class Channel:
                 line = line[os.write(self._out, line) :]
 
     def listen(self) -> None:
-        """Start to read what the supervisor sends."""
+        """Start the thread that reads the supervisor's messages."""
         threading.Thread(target=self._listen, name="tamis-orders", daemon=True).start()
 
     def order(self) -> tuple[Order, list[RoundAnswers]]:
-        """Wait for the order, and give what was answered before it."""
+        """Wait for the next order; returns it with the answers that came before it."""
         return self._orders.get()
 
     def _listen(self) -> None:
@@ -116,7 +115,7 @@ class Channel:
         while data := os.read(0, READ_BYTES):
             for line in lines.feed(data):
                 self._take(line)
-        # The supervisor is gone, and with it the lease: end at once, children included.
+        # The supervisor has ended, and with it the lease: end at once, children included.
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
     def _take(self, line: bytes) -> None:
@@ -133,7 +132,7 @@ class Channel:
 
 
 class PipeObserver:
-    """Tells the supervisor how the job goes."""
+    """Observer that reports to the supervisor."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -144,12 +143,12 @@ class PipeObserver:
         self.last: dict[str, Any] | None = None
 
     def progress(self, progress: Progress) -> None:
-        """Send progress, unless some was sent just now."""
+        """Send progress, at most once in `PROGRESS_SECONDS`."""
         self.last = progress.model_dump(mode="json")
         now = time.monotonic()
         if now - self._sent_at >= PROGRESS_SECONDS:
             self._sent_at = now
-            self.tell_work()
+            self.report_work()
             self._channel.send({"kind": "progress", "progress": self.last})
 
     def log(self, level: str, message: str, **fields: Any) -> None:
@@ -157,32 +156,32 @@ class PipeObserver:
         self._channel.send({"kind": "log", "level": level, "message": message, "fields": fields, "at": time.time()})
 
     def read(self, rows: int, size: int) -> None:
-        """Count what was read; told with the next progress."""
+        """Count rows and bytes read; reported with the next progress."""
         with self._lock:
             self._work["rows"] += rows
             self._work["bytes"] += size
 
     def unit(self, unit: UnitDone) -> None:
-        """Note a unit in the job's journal, and count one that was computed; told with the next progress."""
+        """Write a unit into the journal, and count a computed one; reported with the next progress."""
         if self.journal is not None:
             self.journal.write(unit)
         if unit.seconds is not None:
             with self._lock:
                 self._work["unit_seconds"].append(unit.seconds)
 
-    def tell_work(self) -> None:
-        """Tell what was counted since the last time."""
+    def report_work(self) -> None:
+        """Report the counts since the last report."""
         with self._lock:
             work, self._work = self._work, Work(kind="work", rows=0, bytes=0, unit_seconds=[])
         self._channel.send(work)
 
     def cancelled(self) -> bool:
-        """Whether the job was asked to stop."""
+        """Whether the job has to stop."""
         return self._channel.cancel.is_set()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Wait for a job, run it, tell its outcome; and again, as long as this process is as good as new."""
+    """Run jobs, one after the other, as long as the process is fit for another."""
     parser = argparse.ArgumentParser(prog="tamis-job-process", description=__doc__)
     parser.add_argument("--parent", type=int, required=True, help="the supervisor's process id")
     parser.add_argument("--runner", default=EXECUTE, help="module:function that runs a job")
@@ -200,13 +199,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     runner = _load(arguments.runner)
     if arguments.runner == EXECUTE:
         _warm_up()  # another runner's kernels are its own affair
-    for number in range(1, KEPT_JOBS + 1):
+    for number in range(1, MAX_JOBS + 1):
         channel.send({"kind": "ready"})
         order, answered = channel.order()
         outcome = _run(order, answered, runner, settings, channel)
-        outcome["again"] = outcome["again"] and number < KEPT_JOBS and _as_good_as_new()
+        outcome["reusable"] = outcome["reusable"] and number < MAX_JOBS and _is_reusable()
         channel.send(outcome)
-        if not outcome["again"]:
+        if not outcome["reusable"]:
             break
     return 0
 
@@ -225,13 +224,13 @@ def _warm_up() -> None:
     warmup_common()
 
 
-def _as_good_as_new() -> bool:
-    """Give back what the job left; whether little enough is held."""
+def _is_reusable() -> bool:
+    """Free memory of the last job; returns whether at most `REUSABLE_BYTES` are held."""
     gc.collect()
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # musl gives back by itself
             ctypes.CDLL(None).malloc_trim(0)
-    return memory_of(os.getpid()) <= KEPT_BYTES
+    return memory_of(os.getpid()) <= REUSABLE_BYTES
 
 
 def _run(
@@ -240,14 +239,12 @@ def _run(
     import numpy as np
 
     from tamis.selectors.datasets import open_storage
-    from tamis.selectors.jobs.execute import Environment
+    from tamis.selectors.jobs.open import Environment
     from tamis.selectors.run.questions import Answered, Answers, Waiting
     from tamis.selectors.schema.request import JobSpec
 
     observer = PipeObserver(channel)
-    outcome = Outcome(
-        kind="outcome", state="succeeded", question=None, problem=None, retry=False, progress=None, again=True
-    )
+    outcome = Outcome(kind="outcome", state="succeeded", question=None, problem=None, progress=None, reusable=True)
     answers = Answers(
         Answered(
             one["round"], np.frombuffer(unpacked(one["rows"]), "<i8"), np.frombuffer(unpacked(one["scores"]), "<f8")
@@ -257,24 +254,21 @@ def _run(
     try:
         spec = JobSpec.model_validate(order["spec"])
         environment = Environment(
-            storage=open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS),
+            storage=open_storage(settings.data_roots, s3_endpoint=settings.s3_endpoint, setting=DATA_ROOTS.variable),
             cache=settings.signals_dir,
             threads=order["threads"],
         )
         out = Path(order["out"])
-        with _alone(out, observer):
-            if order["fingerprint"] is not None:
-                check_inputs(spec, order["fingerprint"], environment)
-            with contextlib.closing(Journal(out, order["attempt"])) as observer.journal:
-                try:
-                    runner(spec, out, environment, observer, answers)
-                except Waiting as waiting:
-                    write_question(out, waiting.question)
-                    outcome["state"] = "waiting"
-                    rows = packed(waiting.question.rows.astype("<i8").tobytes())
-                    outcome["question"] = Asked(round=waiting.question.round, rows=rows)
+        with _folder_lock(out, observer), contextlib.closing(Journal(out, order["attempt"])) as observer.journal:
+            try:
+                runner(spec, order["fingerprint"], out, environment, observer, answers)
+            except Waiting as waiting:
+                write_question(out, waiting.question)
+                outcome["state"] = "waiting"
+                rows = packed(waiting.question.rows.astype("<i8").tobytes())
+                outcome["question"] = QuestionRows(round=waiting.question.round, rows=rows)
     except Cancelled:
-        outcome |= {"state": "cancelled", "again": False}  # the supervisor may be about to kill this process
+        outcome |= {"state": "cancelled", "reusable": False}  # the supervisor may be about to kill this process
     except Exception as error:
         known = _as_tamis_error(error)
         if known is error and known.status < SERVER_ERROR:
@@ -282,22 +276,22 @@ def _run(
         else:
             observer.log("error", _short(error), traceback=traceback.format_exc())
         in_order = isinstance(error, TamisError | OSError)  # of the data's or the disk's making, not of this process's
-        outcome |= {"state": "failed", "problem": problem_of(known), "retry": known.retryable, "again": in_order}
-    observer.tell_work()
+        outcome |= {"state": "failed", "problem": problem_of(known), "reusable": in_order}
+    observer.report_work()
     outcome["progress"] = observer.last
     return outcome
 
 
 @contextlib.contextmanager
-def _alone(out: Path, observer: PipeObserver) -> Iterator[None]:
-    """Hold the job's folder: an earlier attempt on this host, its supervisor stopped, may still be at work in it."""
+def _folder_lock(out: Path, observer: PipeObserver) -> Iterator[None]:
+    """Lock the job's folder: an earlier attempt on this host may still be running without its supervisor."""
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (out / ".attempt.lock").open("ab") as lock:
-        told = False
+        announced = False
         while not _locked(lock.fileno()):
-            if not told:
+            if not announced:
                 observer.log("info", "waiting for the end of an earlier attempt that is still running on this host")
-                told = True
+                announced = True
             if observer.cancelled():
                 raise Cancelled
             time.sleep(LOCK_POLL_SECONDS)
@@ -333,7 +327,6 @@ class OutOfMemory(TamisError):
 
     code = "out-of-memory"
     status = 500
-    retryable = True
 
 
 def _short(error: Exception) -> str:

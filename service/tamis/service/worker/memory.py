@@ -1,4 +1,4 @@
-"""How much memory processes hold, as the kernel tells."""
+"""Memory of processes, from the kernel."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def session_memory(session: int) -> int:
-    """Give the bytes that all processes of a session hold; see `memory_of`."""
+    """Return the bytes held by all processes of a session; see `memory_of`."""
     return sum(memory_of(pid) for pid in _members(session))
 
 
 def memory_of(pid: int) -> int:
-    """Give the bytes that a process holds: anonymous and shared, not mapped files; 0 when it is gone.
+    """Return the bytes held by a process: anonymous and shared, without mapped files; 0 when it has ended.
 
     What is mapped from a file can be dropped at any time and is no need of the job's: mapping a large dataset
     should not count as using memory.

@@ -1,4 +1,4 @@
-"""The supervisor's side of one job process: start it, talk to it, watch it, end it. Never blocks."""
+"""Supervisor's handle of one job process: start, messages, status, end. Never blocks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tamis.service.worker.protocol import Lines, Message, encode
 READ_BYTES: Final = 2**16
 
 MAX_STDERR_LINE: Final = 4096
-"""Bytes of one line of standard error."""
+"""Maximum length in bytes of one line of standard error."""
 
 REAP_SECONDS: Final = 5.0
-"""How long to wait for a killed process to disappear."""
+"""Longest wait for the end of a killed process."""
 
 
 class JobProcessHandle:
-    """One job process, in a session of its own.
+    """Job process in a session of its own.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class JobProcessHandle:
     """
 
     def __init__(self, runner: str = EXECUTE) -> None:
-        """Start it. The calling thread must live as long as the process: its end kills the process (on Linux)."""
+        """Start the process. The end of the calling thread kills it (on Linux)."""
         command = [sys.executable, "-P", "-m", "tamis.service.worker.job_process"]
         self._popen: Final = subprocess.Popen(
             [*command, "--parent", str(os.getpid()), "--runner", runner],
@@ -57,23 +57,23 @@ class JobProcessHandle:
 
     @property
     def descriptors(self) -> tuple[int, int]:
-        """What becomes readable when the process says something."""
+        """Descriptors that become readable when the process writes."""
         return self._messages.fileno(), self._errors.fileno()
 
     @property
     def unsent(self) -> tuple[int, ...]:
-        """What becomes writable when the rest of a message can be sent; nothing once all was."""
+        """Descriptors that become writable when the rest of a message can be sent; none when nothing is left."""
         return (self._input.fileno(),) if self._outgoing else ()
 
     def send(self, message: Message) -> None:
-        """Send a message, as much of it as goes now; `receive` sends the rest."""
+        """Send as much of a message as the pipe takes; `receive` sends the rest."""
         if message["kind"] == "order":
             self.ready = False
         self._outgoing += encode(message)
         self._flush()
 
     def receive(self) -> Iterator[Message]:
-        """Give the messages that came since; ``ready`` is kept, not given."""
+        """Yield the messages since the last call, except ``ready``, which sets the attribute."""
         self._flush()
         for line in _lines(self._messages, self._message_lines):
             message = json.loads(line)
@@ -83,29 +83,29 @@ class JobProcessHandle:
                 yield message
 
     def errors(self) -> Iterator[str]:
-        """Give the lines it wrote to standard error since."""
+        """Yield the lines written to standard error since the last call."""
         for line in _lines(self._errors, self._error_lines):
             yield line.decode(errors="replace")
 
     def exit_status(self) -> int | None:
-        """Give its exit status (negative: the signal that killed it), None while it runs."""
+        """Return the exit status (negative: the signal that killed the process), None while it runs."""
         return self._popen.poll()
 
     def kill(self) -> None:
-        """Kill it and whatever it started, and wait until it is gone."""
+        """Kill the process and its children, and wait for their end."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it dies when that call returns
             self._popen.wait(REAP_SECONDS)
 
     def close(self) -> None:
-        """Kill it if it still runs, and close the pipes."""
+        """Kill the process if it still runs, and close the pipes."""
         self.kill()
         for stream in (self._input, self._messages, self._errors):
             stream.close()
 
     def memory_bytes(self) -> int:
-        """Give the memory that the process and its children hold; see `memory_of`."""
+        """Return the memory of the process and its children; see `memory_of`."""
         return session_memory(self.pid)
 
     def _flush(self) -> None:
@@ -115,7 +115,7 @@ class JobProcessHandle:
             except BlockingIOError:
                 return
             except BrokenPipeError:
-                self._outgoing.clear()  # it ended: its exit status tells more
+                self._outgoing.clear()  # it ended: its exit status says more
                 return
             del self._outgoing[:sent]
 

@@ -1,4 +1,4 @@
-"""What supervisor and job process say to each other: one JSON object a line, over the job process's own pipes.
+"""Protocol between supervisor and job process: one JSON object a line, over the job process's pipes.
 
 To the job process: ``answers`` (one for each round that was answered), ``order``, then ``cancel`` perhaps. From it:
 ``ready``, then for its order ``progress``, ``log``, ``work`` and ``outcome``, and ``ready`` again where it takes
@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, TypedDict
 
 MAX_LINE: Final = 64 * 2**20
-"""Bytes of one message; a job of a hundred thousand shards is far below, and so are the answers to a million rows."""
+"""Maximum length in bytes of one message: far above a job of 100,000 shards and answers of a million rows."""
 
 Message = Mapping[str, Any]
 
 
 class RoundAnswers(TypedDict):
-    """What was answered in one round."""
+    """Answers of one round."""
 
     kind: Literal["answers"]
     round: int
@@ -28,7 +28,7 @@ class RoundAnswers(TypedDict):
 
 
 class Order(TypedDict):
-    """The job to run."""
+    """Job to run."""
 
     kind: Literal["order"]
     job_id: str
@@ -40,7 +40,7 @@ class Order(TypedDict):
 
 
 class Work(TypedDict):
-    """What was done since the last message of this kind."""
+    """Work done since the last message of this kind."""
 
     kind: Literal["work"]
     rows: int  # read
@@ -48,49 +48,48 @@ class Work(TypedDict):
     unit_seconds: list[float]  # of each unit that was computed
 
 
-class Asked(TypedDict):
-    """What the job asks; where its rows are is in a file beside its result."""
+class QuestionRows(TypedDict):
+    """Question of a job; a file beside the job's result has the rows' shards and ids."""
 
     round: int
     rows: str  # int64
 
 
 class Outcome(TypedDict):
-    """How the attempt ended."""
+    """Outcome of an attempt."""
 
     kind: Literal["outcome"]
     state: Literal["succeeded", "failed", "cancelled", "waiting"]
-    question: Asked | None  # for waiting
+    question: QuestionRows | None  # for waiting
     problem: dict[str, Any] | None  # for failed
-    retry: bool  # for failed: whether the same job may succeed when it is tried again
     progress: dict[str, Any] | None  # the last
-    again: bool  # whether the process takes another order
+    reusable: bool  # whether the process takes another order
 
 
 def encode(message: Message) -> bytes:
-    """Make the line of a message."""
+    """Encode a message as a line."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
 def packed(array: bytes) -> str:
-    """Write the bytes of an array into a message."""
+    """Encode the bytes of an array for a message."""
     return base64.b64encode(array).decode()
 
 
 def unpacked(text: str) -> bytes:
-    """Read the bytes of an array from a message."""
+    """Decode the bytes of an array from a message."""
     return base64.b64decode(text)
 
 
 class Lines:
-    """Cuts a stream of bytes into lines."""
+    """Splitter of a stream of bytes into lines."""
 
     def __init__(self, longest: int = MAX_LINE) -> None:
         self._rest = bytearray()
         self._longest = longest
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Give the lines that `data` completes, without their ends; a line beyond the longest is cut there."""
+        """Yield the lines that `data` completes, without line ends; a longer line than `longest` is cut."""
         self._rest += data
         while True:
             end = self._rest.find(b"\n")

@@ -1,4 +1,4 @@
-"""The supervisor: claims jobs while it has a free slot and gives each to a process of its own. A loop, nothing else."""
+"""Supervisor: a loop that claims jobs while a slot is free and gives each to a process of its own."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from tamis.service.worker.process_handle import JobProcessHandle
 from tamis.service.worker.protocol import Order, RoundAnswers, packed
 
 TICK_SECONDS: Final = 0.1
-"""Longest sleep of the loop; a message from a process ends it earlier."""
+"""Longest pause of the loop; a message from a process ends it earlier."""
 
 SPARE_RETRY_SECONDS: Final = 5.0
-"""After a process that died before it was ready: how long until the next is started."""
+"""Pause before the next start after a process that died before it was ready."""
 
 HEARTBEATS: Final = 5
-"""In one lease at least: a job is not lost because one of them came late."""
+"""Minimum number of heartbeats in one lease: a late one does not lose the job."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("tamis.worker")
 
 
 class Supervisor:
-    """Runs up to `slots` jobs at a time, one process each, and keeps one warm process more than it has jobs."""
+    """Supervisor of up to `slots` jobs at a time, one process each, with one warm process to spare."""
 
     def __init__(
         self, store: Store, settings: Settings, *, slots: int = 1, timing: Timing | None = None, runner: str = EXECUTE
     ) -> None:
-        """Prepare; nothing starts before `run`.
+        """Prepare the supervisor; `run` starts it.
 
         Parameters
         ----------
@@ -51,7 +51,7 @@ class Supervisor:
         timing : Timing, optional
             How often and how long.
         runner : str
-            ``module:function`` that runs a job, with the signature of `tamis.selectors.jobs.execute.execute`.
+            ``module:function`` that runs a job, with the signature of `tamis.service.worker.execution.execute`.
         """
         self._store = store
         self._settings = settings
@@ -66,7 +66,7 @@ class Supervisor:
         self._stopping = False
 
     def run(self) -> None:
-        """Run until `stop` is called or SIGTERM or SIGINT comes; then give running jobs back and end.
+        """Run until `stop`, SIGTERM or SIGINT; then give running jobs back.
 
         Must be called in the main thread.
         """
@@ -160,7 +160,7 @@ class Supervisor:
         self._spares = [spare for spare in self._spares if spare.exit_status() is None]
 
     def _ready_spare(self) -> JobProcessHandle | None:
-        """The one that was used last is warmest."""
+        """Return the ready process that was used last: it is the warmest. None when none is ready."""
         return next((spare for spare in reversed(self._spares) if spare.ready), None)
 
     def _claim(self, handle: JobProcessHandle) -> None:
@@ -224,7 +224,7 @@ class Supervisor:
 
 
 def run_worker(settings: Settings, *, slots: int = 1) -> None:
-    """Run a supervisor in this process until SIGTERM or SIGINT; what `tamis worker` does.
+    """Run a supervisor in this process until SIGTERM or SIGINT, as `tamis worker` does.
 
     Raises
     ------
@@ -246,7 +246,7 @@ def run_worker(settings: Settings, *, slots: int = 1) -> None:
 
 
 def is_reporting(settings: Settings) -> bool:
-    """Tell whether a worker of this host reported lately: the health check of a worker in a container of its own."""
+    """Return whether a worker of this host reported recently: the health check of a worker's container."""
     store = Store(settings.database_url)
     try:
         return any(worker.host == socket.gethostname() for worker in store.workers.live())

@@ -242,7 +242,7 @@ def _first_bad(lines: Lines, schema: pa.Schema) -> int:
 
 
 def _explain(text: bytes, schema: pa.Schema, uri: str, line: int, reason: str) -> DataError:
-    """Say what is wrong with a line that pyarrow refused."""
+    """Return an error that says what is wrong with a line that pyarrow refused."""
     try:
         value = _parse(text, uri, line)
     except DataError as error:

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tamis.selectors.datasets.batch import MAX_BATCH_BYTES, MAX_BATCH_ROWS
-from tamis.selectors.datasets.columns import is_text
 from tamis.selectors.datasets.formats.parquet_footer import FooterError, column_chunks
+from tamis.selectors.datasets.role_types import is_text
 from tamis.selectors.datasets.shard import DAMAGE, Inspected, Ints, Shard, Unit, check_text, content_digest, reason_of
 from tamis.selectors.datasets.storage.local import Storage, StoredFile
 from tamis.selectors.errors import DataError

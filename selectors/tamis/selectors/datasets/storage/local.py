@@ -53,7 +53,7 @@ class StoredFile:
 
 
 class Storage(Protocol):
-    """What a dataset needs of a store."""
+    """The operations that a dataset needs of a store."""
 
     max_files: int
     """Files that one manifest may name."""
@@ -83,7 +83,7 @@ class Storage(Protocol):
         ...
 
     def version(self, file: StoredFile) -> str | None:
-        """Return the version that is there now, or None when the file is gone."""
+        """Return the present version, or None when the file no longer exists."""
         ...
 
     def blame(self, file: StoredFile, error: DataError) -> TamisError:
@@ -253,7 +253,7 @@ class _Glob:
         self._looked = 0
 
     def matches(self, pattern: str) -> Iterator[str]:
-        """Give the paths that match an absolute pattern, some perhaps twice."""
+        """Yield the paths that match an absolute pattern, some perhaps twice."""
         if pattern.endswith("/"):  # folders only
             return iter(())
         parts = [part for part in pattern.split("/") if part]
@@ -296,7 +296,7 @@ class _Glob:
 
 
 def _counts(path: str) -> bool:
-    """Return whether a match is one: a file, or what can't be looked at, which must be told and not be left out."""
+    """Return whether a match counts: a file, or an entry that can't be examined and must be reported."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 -- the path is opaque text here
     except OSError as error:

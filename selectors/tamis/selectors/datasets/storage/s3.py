@@ -182,7 +182,7 @@ class BucketStorage:
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Tell whether the parts of a key match those of a pattern; as in a shell, no wildcard matches a leading dot."""
+    """Return whether the parts of a key match those of a pattern; as in a shell, no wildcard matches a leading dot."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
@@ -201,7 +201,7 @@ def _version(source: pa.NativeFile) -> str:
 
 
 def _refusal(what: str, error: OSError) -> TamisError:
-    """Say why a bucket or an object can't be looked at: what the request is to blame for, or the store."""
+    """Return an error that says why a bucket or an object can't be read: by the request's fault or the store's."""
     found = _SDK_ERROR.search(str(error))
     code = found[1] if found else ""
     if code == "NO_SUCH_BUCKET":

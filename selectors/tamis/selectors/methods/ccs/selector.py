@@ -9,8 +9,8 @@ uncovered, which is why they fail at high pruning rates.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +19,19 @@ from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from tamis.native.sampling.strata import MAX_STRATA, CutOff, share_dropped
 from tamis.selectors.decision.budget import Amount, resolve_budget
-from tamis.selectors.decision.by_key import Choice
-from tamis.selectors.decision.choice import KEYS_IN_MEMORY
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.request import KEYS_IN_MEMORY
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.features import difficulty
-from tamis.selectors.features.difficulty import DifficultyParams, HardEnd, Metric
+from tamis.selectors.features.difficulty_params import METRICS, DifficultyParams, HardEnd, Metric
 from tamis.selectors.methods.ccs import strata as coverage_strata
 from tamis.selectors.methods.ccs import sweep
 from tamis.selectors.methods.ccs.strata import NO_STRATUM, Classes, Columns, Held, Part, Streamed
 from tamis.selectors.methods.ccs.stream import choose_drawn
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.schema.request import Role
 from tamis.selectors.schema.response import Notice
 
@@ -94,18 +96,38 @@ class CcsParams(DifficultyParams):
             return self
         if self.source == "score":
             raise ValueError("cutoff_metric is for dynamics and snapshots; give cutoff_hard_end and a cutoff column")
-        if self.source not in difficulty.METRICS[self.cutoff_metric].sources:
+        if self.source not in METRICS[self.cutoff_metric].sources:
             raise ValueError(f"'{self.cutoff_metric}' can't be computed from {self.source}")
         return self
 
     @property
     def second_metric(self) -> Metric | None:
-        """What is cut off by, where it is a metric and not the score's own."""
+        """The metric of the cut-off, where it differs from the score's own."""
         given = self.cutoff_metric or ("aum" if self.source == "dynamics" else self.chosen)
         return None if given == self.chosen else given
 
 
-class Ccs:
+class Drawn(NamedTuple):
+    """The rows drawn from the strata."""
+
+    choice: Choice
+    ranked: Streamed | Held
+    parts: Sequence[Part]
+    codes: npt.NDArray[np.int32]  # (k,) stratum of each selected row
+    taken: Ints  # rows taken of every stratum, the parts one after the other
+
+
+@dataclass(frozen=True)
+class CcsFacts:
+    """Measurements of a selection for its report."""
+
+    beta: float
+    swept: sweep.Sweep | None
+    parts: Sequence[Part]
+    taken: Ints  # rows taken of every stratum, the parts one after the other
+
+
+class Ccs(Selector):
     """Prune the hardest, draw evenly over the range of difficulty."""
 
     name: ClassVar[str] = "ccs"
@@ -119,11 +141,8 @@ class Ccs:
         "classes, quotas, earlier selections or a sweep, which trains up to 30 small models besides."
     )
     Params: ClassVar[type[CcsParams]] = CcsParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: CcsParams) -> None:
-        self.params = params
-        self._swept: sweep.Sweep | None = None
+    params: CcsParams
 
     def needs(self) -> Needs:
         """Scores; labels for classes; embeddings, labels and a validation split for a sweep."""
@@ -146,9 +165,137 @@ class Ccs:
             dynamics=own.dynamics,
         )
 
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
+    def _streams(self, job: Job) -> bool:
+        """Whether the draw needs no place in the order for every row."""
+        spec = job.spec
+        return (
+            spec.strata is None
+            and spec.preselected is None
+            and spec.budget.size is None
+            and self.params.class_balance == "none"
+            and self.params.beta != "sweep"
+        )
+
+    def select(self, run: Run) -> Decision:
+        """Score the rows, choose beta, prune the hardest, draw evenly over strata of difficulty."""
+        columns = self.score(run)
+        beta, swept, warnings = self.choose_beta(run, columns)
+        run.begin("select")
+        drawn = self.draw(run, columns, beta)
+        second = [notice for notice in columns.cutoff.notices if notice not in columns.difficulty.notices]
+        return Decision(
+            choice=drawn.choice,
+            rankings=[drawn.ranked],
+            reason_names=coverage_strata.REASONS,
+            reason_details=coverage_strata.REASON_DETAILS,
+            columns={"score_stratum": pa.array(drawn.codes, pa.int32(), mask=drawn.codes == NO_STRATUM)},
+            warnings=[*columns.difficulty.notices, *second, *warnings, *_crowding(drawn.parts)],
+            left_out=sum(part.cut_off.dropped for part in drawn.parts),
+            facts=CcsFacts(beta, swept, drawn.parts, drawn.taken),
+        )
+
+    # -- the steps
+
+    def score(self, run: Run) -> Columns:
+        """Compute the difficulty of every row, and the values that the cut-off is by."""
+        run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
+        scored = difficulty.scores(run, self.params)
+        cutoff = scored
+        if self.params.cutoff_hard_end is not None:
+            cutoff = difficulty.scores(run, self.params, role="cutoff")
+            cutoff = replace(cutoff, hard_end=self.params.cutoff_hard_end)
+        elif self.params.second_metric is not None:
+            cutoff = difficulty.scores(run, self.params, metric=self.params.second_metric)
+        return Columns(scored, cutoff, run.layout().starts, np.sort(run.excluded), run.check_cancelled)
+
+    def choose_beta(self, run: Run, columns: Columns) -> tuple[float, sweep.Sweep | None, list[Notice]]:
+        """Return the share to prune (beta), the sweep that found it, and warnings about it."""
+        beta = self.params.beta
+        if beta == "sweep":
+            run.begin("sweep", run.candidates, *run.targets)
+            swept = sweep.sweep(run, lambda b, draw: self._in_memory(run, columns, b, f"{STREAM}.{draw}"))
+            return swept.beta, swept, swept.notices
+        if beta is None:
+            beta = _published_beta(run.amount, int(columns.starts[-1]))
+            return beta, None, [_not_chosen(beta)]
+        return beta, None, []
+
+    def draw(self, run: Run, columns: Columns, beta: float) -> Drawn:
+        """Cut off the hardest, share the budget out over the strata, and draw rows uniformly inside each.
+
+        In a stream of the scores where that is enough; in memory where classes, quotas, sizes or earlier rows need a
+        place in the order for every row. Both give the same rows.
+        """
+        if self._streams(run.job):
+            streamed, codes = self._in_stream(run, columns, beta)
+            weights, taken = _weights(codes, [streamed.part])
+            return Drawn(choose_drawn(run, streamed, weights), streamed, [streamed.part], codes, taken)
+        held = self._in_memory(run, columns, beta, STREAM)
+        choice = run.choose(held, coverage_strata.REASONS)
+        codes = held.codes[choice.rows]
+        weights, taken = _weights(codes, held.parts)
+        return Drawn(replace(choice, weights=weights), held, held.parts, codes, taken)
+
+    def _in_stream(self, run: Run, columns: Columns, beta: float) -> tuple[Streamed, npt.NDArray[np.int32]]:
+        amount = run.amount
+
+        def budget(cut_off: CutOff) -> int:
+            _check_room(amount, beta, cut_off.usable, cut_off.dropped, int(columns.starts[-1]))
+            return amount.value
+
+        ranked, codes = coverage_strata.stream(columns, beta, self.params.strata, run.stream(STREAM), budget)
+        return ranked, codes.astype(np.int32)
+
+    def _in_memory(self, run: Run, columns: Columns, beta: float, stream: str) -> Held:
+        classes = None
+        if self.params.class_balance == "proportional":
+            names, codes = run.names(run.candidates, "label")
+            flat = np.concatenate([np.empty(0, np.int32), *(codes[unit] for unit in range(len(codes)))])
+            classes = Classes(names, flat)
+        rows = int(columns.starts[-1])
+        amount = run.amount
+        held = coverage_strata.hold(
+            columns,
+            beta,
+            self.params.strata,
+            run.stream(stream),
+            classes=classes,
+            preselected=run.preselected,
+            budget=amount.value if amount.unit == "rows" else None,
+        )
+        if amount.unit == "rows" and len(run.preselected) == 0:
+            cuts = [part.cut_off for part in held.parts]
+            _check_room(amount, beta, sum(cut.usable for cut in cuts), sum(cut.dropped for cut in cuts), rows)
+        return held
+
+    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
+        """Return the cut-off, every stratum's edges, population and budget, and the sweep's curve."""
+        facts: CcsFacts = decision.facts
+        selected = iter(np.split(facts.taken, len(facts.parts)))
+        classes: list[JsonValue] = []
+        for part, taken in zip(facts.parts[:PARTS_SHOWN], selected, strict=False):
+            cut = part.cut_off
+            classes.append(
+                {
+                    "class": part.name or None,
+                    "rows_with_a_score": cut.usable,
+                    "dropped": cut.dropped,
+                    "last_dropped_value": float(cut.sign * cut.value) if cut.dropped else None,
+                    "lower_edges": part.edges[:-1].tolist(),
+                    "upper_edges": part.edges[1:].tolist(),
+                    "populations": part.populations.tolist(),
+                    "selected": taken.tolist(),
+                }
+            )
+        return {
+            "beta": facts.beta,
+            "strata": self.params.strata,
+            "classes": classes,
+            "classes_in_all": len(facts.parts),
+            "sweep": None if facts.swept is None else facts.swept.curve(),
+        }
+
+    # -- plan
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Score, sweep, select; refuse a budget that the cut-off leaves too few rows for."""
@@ -171,143 +318,22 @@ class Ccs:
         phases.append(PhaseCost("select", 0, 0, seconds * rows))
         return [*phases, PhaseCost("report", 0, 0, REPORT_ROW_SECONDS * rows + 1e-3)]
 
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say when nobody chose beta."""
+    def plan_warnings(self, job: Job) -> Iterator[Notice]:
+        """Return a warning where beta is left to its default."""
         if self.params.beta is None and job.candidates.rows:
             beta = _published_beta(resolve_budget(job.spec.budget, job.candidates.rows), job.candidates.rows)
             yield _not_chosen(beta)
 
     def memory(self, job: Job, threads: int) -> int:
-        """Keys of the decision; ranks, codes and keys of all rows where they are held; vectors for a sweep."""
+        """Keys of the decision; ranks, codes and keys of all rows where they are in memory; vectors for a sweep."""
         rows = job.candidates.rows or 0
         held = 1 if self._streams(job) else coverage_strata.HELD_ROW_BYTES
         swept = sweep.memory(job) if self.params.beta == "sweep" else 0
         return difficulty.memory(self.params, job) + min(8 * rows, KEYS_IN_MEMORY) + held * rows + swept
 
-    def _streams(self, job: Job) -> bool:
-        """Whether nothing is asked that needs a place for every row."""
-        spec = job.spec
-        return (
-            spec.strata is None
-            and spec.preselected is None
-            and spec.budget.size is None
-            and self.params.class_balance == "none"
-            and self.params.beta != "sweep"
-        )
-
-    def select(self, run: Run) -> Decision:
-        """Score, choose beta where it is to be swept, order and draw."""
-        columns = self._columns(run)
-        beta = self.params.beta
-        if beta == "sweep":
-            run.begin("sweep", run.candidates, *run.targets)
-            self._swept = sweep.sweep(run, lambda b, draw: self._held(run, columns, b, f"{STREAM}.{draw}"))
-            beta = self._swept.beta
-        rows = int(columns.starts[-1])
-        unchosen = []
-        if beta is None:
-            beta = _published_beta(resolve_budget(run.spec.budget, rows), rows)
-            unchosen = [_not_chosen(beta)]
-        run.begin("select")
-        ranked: Streamed | Held
-        if self._streams(Job(run.spec, run.candidates, run.targets, run.dynamics)):
-            ranked, codes = self._drawn(run, columns, beta)
-            parts: Sequence[Part] = [ranked.part]
-            weights, taken = _weights(codes, parts)
-            choice = choose_drawn(run, ranked, resolve_budget(run.spec.budget, rows), weights)
-        else:
-            ranked = self._held(run, columns, beta, STREAM)
-            choice, parts = run.choose(ranked, coverage_strata.REASONS), ranked.parts
-            codes = ranked.codes[choice.rows]
-            weights, taken = _weights(codes, parts)
-            choice = replace(choice, weights=weights)
-        self._beta, self._parts, self._taken = beta, parts, taken
-        swept = [] if self._swept is None else self._swept.notices
-        second = [notice for notice in columns.cutoff.notices if notice not in columns.difficulty.notices]
-        return Decision(
-            choice=choice,
-            rankings=[ranked],
-            reason_names=coverage_strata.REASONS,
-            reason_details=coverage_strata.REASON_DETAILS,
-            columns={"score_stratum": pa.array(codes, pa.int32(), mask=codes == NO_STRATUM)},
-            notices=[*columns.difficulty.notices, *second, *unchosen, *swept, *_crowding(parts)],
-            left_out=sum(part.cut_off.dropped for part in parts),
-        )
-
-    # -- the steps
-
-    def _columns(self, run: Run) -> Columns:
-        run.begin(difficulty.PHASE, *([run.candidates] if run.dynamics is None else [run.dynamics]))
-        scored = difficulty.scores(run, self.params)
-        cutoff = scored
-        if self.params.cutoff_hard_end is not None:
-            cutoff = difficulty.scores(run, self.params, role="cutoff")
-            cutoff = replace(cutoff, hard_end=self.params.cutoff_hard_end)
-        elif self.params.second_metric is not None:
-            cutoff = difficulty.scores(run, self.params, metric=self.params.second_metric)
-        return Columns(scored, cutoff, run.layout().starts, np.sort(run.excluded), run.check_cancelled)
-
-    def _drawn(self, run: Run, columns: Columns, beta: float) -> tuple[Streamed, npt.NDArray[np.int32]]:
-        amount = resolve_budget(run.spec.budget, int(columns.starts[-1]))
-
-        def budget(cut_off: CutOff) -> int:
-            _check_room(amount, beta, cut_off.usable, cut_off.dropped, int(columns.starts[-1]))
-            return amount.value
-
-        ranked, codes = coverage_strata.stream(columns, beta, self.params.strata, run.stream(STREAM), budget)
-        return ranked, codes.astype(np.int32)
-
-    def _held(self, run: Run, columns: Columns, beta: float, stream: str) -> Held:
-        classes = None
-        if self.params.class_balance == "proportional":
-            names, codes = run.names(run.candidates, "label")
-            flat = np.concatenate([np.empty(0, np.int32), *(codes[unit] for unit in range(len(codes)))])
-            classes = Classes(names, flat)
-        rows = int(columns.starts[-1])
-        amount = resolve_budget(run.spec.budget, rows)
-        held = coverage_strata.hold(
-            columns,
-            beta,
-            self.params.strata,
-            run.stream(stream),
-            classes=classes,
-            preselected=run.preselected,
-            budget=amount.value if amount.unit == "rows" else None,
-        )
-        if amount.unit == "rows" and len(run.preselected) == 0:
-            cuts = [part.cut_off for part in held.parts]
-            _check_room(amount, beta, sum(cut.usable for cut in cuts), sum(cut.dropped for cut in cuts), rows)
-        return held
-
-    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
-        """Tell the cut-off, every stratum's edges, population and budget, and the sweep's curve."""
-        selected = iter(np.split(self._taken, len(self._parts)))
-        classes: list[JsonValue] = []
-        for part, taken in zip(self._parts[:PARTS_SHOWN], selected, strict=False):
-            cut = part.cut_off
-            classes.append(
-                {
-                    "class": part.name or None,
-                    "rows_with_a_score": cut.usable,
-                    "dropped": cut.dropped,
-                    "last_dropped_value": float(cut.sign * cut.value) if cut.dropped else None,
-                    "lower_edges": part.edges[:-1].tolist(),
-                    "upper_edges": part.edges[1:].tolist(),
-                    "populations": part.populations.tolist(),
-                    "selected": taken.tolist(),
-                }
-            )
-        return {
-            "beta": self._beta,
-            "strata": self.params.strata,
-            "classes": classes,
-            "classes_in_all": len(self._parts),
-            "sweep": None if self._swept is None else self._swept.curve(),
-        }
-
 
 def _published_beta(amount: Amount, rows: int) -> float:
-    """Return what the authors cut off for CIFAR-10 at about this share of rows kept."""
+    """Return the share that the authors cut off for CIFAR-10 at about this share of selected rows."""
     return next(beta for least, beta in CIFAR10_BETAS if amount.value >= least * rows)
 
 
@@ -346,7 +372,7 @@ def _weights(codes: npt.NDArray[np.int32], parts: Sequence[Part]) -> tuple[npt.N
 
 
 def _crowding(parts: Sequence[Part]) -> list[Notice]:
-    """Say where the strata hardly divide the rows: an outlier, or few distinct scores."""
+    """Return a warning where the strata hardly divide the rows: an outlier, or few distinct scores."""
     notices = []
     for part in parts:
         rows, count = int(part.populations.sum()), len(part.populations)

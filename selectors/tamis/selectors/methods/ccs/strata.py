@@ -1,4 +1,4 @@
-"""Rows ordered by coverage-centric strata: streamed, or held in memory where classes, quotas or earlier rows matter.
+"""Rows ordered by coverage-centric strata: streamed, or in memory where classes, quotas or earlier rows matter.
 
 The allocation of Coverage-centric Coreset Selection is nested in the budget
 (:func:`tamis.native.sampling.strata.turns`): strata give a row each, round after round. So one order of all rows holds
@@ -16,11 +16,13 @@ import numpy.typing as npt
 
 from tamis.native.math import rng
 from tamis.native.sampling import cutoffs, draws, strata
-from tamis.selectors.decision.by_key import RankedUnit
+from tamis.selectors.decision.apportion import apportion, proportional_positions
+from tamis.selectors.decision.ranking import RankedUnit
 from tamis.selectors.errors import DataError, Invalid
 from tamis.selectors.features.difficulty import REASON_DETAILS as SCORE_DETAILS
 from tamis.selectors.features.difficulty import REASONS as SCORE_REASONS
-from tamis.selectors.features.difficulty import Difficulty, HardEnd
+from tamis.selectors.features.difficulty import Difficulty
+from tamis.selectors.features.difficulty_params import HardEnd
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -41,13 +43,10 @@ NO_STRATUM = -1
 HELD_ROW_BYTES = 84
 """Bytes a row takes at the peak while all rows are held."""
 
-UNSHARED = 2.0**52
-"""Place in the order of the first row of a group that has no share at all: behind all that have one."""
-
 
 @dataclass(frozen=True)
 class Columns:
-    """What strata are made of, unit by unit."""
+    """Scores and cut-off values of the rows, unit by unit."""
 
     difficulty: Difficulty
     cutoff: Difficulty  # the same where the score itself is cut off
@@ -267,7 +266,9 @@ def hold(
         keys[members] = -positions
     else:
         usable = np.array([part.cut_off.usable for part in parts], np.int64)
-        shares = usable if budget is None else shared(usable, np.array([len(members) for members, _ in places]), budget)
+        shares = (
+            usable if budget is None else apportion(usable, np.array([len(members) for members, _ in places]), budget)
+        )
         for (members, positions), share in zip(places, shares.tolist(), strict=True):
             keys[members] = -proportional_positions(positions, share)
     return Held(columns, parts, keys, codes)
@@ -293,34 +294,3 @@ def _flat(columns: Columns) -> tuple[Scores, Scores | None]:
         return scores, None
     ranked = [cut for _, _, cut in parts if cut is not None]
     return scores, np.concatenate([np.empty(0, np.float32), *ranked])
-
-
-def shared(populations: Ints, supply: Ints, budget: int) -> Ints:
-    """Share a budget out in proportion, by largest remainder, but to none more than it has: int64 [classes].
-
-    What a class can't take is shared out among the others, again in proportion.
-    """
-    shares = np.zeros(len(populations), np.int64)
-    free = np.ones(len(populations), np.bool_)
-    left = min(budget, int(supply.sum()))
-    while left > 0 and free.any():
-        part = strata.apportion(np.where(free, populations, 0), min(left, int(populations[free].sum())))
-        over = free & (part > supply)
-        if not over.any():
-            shares[free] = part[free]
-            break
-        shares[over] = supply[over]
-        left -= int(supply[over].sum())
-        free &= ~over
-    return shares
-
-
-def proportional_positions(positions: npt.NDArray[Any], share: int) -> Floats:
-    """Return places between 0 and 1 for the first `share` rows in order, and behind 1 for the others.
-
-    Groups that do so, each with its own share, are taken from evenly: any prefix of the whole order holds about the
-    same part of every share, and the first sum-of-shares rows are exactly the shares.
-    """
-    ranks = np.empty(len(positions), np.int64)
-    ranks[np.argsort(positions, kind="stable")] = np.arange(len(positions))
-    return (ranks + 0.5) / np.float64(share) if share > 0 else ranks.astype(np.float64) + UNSHARED

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from tamis.selectors.decision.budget import Amount, Supply, resolve_bounds
-from tamis.selectors.decision.choice import Choice, Survey, assemble, preselection
+from tamis.selectors.decision.budget import Supply, resolve_bounds
+from tamis.selectors.decision.choice import Choice, Feasibility, assemble, preselection
 from tamis.selectors.decision.ranking import Candidates, Census, Taking
 from tamis.selectors.methods.ccs.strata import Streamed
 from tamis.selectors.run.run import Run
@@ -20,7 +20,7 @@ from tamis.selectors.run.run import Run
 NO_KEYS_IN_MEMORY = 0
 
 
-def choose_drawn(run: Run, ranked: Streamed, amount: Amount, weights: npt.NDArray[np.float64]) -> Choice:
+def choose_drawn(run: Run, ranked: Streamed, weights: npt.NDArray[np.float64]) -> Choice:
     """Choose exactly the rows drawn; for a job without strata and preselected rows, with a budget in rows.
 
     Parameters
@@ -29,8 +29,6 @@ def choose_drawn(run: Run, ranked: Streamed, amount: Amount, weights: npt.NDArra
         The job.
     ranked : Streamed
         The rows drawn, with their keys.
-    amount : Amount
-        The budget: as many rows as were drawn.
     weights : ndarray, shape (k,), float64
         Of the rows drawn.
     """
@@ -38,12 +36,11 @@ def choose_drawn(run: Run, ranked: Streamed, amount: Amount, weights: npt.NDArra
     excluded = ranked.columns.excluded
     kept = ranked.part.populations.sum(keepdims=True)
     census = Census(np.array([layout.rows]), kept, Supply(kept, np.zeros(1, np.int64), {}))
-    found = Survey(
+    feasibility = Feasibility(
+        request=run.request,
         layout=layout,
-        budget=run.spec.budget,
-        amount=amount,
-        bounds=resolve_bounds(None, amount, ()),
-        kept=run.preselected,
+        bounds=resolve_bounds(None, run.amount, ()),
+        preselected=run.preselected,
         excluded=excluded,
         census=census,
         candidates=Candidates(ranked, layout, "rows", excluded, NO_KEYS_IN_MEMORY),
@@ -60,4 +57,4 @@ def choose_drawn(run: Run, ranked: Streamed, amount: Amount, weights: npt.NDArra
     ranks = np.empty(len(rows), np.int64)
     ranks[np.argsort(-ranked.keys)] = np.arange(len(rows))
     taking = Taking(rows, scores, ranked.keys, weights, np.zeros(len(rows), np.int32), ranks, None, sizes)
-    return assemble(found, [preselection(found), taking], common=None)
+    return assemble(feasibility, [preselection(feasibility), taking], common=None)

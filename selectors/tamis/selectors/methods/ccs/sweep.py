@@ -19,8 +19,8 @@ from pydantic import JsonValue
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.features.embeddings import Matrix, matrix_bytes, read_matrix
 from tamis.selectors.methods.ccs.strata import REASONS, Held
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Job
 from tamis.selectors.schema.request import Role
 from tamis.selectors.schema.response import Notice
 
@@ -57,7 +57,7 @@ CLASSES_GUESSED = 10
 
 @dataclass(frozen=True)
 class Sweep:
-    """What was tried and what came of it."""
+    """The betas that were tried and their accuracies."""
 
     betas: list[float]
     accuracies: Floats  # (betas, DRAWS)
@@ -91,7 +91,7 @@ class Sweep:
 
     @property
     def notices(self) -> list[Notice]:
-        """Say how clear the choice is."""
+        """Return a note on how clear the choice is."""
         found = []
         means, errors = self.means, self.errors
         near = [

@@ -8,35 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field, JsonValue, model_validator
+from pydantic import JsonValue
 
 from tamis.native.math import rng
-from tamis.native.math.elementary import exponentials, logarithms
-from tamis.native.text import columns as kernels
+from tamis.native.math.elementary import logarithms
 from tamis.selectors.datasets import Dataset
-from tamis.selectors.decision.by_key import Choice, RankedUnit
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.ranking import RankedUnit
 from tamis.selectors.errors import Invalid
 from tamis.selectors.features import ngram_evidence
 from tamis.selectors.features.ngram_model import Counted, NgramModel, read_model
 from tamis.selectors.features.ngrams import (
-    NgramParams,
     check_tokenizer,
-    config_of,
     count_ngrams,
     count_part,
     measure_quality,
     sum_table,
     tables_version,
 )
+from tamis.selectors.methods.dsir.params import DsirParams
+from tamis.selectors.methods.dsir.weights import LogWeights
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.schema.response import Notice
-from tamis.selectors.signals.store import Mapped
 from tamis.selectors.signals.task import Call
 
 Floats = npt.NDArray[np.float64]
@@ -45,8 +46,6 @@ Ints = npt.NDArray[np.int64]
 PROBABILITY_FLOOR = 1e-8
 """Added to both probabilities before the logarithm (reference: hashed_ngram_dsir.py)."""
 
-POISSON_FLOOR = 1e-8
-"""Added to both length probabilities (RedPajama-Data v2, importance_weights.py)."""
 
 REASONS = ("eligible", "too-few-tokens", "quality")
 
@@ -67,105 +66,6 @@ FIT_WAVE = 8
 """Units fitted at a time when `fit_ngrams` may end the fit early."""
 
 
-class DsirParams(NgramParams):
-    """Parameters of DSIR. Defaults are the paper's, but for `min_tokens` (100 in the reference's package)."""
-
-    normalize: Literal["none", "length", "poisson"] = Field(
-        "none",
-        description="'none': the paper's sum over n-grams, which prefers long rows. 'length': its value at the "
-        "target's mean length. 'poisson': adds the log ratio of the lengths' Poisson probabilities.",
-    )
-    min_tokens: Annotated[int, Field(ge=0)] = Field(
-        1, description="Rows with fewer tokens are not eligible. Reference: 100."
-    )
-    target_smoothing: Annotated[float, Field(ge=0, le=1e12)] = Field(
-        0.0, description="Pseudo-count added to every target bucket."
-    )
-    fit_ngrams: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
-        "all",
-        description="Candidate n-grams to fit on: whole units, in an order drawn from their content.",
-    )
-    sampling: Literal["gumbel", "top_k"] = Field(
-        "gumbel",
-        description="'gumbel': resample without replacement (the paper). 'top_k': the largest weights, no noise.",
-    )
-    separate_targets: bool = Field(
-        False, description="Serve each target dataset by its proportion, in order, instead of their union."
-    )
-    chunk_words: Annotated[int, Field(ge=8, le=2**31)] | None = Field(
-        None,
-        description="Weigh chunks of so many words (the reference's experiments: 128); a row is drawn with any of its.",
-    )
-    quality_filter: bool = Field(False, description="Drop rows by the paper's quality statistics.")
-    holdout: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.0, description="Share of the target's rows kept out of the fit, on which the report measures the selection."
-    )
-
-    @model_validator(mode="after")
-    def _fitting(self) -> Self:
-        if self.chunk_words is not None and self.normalize != "none":
-            raise ValueError("chunk_words already evens out lengths: use it with normalize='none'")
-        if self.tokenizer == "ids" and (self.chunk_words is not None or self.quality_filter):
-            raise ValueError("chunk_words and quality_filter read text, not token ids")
-        return self
-
-
-@dataclass(frozen=True)
-class LogWeights:
-    """Per-row signals, unit by unit: log importance weights of each target, tokens, quality statistics."""
-
-    sums: Mapped
-    quality: Mapped | None
-    params: DsirParams
-    model: NgramModel
-
-    def unit(self, unit: int, target: int) -> tuple[Floats, npt.NDArray[np.uint8]]:
-        """Return a unit's log weights for `target`, normalised, and each row's reason code."""
-        log_weights = self.sums.column(unit, f"sum_{target}")
-        tokens = self.sums.column(unit, "tokens")
-        match self.params.normalize:
-            case "length":
-                # The mean over n-grams alone would drown in the noise of the sampling, which has a scale of 1.
-                ngrams = kernels.count_ngrams(tokens, config_of(self.params.features()))
-                log_weights = log_weights * (self.model.lengths_of(target).mean_ngrams / np.maximum(ngrams, 1))
-            case "poisson":
-                log_weights = log_weights + self._length_correction(tokens, target)
-        reasons = np.where(tokens < self.params.min_tokens, np.uint8(1), np.uint8(0))
-        if self.quality is not None:
-            reasons[(reasons == 0) & ~_good_quality(self.quality[unit])] = 2
-        return log_weights, reasons
-
-    def _length_correction(self, tokens: Ints, target: int) -> Floats:
-        wanted = _poisson(tokens, self.model.lengths_of(target).mean_tokens) + POISSON_FLOOR
-        raw = _poisson(tokens, self.model.raw.mean_tokens) + POISSON_FLOOR
-        correction: Floats = logarithms(wanted) - logarithms(raw)
-        return correction
-
-
-def _poisson(count: Ints, mean: float) -> Floats:
-    """Return the Poisson probabilities of `count`."""
-    from scipy.special import gammaln, xlogy  # here: a slow import that few jobs need
-
-    return exponentials(xlogy(count, mean) - mean - gammaln(count + 1))
-
-
-def _good_quality(stats: pa.Table) -> npt.NDArray[np.bool_]:
-    """Apply the bounds of the reference's experiments (40 < L < 500, …)."""
-    length, repeating, informative, numeric = (
-        stats.column(name).to_numpy() for name in ("length", "repeating", "informative", "numeric")
-    )
-    good: npt.NDArray[np.bool_] = (
-        (length > 40)
-        & (length < 500)
-        & (repeating > 0.02)
-        & (repeating < 0.2)
-        & (informative > 0.3)
-        & (informative < 0.7)
-        & (numeric > 0.8)
-    )
-    return good
-
-
 @dataclass(frozen=True)
 class Resampling:
     """How rows rank for one target: by log weight, plus Gumbel noise when sampling (section 3.2)."""
@@ -184,7 +84,7 @@ class Resampling:
         return RankedUnit(keys=keys, scores=log_weights, weights=None, reasons=reasons)
 
 
-class Dsir:
+class Dsir(Selector):
     """Importance resampling on hashed n-grams."""
 
     name: ClassVar[str] = "dsir"
@@ -196,78 +96,13 @@ class Dsir:
     )
     cost: ClassVar[str] = "Two passes over the text and one over the rows measured for the report; 17 bytes a row."
     Params: ClassVar[type[DsirParams]] = DsirParams
-    scores_are_log_weights: ClassVar[bool] = True
 
-    def __init__(self, params: DsirParams) -> None:
-        self.params = params
+    params: DsirParams
+    scores_are_log_weights: ClassVar[bool] = True
 
     def needs(self) -> Needs:
         """Text, and a target to serve."""
         return Needs(roles=("text",), target=True)
-
-    # -- plan
-
-    def basis(self) -> str:
-        """Return the version of the tokenizer's character tables."""
-        return tables_version(self.params.tokenizer)
-
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Two passes over the candidates' text, one over the target's, and the evidence."""
-        self._check(job)
-        pool, units = job.candidates.bytes, len(job.candidates.units)
-        fitted = [] if job.spec.target is not None and job.spec.target.model else [job.candidates, *job.targets]
-        fit_bytes = sum(dataset.bytes for dataset in fitted)
-        passes = 2 if self.params.quality_filter else 1
-        keys = [
-            Call(count_ngrams, dataset, unit, {"features": self.params.features()}, {}).key
-            for dataset in fitted
-            for unit in range(len(dataset.units))
-            if self.params.holdout == 0 or dataset is job.candidates
-        ]
-        return [
-            PhaseCost("fit", sum(len(dataset.units) for dataset in fitted), fit_bytes, fit_bytes / self._speed, keys),
-            PhaseCost("weights", passes * units, passes * pool, passes * pool / self._speed),
-            PhaseCost("resample", 0, 0, 2e-7 * (job.candidates.rows or 0)),
-            PhaseCost("report", units, pool, pool / (2 * self._speed)),
-        ]
-
-    @property
-    def _speed(self) -> float:
-        return FAST_BYTES_PER_SECOND if self.params.hash == "fast" else SHA256_BYTES_PER_SECOND
-
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say when the target is so small that its n-grams will not fill the buckets."""
-        size = sum(target.bytes for target in job.targets)
-        if job.targets and size < TINY_TARGET_BYTES:
-            yield Notice(
-                code="tiny-target",
-                detail=f"The target holds about {size / 1e3:.0f} kB of text, few of {self._m:,} buckets will fill: "
-                "give more target text, fewer buckets or target_smoothing.",
-            )
-
-    def memory(self, job: Job, threads: int) -> int:
-        """Bucket tables, a batch of text a thread and the decision's keys; the per-row signals stay on disk."""
-        tables = 8 * self.params.buckets * (len(job.targets) + 2) * (threads + 1)
-        return tables + ngram_evidence.MEMORY + 20 * (job.candidates.rows or 0)
-
-    def _check(self, job: Job) -> None:
-        check_tokenizer(self.params, job)
-        if job.spec.target is not None and job.spec.target.model is not None:
-            self._check_model(read_model(job.spec.target.model))
-
-    def _check_model(self, model: NgramModel) -> None:
-        wrong = [
-            f"{name}: the model has {model.features.get(name)!r}, this job {value!r}"
-            for name, value in self.params.features().items()
-            if model.features.get(name) != value
-        ]
-        if wrong:
-            raise Invalid(f"The model was fitted on other features ({'; '.join(wrong)}).", pointer="/target/model")
-        if self.params.separate_targets != (model.log_ratios.shape[1] > 1) and len(model.targets) > 1:
-            raise Invalid(
-                "separate_targets must be as it was when the model was fitted.",
-                pointer="/selector/params/separate_targets",
-            )
 
     # -- the paper's three steps
 
@@ -378,7 +213,7 @@ class Dsir:
             choice = run.choose(rounds[0], REASONS)
             columns = {}
         else:
-            choice = run.choose_in_turns(rounds, REASONS, lambda rows: self._parts(model, rows))
+            choice = run.choose_by_target(rounds, REASONS, lambda rows: self._parts(model, rows))
             columns = {"target": pa.array(choice.turns, pa.int32(), mask=choice.preselected)}
         return Decision(
             choice=choice,
@@ -387,7 +222,7 @@ class Dsir:
             reason_details=self._reason_details(),
             columns=columns,
             model=model.to_table(),
-            notices=list(self._notices(model)),
+            warnings=list(self._notices(model)),
         )
 
     def _parts(self, model: NgramModel, rows: int) -> list[int]:
@@ -433,3 +268,67 @@ class Dsir:
             held = sum((self._count_target(run, target, "held") for target in run.targets), Counted.empty(self._m))
         assert decision.model is not None
         return ngram_evidence.measure(run, NgramModel.from_table(decision.model), held, decision.choice, random)
+
+    # -- plan
+
+    def data_version(self) -> str:
+        """Return the version of the tokenizer's character tables."""
+        return tables_version(self.params.tokenizer)
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Two passes over the candidates' text, one over the target's, and the evidence."""
+        self._check(job)
+        pool, units = job.candidates.bytes, len(job.candidates.units)
+        fitted = [] if job.spec.target is not None and job.spec.target.model else [job.candidates, *job.targets]
+        fit_bytes = sum(dataset.bytes for dataset in fitted)
+        passes = 2 if self.params.quality_filter else 1
+        keys = [
+            Call(count_ngrams, dataset, unit, {"features": self.params.features()}, {}).key
+            for dataset in fitted
+            for unit in range(len(dataset.units))
+            if self.params.holdout == 0 or dataset is job.candidates
+        ]
+        return [
+            PhaseCost("fit", sum(len(dataset.units) for dataset in fitted), fit_bytes, fit_bytes / self._speed, keys),
+            PhaseCost("weights", passes * units, passes * pool, passes * pool / self._speed),
+            PhaseCost("resample", 0, 0, 2e-7 * (job.candidates.rows or 0)),
+            PhaseCost("report", units, pool, pool / (2 * self._speed)),
+        ]
+
+    @property
+    def _speed(self) -> float:
+        return FAST_BYTES_PER_SECOND if self.params.hash == "fast" else SHA256_BYTES_PER_SECOND
+
+    def plan_warnings(self, job: Job) -> Iterator[Notice]:
+        """Return a warning where the target is so small that its n-grams will not fill the buckets."""
+        size = sum(target.bytes for target in job.targets)
+        if job.targets and size < TINY_TARGET_BYTES:
+            yield Notice(
+                code="tiny-target",
+                detail=f"The target holds about {size / 1e3:.0f} kB of text, few of {self._m:,} buckets will fill: "
+                "give more target text, fewer buckets or target_smoothing.",
+            )
+
+    def memory(self, job: Job, threads: int) -> int:
+        """Bucket tables, a batch of text a thread and the decision's keys; the per-row signals stay on disk."""
+        tables = 8 * self.params.buckets * (len(job.targets) + 2) * (threads + 1)
+        return tables + ngram_evidence.MEMORY + 20 * (job.candidates.rows or 0)
+
+    def _check(self, job: Job) -> None:
+        check_tokenizer(self.params, job)
+        if job.spec.target is not None and job.spec.target.model is not None:
+            self._check_model(read_model(job.spec.target.model))
+
+    def _check_model(self, model: NgramModel) -> None:
+        wrong = [
+            f"{name}: the model has {model.features.get(name)!r}, this job {value!r}"
+            for name, value in self.params.features().items()
+            if model.features.get(name) != value
+        ]
+        if wrong:
+            raise Invalid(f"The model was fitted on other features ({'; '.join(wrong)}).", pointer="/target/model")
+        if self.params.separate_targets != (model.log_ratios.shape[1] > 1) and len(model.targets) > 1:
+            raise Invalid(
+                "separate_targets must be as it was when the model was fitted.",
+                pointer="/selector/params/separate_targets",
+            )

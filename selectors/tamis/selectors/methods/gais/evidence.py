@@ -1,4 +1,4 @@
-"""What GAIS' report says of a selection, beside a random draw of the same size."""
+"""The evidence for a selection by GAIS, beside a random draw of the same size."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def gather_vectors(reader: UnitReader, params: Mapping[str, Any], shared: Mappin
 
 @dataclass(frozen=True)
 class Known:
-    """What the selector found on its way."""
+    """Survey, ranking and scaling of a selection, for its report."""
 
     found: Surveyed
     ranked: GaisRanked

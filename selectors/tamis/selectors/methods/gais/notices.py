@@ -1,4 +1,4 @@
-"""What GAIS tells of its data beside the result."""
+"""Warnings of GAIS about its data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SORTED_WARNED = 0.5
 
 
 def notices(found: Surveyed, scaling: Scaling, settings: Settings, blocks: Sequence[Block]) -> Iterator[Notice]:
-    """Say what the labels and features show to be worth a word."""
+    """Return the warnings that labels and features justify."""
     totals, classes = found.totals, len(found.names)
     if constant := scaling.dimension - len(scaling.columns):
         yield Notice(

@@ -27,7 +27,7 @@ LEAST_MASS = 1
 Doubt = Literal["none", "neighbours", "gate", "probability", "attention"]
 
 NEVER = -1.0
-"""The key of a row that nobody picked lies from here up to, but without, 0."""
+"""Keys of unpicked rows lie in [NEVER, 0)."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Network:
 
 @dataclass
 class Signals:
-    """What the network says of rows, float32 (n,) each."""
+    """The network's outputs for rows, float32 (n,) each."""
 
     own: Floats  # probability of the own label
     margin: Floats  # that, less the most probable other class
@@ -86,7 +86,7 @@ class Signals:
         return Signals(*(np.zeros(n, np.float32) for _ in range(5)))
 
     def at(self, rows: Ints, passes: int) -> Signals:
-        """Return the means of so many passes for some rows."""
+        """Return the means over `passes` passes for some rows."""
         return Signals(*(getattr(self, name)[rows] / np.float32(passes) for name in vars(self)))
 
     def add(self, rows: Ints, part: Signals) -> None:

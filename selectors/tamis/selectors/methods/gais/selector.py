@@ -13,8 +13,8 @@ description says "(ours)", no paper fixes it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,10 +22,11 @@ import pyarrow as pa
 from pydantic import JsonValue
 
 from tamis.native.neighbours.small_sets import MAX_NEIGHBOURS
-from tamis.selectors.decision.budget import Amount, resolve_budget
-from tamis.selectors.decision.by_key import Choice
+from tamis.selectors.decision.budget import Amount
+from tamis.selectors.decision.choice import Choice
+from tamis.selectors.decision.decision import Decision
 from tamis.selectors.errors import Infeasible, Invalid
-from tamis.selectors.methods.gais import evidence as gais_evidence
+from tamis.selectors.methods.gais.evidence import Known, measure
 from tamis.selectors.methods.gais.notices import notices
 from tamis.selectors.methods.gais.params import GaisParams
 from tamis.selectors.methods.gais.quotas import class_quotas
@@ -33,8 +34,9 @@ from tamis.selectors.methods.gais.ranking import REASONS, GaisRanked, pick_best,
 from tamis.selectors.methods.gais.scoring import Settings, score_units
 from tamis.selectors.methods.gais.survey import BLOCK_ROWS, Ints, Scaling, Surveyed, plan_blocks, survey_unit, surveyed
 from tamis.selectors.methods.gais.training import sample_share, train, training_batches
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.schema.response import Notice
 from tamis.selectors.signals.task import Call
 
@@ -50,7 +52,17 @@ ACTIVATION_BYTES = 1_500
 """Of one row in a graph: lists of neighbours, activations, relation."""
 
 
-class Gais:
+@dataclass(frozen=True)
+class Prepared:
+    """The survey of the rows, and the parameters of training and scoring that follow from it."""
+
+    surveyed: Surveyed
+    scaling: Scaling
+    settings: Settings
+    quotas: Ints  # (classes,) rows to pick, the preselected ones taken off
+
+
+class Gais(Selector):
     """Instance selection by a graph attention network: GAIS-style, reconstructed from the abstracts."""
 
     name: ClassVar[str] = "gais"
@@ -69,52 +81,12 @@ class Gais:
         "bytes a row on disk."
     )
     Params: ClassVar[type[GaisParams]] = GaisParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: GaisParams) -> None:
-        self.params = params
+    params: GaisParams
 
     def needs(self) -> Needs:
         """Features and labels."""
         return Needs(roles=("embedding", "label"), target=False)
-
-    def basis(self) -> str:
-        """Stand on nothing but the code."""
-        return ""
-
-    def plan(self, job: Job) -> Sequence[PhaseCost]:
-        """Name the survey, training, scoring, the choice and the report."""
-        pool, units, rows = job.candidates.bytes, len(job.candidates.units), job.candidates.rows or 0
-        keys: list[str] = []
-        if job.candidates.rows is not None:
-            params = self._survey_params(job.spec.seed, job.candidates.rows)
-            keys = [Call(survey_unit, job.candidates, unit, params, {}).key for unit in range(units)]
-        steps = self.params.steps if self.params.needs_network else 0
-        return [
-            PhaseCost("survey", units, pool, pool / 1e9, keys),
-            PhaseCost("train", 0, 0, SECONDS_A_STEP * steps),
-            PhaseCost("score", units, pool, SECONDS_A_ROW * self.params.passes * rows),
-            PhaseCost("select", 0, 0, 2e-7 * rows),
-            PhaseCost("report", units, pool, pool / 1e9 + 1.0),
-        ]
-
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say nothing beforehand: the classes are not known."""
-        yield from ()
-
-    def memory(self, job: Job, threads: int) -> int:
-        """A block's features and one graph a thread, the training rows, and the decision's keys."""
-        dimension = job.candidates.dimension("embedding")
-        counts = [
-            unit.bytes // (BYTES_A_NUMBER * dimension) if unit.rows is None else unit.rows
-            for unit in job.candidates.units
-        ]
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        largest = max((int(starts[block.last] - starts[block.first]) for block in plan_blocks(counts)), default=0)
-        slice_rows = self._settings(0, 1.0).slice_rows
-        block = 4 * dimension * (largest + 2 * slice_rows) + 60 * largest + ACTIVATION_BYTES * slice_rows
-        training = 8 * dimension * self.params.batch * training_batches(self.params.steps)
-        return threads * block + training + 20 * (job.candidates.rows or 0)
 
     def _survey_params(self, seed: int, rows: int) -> dict[str, Any]:
         share = sample_share(rows, self.params.batch, self.params.steps) if self.params.needs_network else 0.0
@@ -126,34 +98,48 @@ class Gais:
         least = p.min_score if p.min_score is not None and p.score == "coverage" else 0.0
         doubt = p.doubt if p.score == "coverage" else "none"
         return Settings(
-            p.graph, p.neighbors, p.batch, p.views, p.passes, p.relation, doubt, p.gate, covers, least, seed
+            graph=p.graph,
+            neighbours=p.neighbors,
+            batch_rows=p.batch,
+            views=p.views,
+            passes=p.passes,
+            relation=p.relation,
+            doubt=doubt,
+            gate=p.gate,
+            covers=covers,
+            least_gain=least,
+            seed=seed,
         )
 
     # -- the steps
 
     def select(self, run: Run) -> Decision:
         """Survey, train, score, choose."""
-        amount = resolve_budget(run.spec.budget, run.layout().rows)
-        self._check_request(run, amount)
-        found = self.survey(run)
-        scaling = self._scaling(run, found)
-        wanted = self._wanted_rows(run, amount)
-        quotas = self._quotas(run, found, wanted, amount.pointer)
-        settings = self._settings(run.spec.seed, min(1.0, wanted / max(1, int(found.totals.sum()))))
-        self._check_slices(settings, found)
-        network = self.train(run, found, scaling, settings)
-        ranked = self.score(run, found, scaling, settings, network, quotas)
+        self._check_request(run, run.amount)
+        prepared = self.prepare(run)
+        ranked = self.score(run, prepared, self.train(run, prepared))
         run.begin("select")
         if self.params.score != "coverage":
-            ranked = pick_best(ranked, quotas, np.union1d(run.preselected, run.excluded))
-        self._found, self._ranked, self._scaling_used = found, ranked, scaling
+            ranked = pick_best(ranked, prepared.quotas, np.union1d(run.preselected, run.excluded))
+        surveyed, scaling, settings = prepared.surveyed, prepared.scaling, prepared.settings
         return Decision(
-            choice=self._choose(run, ranked, amount),
+            choice=self._choose(run, ranked, run.amount),
             rankings=[ranked],
             reason_names=REASONS,
             reason_details={"no-label": "The row has no label: GAIS compares rows with those of their class."},
-            notices=list(notices(found, scaling, settings, ranked.blocks)),
+            warnings=list(notices(surveyed, scaling, settings, ranked.blocks)),
+            facts=Known(surveyed, ranked, scaling, self.params.needs_network),
         )
+
+    def prepare(self, run: Run) -> Prepared:
+        """Survey the rows, and resolve the parameters and the classes' parts of the budget by them."""
+        surveyed = self.survey(run)
+        scaling = self._scaling(run, surveyed)
+        rows = self._rows_to_pick(run, run.amount)
+        quotas = self._quotas(run, surveyed, rows, run.amount.pointer)
+        settings = self._settings(run.spec.seed, min(1.0, rows / max(1, int(surveyed.totals.sum()))))
+        self._check_slices(settings, surveyed)
+        return Prepared(surveyed, scaling, settings, quotas)
 
     def _check_request(self, run: Run, amount: Amount) -> None:
         if self.params.min_score is None:
@@ -179,8 +165,8 @@ class Gais:
             )
         return scaling
 
-    def _wanted_rows(self, run: Run, amount: Amount) -> int:
-        """Return how many rows to pick; a budget in units of size is told in rows by their mean size."""
+    def _rows_to_pick(self, run: Run, amount: Amount) -> int:
+        """Return the number of rows to pick; a budget in size is turned into rows by their mean size."""
         if amount.unit == "rows":
             return amount.value
         layout = run.layout()
@@ -189,7 +175,7 @@ class Gais:
         return min(layout.rows, int(SIZE_SLACK * layout.rows * amount.value / max(1, total)) + 1)
 
     def _quotas(self, run: Run, found: Surveyed, wanted: int, pointer: str) -> Ints:
-        """Return the rows to pick of every class, the kept ones taken off."""
+        """Return the rows to pick of every class, the preselected ones subtracted."""
         kept = self._by_class(run, found, run.preselected)
         available = found.totals - self._by_class(run, found, run.excluded)
         p = self.params
@@ -215,7 +201,7 @@ class Gais:
                 pointer="/selector/params/batch",
             )
 
-    def train(self, run: Run, found: Surveyed, scaling: Scaling, settings: Settings) -> pa.Table | None:
+    def train(self, run: Run, prepared: Prepared) -> pa.Table | None:
         """Train the network on the drawn rows; None where nothing depends on it."""
         run.begin("train")
         if not self.params.needs_network:
@@ -230,36 +216,28 @@ class Gais:
             run.candidates,
             ("embedding", "label"),
             params,
-            lambda: train(found, scaling, settings, p.steps, p.masked, p.batch)[0],
+            lambda: train(prepared.surveyed, prepared.scaling, prepared.settings, p.steps, p.masked, p.batch)[0],
         )
 
-    def score(
-        self,
-        run: Run,
-        found: Surveyed,
-        scaling: Scaling,
-        settings: Settings,
-        network: pa.Table | None,
-        quotas: Ints,
-    ) -> GaisRanked:
+    def score(self, run: Run, prepared: Prepared, network: pa.Table | None) -> GaisRanked:
         """Score every block, and pick by coverage as it goes."""
         run.begin("score", run.candidates)
-        starts = run.layout().starts
+        starts, surveyed = run.layout().starts, prepared.surveyed
         blocks = plan_blocks(np.diff(starts).tolist())
         shared = {
             "blocks": run.share("gais-blocks", pa.Table.from_pylist([block._asdict() for block in blocks])),
-            "classes": run.share("gais-classes", pa.table({"name": found.names})),
-            "scaling": run.share("gais-scaling", scaling.to_table()),
+            "classes": run.share("gais-classes", pa.table({"name": surveyed.names})),
+            "scaling": run.share("gais-scaling", prepared.scaling.to_table()),
         }
         if network is not None:
             shared["network"] = run.share("gais-network", network.select(["parameter"]).replace_schema_metadata(None))
         if self.params.score == "coverage":
-            seen = np.concatenate([np.zeros((1, len(found.names)), np.int64), np.cumsum(found.counts, axis=0)])
+            seen = np.concatenate([np.zeros((1, len(surveyed.names)), np.int64), np.cumsum(surveyed.counts, axis=0)])
             table = pa.table(
                 {
                     "seen": seen[[block.first for block in blocks]].tolist(),
-                    "quota": [quotas.tolist()] * len(blocks),
-                    "total": [found.totals.tolist()] * len(blocks),
+                    "quota": [prepared.quotas.tolist()] * len(blocks),
+                    "total": [surveyed.totals.tolist()] * len(blocks),
                 }
             )
             shared["quotas"] = run.share("gais-quotas", table)
@@ -268,14 +246,14 @@ class Gais:
                     shared[name] = run.share(f"gais-{name}", pa.table({"row": np.sort(rows)}))
         versions = [shard.file.version for shard in run.candidates.shards]
         params = {
-            "settings": asdict(settings),
+            "settings": asdict(prepared.settings),
             "dataset": run.candidates.digest,  # a block's other units are not named by its first one
             "versions": hashlib.sha256(repr(versions).encode()).hexdigest(),
         }
         tables = run.map(
             score_units, run.candidates, params=params, shared=shared, units=[block.first for block in blocks]
         )
-        return GaisRanked(tables, blocks, starts, found, self.params.score, None)
+        return GaisRanked(tables, blocks, starts, surveyed, self.params.score, None)
 
     def _choose(self, run: Run, ranked: GaisRanked, amount: Amount) -> Choice:
         """Choose within the budget; by a minimum score, what reaches it."""
@@ -294,9 +272,40 @@ class Gais:
             detail=f"{total:,} of {all_rows:,} rows reach min_score = {least}, a reduction of "
             f"{1 - total / all_rows:.2%}; the budget allows {amount.value:,}.",
         )
-        return run.choose_given(ranked, rows, REASONS, stopped=notice)
+        return run.choose_in_order(ranked, rows, REASONS, stopped=notice)
 
     def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
         """Classes, margins and attention of all rows, the draw and the selection; 1-NN on the rest from either."""
-        known = gais_evidence.Known(self._found, self._ranked, self._scaling_used, self.params.needs_network)
-        return gais_evidence.measure(run, known, decision.choice, random)
+        return measure(run, decision.facts, decision.choice, random)
+
+    # -- plan
+
+    def plan(self, job: Job) -> Sequence[PhaseCost]:
+        """Survey, training, scoring, the choice and the report."""
+        pool, units, rows = job.candidates.bytes, len(job.candidates.units), job.candidates.rows or 0
+        keys: list[str] = []
+        if job.candidates.rows is not None:
+            params = self._survey_params(job.spec.seed, job.candidates.rows)
+            keys = [Call(survey_unit, job.candidates, unit, params, {}).key for unit in range(units)]
+        steps = self.params.steps if self.params.needs_network else 0
+        return [
+            PhaseCost("survey", units, pool, pool / 1e9, keys),
+            PhaseCost("train", 0, 0, SECONDS_A_STEP * steps),
+            PhaseCost("score", units, pool, SECONDS_A_ROW * self.params.passes * rows),
+            PhaseCost("select", 0, 0, 2e-7 * rows),
+            PhaseCost("report", units, pool, pool / 1e9 + 1.0),
+        ]
+
+    def memory(self, job: Job, threads: int) -> int:
+        """A block's features and one graph a thread, the training rows, and the decision's keys."""
+        dimension = job.candidates.dimension("embedding")
+        counts = [
+            unit.bytes // (BYTES_A_NUMBER * dimension) if unit.rows is None else unit.rows
+            for unit in job.candidates.units
+        ]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        largest = max((int(starts[block.last] - starts[block.first]) for block in plan_blocks(counts)), default=0)
+        slice_rows = self._settings(0, 1.0).slice_rows
+        block = 4 * dimension * (largest + 2 * slice_rows) + 60 * largest + ACTIVATION_BYTES * slice_rows
+        training = 8 * dimension * self.params.batch * training_batches(self.params.steps)
+        return threads * block + training + 20 * (job.candidates.rows or 0)

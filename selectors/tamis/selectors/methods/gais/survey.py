@@ -1,4 +1,4 @@
-"""What GAIS reads first: labels, moments of the features and rows to train on; and how its data are cut into blocks."""
+"""The survey of GAIS: labels, moments of the features, rows to train on, and the cut of the data into blocks."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Scaling:
     dimension: int  # of the vectors as they are given
 
     def apply(self, vectors: Matrix, out: Matrix | None = None) -> Matrix:
-        """Return standardised features, float32 (n, m), written to `out` where it is given."""
+        """Return standardised features, float32 (n, m), in `out` where that is an array."""
         scaled = np.empty((len(vectors), len(self.columns)), np.float32) if out is None else out
         standardise(vectors, self.columns, self.mean, self.scale, scaled)
         return scaled
@@ -148,7 +148,7 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Surveyed:
-    """What the first pass found."""
+    """The results of the first pass."""
 
     tables: Mapped
     names: list[str]  # classes, sorted

@@ -22,7 +22,7 @@ SAMPLE_MARGIN = 1.1
 
 
 def training_batches(steps: int) -> int:
-    """Return how many batches serve so many steps."""
+    """Return the number of batches for a number of steps."""
     return max(1, steps // STEPS_A_BATCH)
 
 

@@ -1,9 +1,10 @@
 """The rounds of Quad: which clusters are pulled, which rows are probed, and what their influence decides.
 
-Zhang et al., arXiv:2409.16986, section 3. What differs from the authors' code (`as_released` does as it does): the rows
-of a cluster are in a random order, a pull is the next of them, and the rows probed are the first of those it takes; the
-last pull of a cluster may be smaller, so that none is left over; rows without a score are left out of the mean; tau and
-alpha are in units of the influences probed; and a cluster that is used up stays so, until none is left.
+Zhang et al., arXiv:2409.16986, section 3. The differences from the authors' code, which
+:mod:`tamis.selectors.methods.quad.released` reproduces: the rows of a cluster are in a random order, a pull is the next
+of them, and the rows probed are the first of those it takes; the last pull of a cluster may be smaller, so that none is
+left over; rows without a score are left out of the mean; tau and alpha are in units of the influences probed; and a
+cluster that is used up stays so, until none is left.
 """
 
 from __future__ import annotations
@@ -29,12 +30,10 @@ Take = Callable[[Ints], bool]
 """Given rows in order, takes what budget and bounds allow; returns whether anything may still be taken."""
 
 ESTIMATE_GROWTH = 1.25
-"""tau and the unit of alpha are estimated anew once there are so many times the influences they were estimated from."""
-
-MEDIAN = 0.5
+"""tau and the unit of alpha are estimated anew once there are this many times the influences of the last estimate."""
 
 NO_ARM = -1
-"""Arm of rows that are of none."""
+"""Code of rows that belong to no arm."""
 
 Ended = Literal["budget", "no-arm-left", "rounds"]
 
@@ -69,7 +68,7 @@ class Arms(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What decides a run of the bandit, beside the data."""
+    """The parameters of a run of the bandit."""
 
     arms_per_round: int
     probes: int
@@ -81,7 +80,7 @@ class Rules(NamedTuple):
 
 @dataclass
 class Trace:
-    """Every pull, in order, and what was learned."""
+    """Every pull, in order, and the state of the bandit after the last."""
 
     state: Bandit
     arms: Codes  # (p,)
@@ -137,8 +136,8 @@ def quantile(ascending: Floats, share: float) -> float:
     return low + (high - low) * (place - below)
 
 
-class _Round(NamedTuple):
-    """What one round pulls."""
+class Round(NamedTuple):
+    """The pulls of one round."""
 
     arms: Codes
     earlier: Ints
@@ -148,9 +147,9 @@ class _Round(NamedTuple):
     values: Floats
 
 
-def _traced(rounds: Sequence[_Round], state: Bandit, scale: Scale, ended: Ended) -> Trace:
+def traced(rounds: Sequence[Round], state: Bandit, scale: Scale, ended: Ended) -> Trace:
     """Put the rounds together."""
-    none = _Round(
+    none = Round(
         np.empty(0, np.int32),
         np.empty(0, np.int64),
         np.empty(0),
@@ -158,7 +157,7 @@ def _traced(rounds: Sequence[_Round], state: Bandit, scale: Scale, ended: Ended)
         np.empty(0, np.int64),
         np.empty(0),
     )
-    whole = _Round(*(np.concatenate(parts) for parts in zip(none, *rounds, strict=True)))
+    whole = Round(*(np.concatenate(parts) for parts in zip(none, *rounds, strict=True)))
     numbers = np.repeat(np.arange(len(rounds), dtype=np.int32), [len(part.arms) for part in rounds])
     return Trace(
         state,
@@ -195,7 +194,7 @@ def pull(arms: Arms, rules: Rules, score: Score, take: Take, neighbours: Neighbo
     relations = bandit.alone(count) if neighbours is None else neighbours
     capacity = -(-arms.sizes // rules.rows_per_pull)
     chosen, told = np.empty(min(rules.arms_per_round, count), np.int32), np.zeros(count, np.bool_)
-    rounds: list[_Round] = []
+    rounds: list[Round] = []
     ended: Ended = "rounds"
     while rules.rounds is None or len(rounds) < rules.rounds:
         picked = chosen[: bandit.choose(state, capacity, False, chosen)]
@@ -205,7 +204,7 @@ def pull(arms: Arms, rules: Rules, score: Score, take: Take, neighbours: Neighbo
         earlier = state.pulls[picked]
         firsts = arms.starts[picked] + earlier * rules.rows_per_pull
         left = arms.starts[picked + 1] - firsts
-        rows, cuts = _gathered(arms.rows, firsts, np.minimum(left, rules.probes))
+        rows, cuts = gathered(arms.rows, firsts, np.minimum(left, rules.probes))
         values = score(len(rounds), rows)
         means = np.empty(len(picked))
         bandit.means_of(values, cuts, means)
@@ -214,86 +213,23 @@ def pull(arms: Arms, rules: Rules, score: Score, take: Take, neighbours: Neighbo
         accepted = means > scale.tau
         bandit.learn(state, picked, means, accepted, relations, False)
         bandit.rescore(state, scale.tau, rules.alpha * scale.deviation, False)
-        rounds.append(_Round(picked.copy(), earlier, means, accepted, rows, values))
+        rounds.append(Round(picked.copy(), earlier, means, accepted, rows, values))
         best_first = np.argsort(np.where(accepted, -means, np.inf), kind="stable")[: np.count_nonzero(accepted)]
         lengths = np.minimum(left[best_first], rules.rows_per_pull)
-        if not take(_gathered(arms.rows, firsts[best_first], lengths)[0]):
+        if not take(gathered(arms.rows, firsts[best_first], lengths)[0]):
             ended = "budget"
             break
-    return _traced(rounds, state, scale, ended)
+    return traced(rounds, state, scale, ended)
 
 
-def pull_as_released(arms: Arms, rules: Rules, budget: int, score: Score, neighbours: Neighbours | None) -> Trace:
-    """Pull arms as the authors' code does.
-
-    A cluster with fewer than (pulls + 1) times `rows_per_pull` rows is passed over; of pull p the rows probed are
-    p * probes, and so on, of the cluster; a missing score counts as 0; the bandit ends after the round in which the
-    accepted pulls are worth the budget, or after its rounds. With no arm left, where the authors' code fails, it ends.
-
-    Parameters
-    ----------
-    arms : Arms
-        Clusters in their order, rows by number.
-    rules : Rules
-        `tau` and `alpha` in the unit of the influences.
-    budget : int
-        In rows.
-    score, neighbours
-        As for :func:`pull`.
-    """
-    count = len(arms.sizes)
-    state, scale = bandit.begin(count), Scale(MEDIAN)
-    relations = bandit.alone(count) if neighbours is None else neighbours
-    capacity = arms.sizes // rules.rows_per_pull
-    chosen = np.empty(min(rules.arms_per_round, count), np.int32)
-    rounds: list[_Round] = []
-    ended: Ended = "rounds"
-    while rules.rounds is None or len(rounds) < rules.rounds:
-        picked = chosen[: bandit.choose(state, capacity, True, chosen)]
-        if not len(picked):
-            ended = "no-arm-left"
-            break
-        earlier = state.pulls[picked]
-        firsts = arms.starts[picked] + earlier * rules.probes
-        rows, cuts = _gathered(arms.rows, firsts, np.full(len(picked), rules.probes))
-        values = score(len(rounds), rows)
-        means = np.empty(len(picked))
-        bandit.means_of(np.where(np.isnan(values), 0.0, values), cuts, means)
-        scale.add(values[np.repeat(earlier == 0, rules.probes)])
-        rewards = means - rules.tau
-        accepted = rewards > 0
-        bandit.learn(state, picked, rewards, accepted, relations, True)
-        bandit.rescore(state, 0.0, rules.alpha, True)
-        rounds.append(_Round(picked.copy(), earlier, means, accepted, rows, values))
-        if int(state.accepted.sum()) * rules.rows_per_pull >= budget:
-            ended = "budget"
-            break
-    scale.tau = rules.tau
-    return _traced(rounds, state, scale, ended)
-
-
-def released_rows(arms: Arms, trace: Trace, rows_per_pull: int) -> Ints:
-    """Return the rows that the authors' code selects: as many of a cluster's first as its accepted pulls are worth.
-
-    In the order of the pulls, the a-th accepted one of a cluster being worth its a-th `rows_per_pull` rows.
-    """
-    accepted = trace.arms[trace.accepted]
-    order = np.argsort(accepted, kind="stable")
-    ranks = np.empty(len(order), np.int64)
-    counts = np.bincount(accepted, minlength=len(arms.sizes))
-    ranks[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    firsts = arms.starts[accepted] + ranks * rows_per_pull
-    return _gathered(arms.rows, firsts, np.full(len(firsts), rows_per_pull))[0]
-
-
-def _gathered(rows: Ints, firsts: Ints, lengths: Ints) -> tuple[Ints, Ints]:
+def gathered(rows: Ints, firsts: Ints, lengths: Ints) -> tuple[Ints, Ints]:
     """Return consecutive rows from several places on, and where each part starts in them."""
     cuts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     return rows[np.arange(cuts[-1]) + np.repeat(firsts - cuts[:-1], lengths)], cuts
 
 
 def expected_influence(arms: Arms, trace: Trace, codes: Codes, rows_per_pull: int | None) -> Floats:
-    """Return what is known of every row's influence, float64 (n,).
+    """Return every row's known or expected influence, float64 (n,).
 
     Its own where it was probed; else the mean of the pull it belongs to; else that of its cluster's pulls; else that of
     all clusters' first pulls.
@@ -316,7 +252,7 @@ def expected_influence(arms: Arms, trace: Trace, codes: Codes, rows_per_pull: in
     if rows_per_pull is not None:
         firsts = arms.starts[pulled] + trace.earlier[known] * rows_per_pull
         lengths = np.minimum(arms.starts[pulled + 1] - firsts, rows_per_pull)
-        scores[_gathered(arms.rows, firsts, lengths)[0]] = np.repeat(means, lengths)
+        scores[gathered(arms.rows, firsts, lengths)[0]] = np.repeat(means, lengths)
     answered = ~np.isnan(trace.values)
     scores[trace.probed[answered]] = trace.values[answered]
     return scores

@@ -1,4 +1,4 @@
-"""The evidence for a selection by Quad: what was pulled, what that cost, and what came of it beside a random draw."""
+"""The evidence for a selection by Quad: pulls, influences known, and the result beside a random draw."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tamis.selectors.methods.quad.bandit import Trace
 from tamis.selectors.methods.quad.params import QuadParams
 
 if TYPE_CHECKING:
-    from tamis.selectors.run.selector import Decision
+    from tamis.selectors.decision.decision import Decision
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -25,21 +25,21 @@ PULLS_SHOWN = 20_000
 """Pulls of the trace in the report; a run as released has 10,000."""
 
 
-@dataclass
-class Found:
-    """What select leaves for the report."""
+@dataclass(frozen=True)
+class QuadFacts:
+    """Clusters, influences and pulls of a selection, for its report."""
 
     clusters: Clusters
     influence: Floats | None  # (n,) NaN: not known; None: asked for
-    scores: Floats = field(default_factory=lambda: np.empty(0))  # (n,) known or expected influence
+    scores: Floats  # (n,) known or expected influence
+    tau: float
+    alpha: float
     trace: Trace | None = None  # None: the quota rule pulls nothing
-    tau: float = np.nan
     means: Floats | None = None  # (K,) of the quota rule, by arm
-    arm_of: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))  # (n,)
     cluster_of: Ints = field(default_factory=lambda: np.empty(0, np.int64))  # (K,) cluster of each arm
 
     def columns(self, rows: Ints) -> dict[str, pa.Array]:
-        """Return the columns of selection.parquet beside the usual ones: each row's cluster."""
+        """Return the further columns of selection.parquet: each row's cluster."""
         codes = self.clusters.codes[rows]
         present = np.unique(codes[codes >= 0])
         names = pa.array([self.clusters.name(code) for code in present.tolist()], pa.string())
@@ -47,30 +47,30 @@ class Found:
         return {"cluster": pa.DictionaryArray.from_arrays(at, names)}
 
 
-def measure(params: QuadParams, found: Found, decision: Decision, random: Choice) -> dict[str, JsonValue]:
+def measure(params: QuadParams, facts: QuadFacts, decision: Decision, random: Choice) -> dict[str, JsonValue]:
     """Return the evidence as JSON.
 
     Parameters
     ----------
     params : QuadParams
-    found : Found
+    facts : QuadFacts
         Of the job.
     decision : Decision
     random : Choice
         A random draw under the same budget and bounds.
     """
-    n, influence = len(found.clusters.codes), found.influence
+    n, influence = len(facts.clusters.codes), facts.influence
     asked, bandit = n, None
-    if found.trace is not None:
-        asked, bandit = len(found.trace.probed), _bandit(params, found, found.trace)
+    if facts.trace is not None:
+        asked, bandit = len(facts.trace.probed), _bandit(facts, facts.trace)
     return {
         "reward": params.reward,
         "rule": params.rule,
-        "tau": _number(found.tau),
+        "tau": _number(facts.tau),
         "influences": {"asked": asked, "share_of_rows": asked / n},
-        "clusters": {"count": found.clusters.count, **_clusters(found)},
+        "clusters": {"count": facts.clusters.count, **_clusters(facts)},
         "diversity": {
-            name: _diversity(found.clusters, choice)
+            name: _diversity(facts.clusters, choice)
             for name, choice in (("selected", decision.choice), ("random", random))
         },
         "mean_influence": None
@@ -81,23 +81,23 @@ def measure(params: QuadParams, found: Found, decision: Decision, random: Choice
             "raw": _mean(influence),
         },
         "mean_score": {
-            "selected": _mean(found.scores[decision.choice.rows]),
-            "random": _mean(found.scores[random.rows]),
+            "selected": _mean(facts.scores[decision.choice.rows]),
+            "random": _mean(facts.scores[random.rows]),
         },
         "bandit": bandit,
     }
 
 
-def _bandit(params: QuadParams, found: Found, trace: Trace) -> dict[str, JsonValue]:
+def _bandit(facts: QuadFacts, trace: Trace) -> dict[str, JsonValue]:
     shown = slice(0, PULLS_SHOWN)
-    names = [found.clusters.name(code) for code in found.cluster_of[trace.arms[shown]].tolist()]
+    names = [facts.clusters.name(code) for code in facts.cluster_of[trace.arms[shown]].tolist()]
     return {
         "ended": trace.ended,
         "rounds": trace.rounds_run,
         "pulls": len(trace.arms),
         "accepted_pulls": int(np.count_nonzero(trace.accepted)),
         "probes_without_influence": int(np.count_nonzero(np.isnan(trace.values))),
-        "alpha": params.exploration,
+        "alpha": facts.alpha,
         "deviation_of_influences": _number(trace.scale.deviation),
         "influences_estimated_from": trace.scale.estimated_from,
         "trace": {
@@ -111,12 +111,12 @@ def _bandit(params: QuadParams, found: Found, trace: Trace) -> dict[str, JsonVal
     }
 
 
-def _clusters(found: Found) -> dict[str, Any]:
+def _clusters(facts: QuadFacts) -> dict[str, Any]:
     """Count the clusters that were pulled, and those found to be above tau."""
-    if found.trace is None:
-        assert found.means is not None
-        return {"above_tau": int(np.count_nonzero(found.means > found.tau))}
-    trace = found.trace
+    if facts.trace is None:
+        assert facts.means is not None
+        return {"above_tau": int(np.count_nonzero(facts.means > facts.tau))}
+    trace = facts.trace
     return {
         "pulled": len(np.unique(trace.arms)),
         "accepted": len(np.unique(trace.arms[trace.accepted])),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tamis.selectors.features.neighbours import MetricParams
+from tamis.selectors.methods.quad.bandit import Rules
 from tamis.selectors.schema.answers import MAX_SCORE
 
 Reward = Literal["influence", "gradient", "ask"]
@@ -89,33 +90,26 @@ class QuadParams(MetricParams):
                 raise ValueError("the quota rule needs every influence at hand: not for reward 'ask'")
             if self.release:
                 raise ValueError("the release knows no quota rule: leave it out, or 'release'")
-        if not self.release and not 0 <= self.threshold <= 1:
+        if not self.release and self.tau is not None and not 0 <= self.tau <= 1:
             raise ValueError("tau is a quantile, from 0 to 1; only the release has it in the unit of the influences")
         if self.rows_per_pull is not None and self.probes > self.rows_per_pull:
             raise ValueError("probes are rows of the pull: rows_per_pull must be as many at least")
         return self
 
     @property
-    def threshold(self) -> float:
-        """tau: a quantile, or, as released, an influence."""
-        default = RELEASED_TAU if self.release else TAU
-        return default if self.tau is None else self.tau
+    def tau_quantile(self) -> float:
+        """The quantile of the influences that is tau."""
+        return TAU if self.tau is None else self.tau
 
-    @property
-    def exploration(self) -> float:
-        """alpha: in standard deviations, or, as released, in the unit of the influences."""
-        default = RELEASED_ALPHA if self.release else ALPHA
-        return default if self.alpha is None else self.alpha
+    def rules(self, rows: int, clusters: int) -> Rules:
+        """Return the bandit's parameters for a number of rows in a number of clusters."""
+        size = self.rows_per_pull or max(self.probes, -(-rows // (PULLS_PER_CLUSTER * max(1, clusters))))
+        alpha = ALPHA if self.alpha is None else self.alpha
+        return Rules(self.arms_per_round, self.probes, size, self.tau_quantile, alpha, self.rounds)
 
-    @property
-    def most_rounds(self) -> int | None:
-        """Rounds at most; None: no limit of its own."""
-        return self.rounds or (RELEASED_ROUNDS if self.release else None)
-
-    def pull_size(self, rows: int, clusters: int) -> int:
-        """Return the rows of a pull, for so many rows in so many clusters."""
-        if self.rows_per_pull is not None:
-            return self.rows_per_pull
-        if self.release:
-            return max(RELEASED_ROWS_PER_PULL, self.probes)
-        return max(self.probes, -(-rows // (PULLS_PER_CLUSTER * max(1, clusters))))
+    def released_rules(self) -> Rules:
+        """Return the bandit's parameters with the defaults of the authors' code."""
+        size = self.rows_per_pull or max(RELEASED_ROWS_PER_PULL, self.probes)
+        tau = RELEASED_TAU if self.tau is None else self.tau
+        alpha = RELEASED_ALPHA if self.alpha is None else self.alpha
+        return Rules(self.arms_per_round, self.probes, size, tau, alpha, self.rounds or RELEASED_ROUNDS)

@@ -5,13 +5,14 @@ exceeds tau, the rows of the pull are taken. So few influences need to be known,
 selection, as the most influential rows of all would. Where every influence is at hand, the quota rule needs no bandit:
 the same number of rows from every cluster whose mean exceeds tau.
 
-Where we deviate from the authors' code, `release: true` does as it does; :mod:`tamis.selectors.methods.quad.bandit`
-says how. Its inverse-Hessian product, which is no inverse, is not reproduced.
+Where we deviate from the authors' code, `release: true` does as it does
+(:mod:`tamis.selectors.methods.quad.released`). Its inverse-Hessian product, which is no inverse, is not reproduced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -22,28 +23,27 @@ from tamis.native.greedy import bandit
 from tamis.native.greedy.bandit import Neighbours
 from tamis.native.math import rng
 from tamis.selectors.decision.choice import Choice
-from tamis.selectors.decision.in_order import Ordered, Terms, check_taken, terms
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.in_order import Constraints, Reasons
 from tamis.selectors.errors import Infeasible, Invalid
 from tamis.selectors.features import clusters, gradient_provenance
 from tamis.selectors.features.clusters import Clusters
-from tamis.selectors.methods.quad import evidence as quad_evidence
-from tamis.selectors.methods.quad import influence as quad_rewards
+from tamis.selectors.methods.quad import influence as influences
 from tamis.selectors.methods.quad.bandit import (
     NO_ARM,
     Arms,
     Ended,
-    Rules,
     Score,
     expected_influence,
     pull,
-    pull_as_released,
-    released_rows,
 )
-from tamis.selectors.methods.quad.evidence import Found
+from tamis.selectors.methods.quad.evidence import QuadFacts, measure
 from tamis.selectors.methods.quad.params import ROWS_PER_CLUSTER, QuadParams
-from tamis.selectors.methods.quad.taking import Taking, quota_order
+from tamis.selectors.methods.quad.taking import Intake, quota_order
+from tamis.selectors.run.greedy_selector import GreedySelector, Order
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost
 from tamis.selectors.schema.request import Role
 from tamis.selectors.schema.response import Notice
 
@@ -79,11 +79,27 @@ NOTHING_TAKEN = (
     "is nan where none was found); else lower tau."
 )
 
-Taken = tuple[Ints, Floats, Notice | None]
-"""Rows in order, every row's score, and why the selection ends below its budget."""
+
+@dataclass(frozen=True)
+class Pool:
+    """The candidates as the bandit meets them."""
+
+    clusters: Clusters
+    influence: Floats | None  # (n,) NaN: a row has none; None: it is asked for
+    reasons: Reasons  # (n,) why a row can't be taken
+    constraints: Constraints
 
 
-class Quad:
+@dataclass(frozen=True)
+class ShuffledArms:
+    """Arms of the clusters, numbered at random."""
+
+    arms: Arms
+    codes: npt.NDArray[np.int32]  # (n,) arm of every row, NO_ARM where it is of none
+    cluster_of: Ints  # (K,) cluster of each arm
+
+
+class Quad(GreedySelector):
     """A bandit over clusters."""
 
     name: ClassVar[str] = "quad"
@@ -100,10 +116,18 @@ class Quad:
         "milliseconds. 64 bytes a row."
     )
     Params: ClassVar[type[QuadParams]] = QuadParams
-    scores_are_log_weights: ClassVar[bool] = False
+    reason_names: ClassVar[Sequence[str]] = REASONS
+    reason_details: ClassVar[Mapping[str, str]] = REASON_DETAILS
+    nested: ClassVar[bool] = False  # the size of a pull, and so what is probed, can depend on the budget's bounds
 
-    def __init__(self, params: QuadParams) -> None:
-        self.params = params
+    params: QuadParams
+
+    @classmethod
+    def make(cls, params: QuadParams) -> Quad:
+        """Return the variant of these parameters."""
+        from tamis.selectors.methods.quad.released import ReleasedQuad  # here: a subclass of this class
+
+        return ReleasedQuad(params) if params.release else Quad(params)
 
     def needs(self) -> Needs:
         """Read what the rewards are made of, and clusters or what they are made of."""
@@ -125,7 +149,7 @@ class Quad:
             case "influence":
                 return ("influence",)
             case "gradient":
-                return quad_rewards.FACTORS if self.params.inverse == "ekfac" else ("gradient",)
+                return influences.FACTORS if self.params.inverse == "ekfac" else ("gradient",)
             case "ask":
                 return ()
 
@@ -134,15 +158,146 @@ class Quad:
         """Whether the parameters are of clusters made here."""
         return self.params.clusters is not None or self.params.neighbor_distance is not None
 
-    def basis(self) -> str:
-        """Stand on nothing."""
-        return ""
+    def _count(self, n: int) -> int:
+        """Return k of k-means."""
+        return min(self.params.clusters or max(1, -(-n // ROWS_PER_CLUSTER)), max(1, n))
+
+    # -- the paper's steps
+
+    def order(self, run: Run) -> Order:
+        """Cluster; score; pull the clusters that promise most, and take the rows of the pulls that keep it."""
+        run.begin("clusters", run.candidates)
+        clusters = self._cluster(run)
+        influence = self._influence(run)
+        reasons = self.reasons(clusters, influence)
+        pool = Pool(clusters, influence, reasons, run.constraints(reasons, REASONS))
+        run.begin("pull", run.candidates)
+        order = self.take(run, pool)
+        if order.stopped is None:
+            pool.constraints.check_taken(np.concatenate([pool.constraints.preselected, order.rows]))
+        return order
+
+    def reasons(self, clusters: Clusters, influence: Floats | None) -> Reasons:
+        """Return why rows can't be taken, (n,)."""
+        reasons = np.where(clusters.codes < 0, NO_CLUSTER, 0).astype(np.uint8)
+        if influence is not None:
+            reasons[(reasons == 0) & np.isnan(influence)] = NO_INFLUENCE
+        return reasons
+
+    def take(self, run: Run, pool: Pool) -> Order:
+        """Take rows by the bandit, or by the quota rule."""
+        return self._quota(run, pool) if self.params.rule == "quota" else self._pull(run, pool)
+
+    def _cluster(self, run: Run) -> Clusters:
+        if run.candidates.columns.has("cluster"):
+            return clusters.given_clusters(run)
+        return clusters.found_clusters(run, self._count(run.candidates.rows or 0), self.params.metric)
+
+    def _influence(self, run: Run) -> Floats | None:
+        """Return the influence of every row; None where the caller answers for it."""
+        params = self.params
+        if params.reward == "ask":
+            return None
+        run.begin("influence", run.candidates)
+        if params.reward == "influence":
+            return influences.given_influence(run)
+        if params.inverse == "ekfac":
+            return influences.layer_influence(run, params.damping)
+        return influences.gradient_influence(run, params.damping if params.inverse == "fisher" else None)
+
+    def scorer(self, run: Run, pool: Pool) -> Score:
+        """Return a function that gives the influence of rows, and makes rows that have none ineligible."""
+        influence, eligible = pool.influence, pool.constraints.eligible
+
+        def score(number: int, rows: Ints) -> Floats:
+            run.check_cancelled()
+            values = run.ask(number, rows) if influence is None else influence[rows]
+            eligible[rows[np.isnan(values)]] = False
+            return values
+
+        return score
+
+    def _shuffled(self, run: Run, pool: Pool) -> ShuffledArms:
+        """Make arms of the clusters, numbered at random, of the rows neither preselected nor excluded, in random order.
+
+        Rows without an influence are among them: which row is probed depends on what is known of no row.
+        """
+        clusters = pool.clusters
+        turns = np.argsort(rng.shuffled_at(run.stream("quad.arms"), np.arange(clusters.count)), kind="stable")
+        number = np.empty(len(turns), np.int32)
+        number[turns] = np.arange(len(turns), dtype=np.int32)
+        codes = np.where(clusters.codes < 0, NO_ARM, number[clusters.codes]).astype(np.int32)
+        pulled = codes.copy()
+        pulled[pool.constraints.preselected] = pulled[run.excluded] = NO_ARM
+        arms = Arms.of(pulled, len(turns), rng.shuffled_at(run.stream("quad.rows"), np.arange(len(codes))))
+        return ShuffledArms(arms, codes, turns)
+
+    def _pull(self, run: Run, pool: Pool) -> Order:
+        """Pull clusters until the budget is spent."""
+        shuffled = self._shuffled(run, pool)
+        arms, cluster_of = shuffled.arms, shuffled.cluster_of
+        rules = self.params.rules(len(arms.rows), len(arms.sizes))
+        intake = Intake(run, pool.constraints, pool.constraints.eligible)
+        trace = pull(arms, rules, self.scorer(run, pool), intake, self.neighbours(run, pool.clusters, cluster_of))
+        scores = expected_influence(arms, trace, shuffled.codes, rules.rows_per_pull)
+        tau = trace.scale.tau
+        facts = QuadFacts(pool.clusters, pool.influence, scores, tau, rules.alpha, trace, cluster_of=cluster_of)
+        return order_of(intake.rows, scores, pool, facts, self._stopped(pool.constraints, intake, trace.ended, tau))
+
+    def neighbours(self, run: Run, clusters: Clusters, cluster_of: Ints) -> Neighbours | None:
+        """Return the arms that learn from each other; None: each learns from its own pulls."""
+        centres = clusters.centres
+        if self.params.neighbor_distance is None or centres is None:
+            return None
+        try:
+            return bandit.near_centres(
+                centres[cluster_of], self.params.neighbor_distance, MAX_PAIRS, run.check_cancelled
+            )
+        except ValueError as error:
+            raise Invalid(
+                f"Clusters have too many neighbours ({error}): lower neighbor_distance.",
+                pointer="/selector/params/neighbor_distance",
+            ) from error
+
+    def _quota(self, run: Run, pool: Pool) -> Order:
+        """Take the same number of rows of every cluster whose mean influence exceeds tau."""
+        intake, shuffled, influence = (
+            Intake(run, pool.constraints, pool.constraints.eligible),
+            self._shuffled(run, pool),
+            pool.influence,
+        )
+        assert influence is not None
+        rows, means, tau = quota_order(shuffled.arms, influence, self.params.tau_quantile)
+        ended: Ended = "no-arm-left" if intake(rows) else "budget"
+        facts = QuadFacts(pool.clusters, influence, influence, tau, 0.0, means=means, cluster_of=shuffled.cluster_of)
+        return order_of(intake.rows, influence, pool, facts, self._stopped(pool.constraints, intake, ended, tau))
+
+    def _stopped(self, constraints: Constraints, intake: Intake, ended: Ended, tau: float) -> Notice | None:
+        """Return why the selection ends below its budget, where it does."""
+        if ended == "budget":
+            return None
+        count = len(intake.rows)
+        if not count and not len(constraints.preselected):
+            raise Infeasible(NOTHING_TAKEN.format(tau=f"{tau:.6g}"), pointer="/selector/params/tau")
+        below = f" {intake.below_minimum} strata are below their minimum." if intake.below_minimum else ""
+        why = "all rounds are over" if ended == "rounds" else "all clusters above tau are used up"
+        return Notice(
+            code="rounds-over" if ended == "rounds" else "clusters-used-up",
+            detail=f"The selection ends with {count + len(constraints.preselected):,} rows, below the budget of "
+            f"{constraints.amount}: {why} (tau = {tau:.6g}).{below}",
+        )
+
+    # -- the report
+
+    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
+        """Return what was pulled, how many influences that took, and influence and diversity beside a random draw."""
+        return measure(self.params, decision.facts, decision, random)
 
     # -- plan
 
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Cluster, score, pull."""
-        self._check(job)
+        self.check(job)
         dataset, n = job.candidates, job.candidates.rows or 0
         reading = dataset.bytes / 1e9
         clustering, units = reading, len(dataset.units)
@@ -168,7 +323,8 @@ class Quad:
         passes = 2 if self.params.inverse == "ekfac" else 1
         return (1 + passes) * reading + passes * (job.candidates.rows or 0) * d * d / 2 / DOUBLE_FLOPS
 
-    def _check(self, job: Job) -> None:
+    def check(self, job: Job) -> None:
+        """Refuse a request that can't work."""
         spec = job.spec
         if spec.target is not None and spec.target.model is not None:
             raise Invalid("quad takes target datasets, not a fitted model.", pointer="/target/model")
@@ -190,11 +346,6 @@ class Quad:
                 "column: leave one of the two out.",
                 pointer=f"/selector/params/{name}",
             )
-        if self.params.release and (spec.strata or spec.preselected or spec.exclude or spec.budget.size):
-            raise Invalid(
-                "The release knows no strata, sizes or earlier selections: leave them out, or 'release'.",
-                pointer="/selector/params/release",
-            )
 
     @property
     def _compares_gradients(self) -> bool:
@@ -206,12 +357,16 @@ class Quad:
         """Return what the target's gradients need not have in common: they may be inverse-Hessian products already."""
         return ("preconditioning", "normalized", "reduction") if self.params.inverse == "none" else ()
 
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say when the gradients' origin is not known, and when the first round is too small to tell tau by."""
+    def plan_warnings(self, job: Job) -> Iterator[Notice]:
+        """Return warnings where the gradients' origin is unknown, or the first round too small to estimate tau from."""
         if self._compares_gradients:
             yield from gradient_provenance.notices(job.candidates, job.targets)
+        yield from self.few_probes()
+
+    def few_probes(self) -> Iterator[Notice]:
+        """Return a warning where the first round is too small to estimate tau from."""
         first = self.params.arms_per_round * self.params.probes
-        if self.params.rule == "bandit" and not self.params.release and first < FEW_PROBES:
+        if self.params.rule == "bandit" and first < FEW_PROBES:
             yield Notice(
                 code="few-probes",
                 detail=f"The first round probes {first} influences at most, from which tau and the unit of alpha are "
@@ -232,164 +387,7 @@ class Quad:
             held += PAIR_BYTES * min(count * count, MAX_PAIRS)
         return held + clusters.training_bytes(job.candidates, count, threads)
 
-    def _count(self, n: int) -> int:
-        """Return k of k-means."""
-        return min(self.params.clusters or max(1, -(-n // ROWS_PER_CLUSTER)), max(1, n))
 
-    # -- the paper's steps
-
-    def select(self, run: Run) -> Decision:
-        """Cluster; score; pull the clusters that promise most, and take the rows of the pulls that keep it."""
-        if not run.candidates.rows:
-            raise Invalid("The dataset has no rows: nothing can be selected from it.", pointer="/dataset/shards")
-        run.begin("clusters", run.candidates)
-        found = self._cluster(run)
-        influence = self._influence(run)
-        reasons = np.where(found.codes < 0, NO_CLUSTER, 0).astype(np.uint8)
-        if influence is not None and not self.params.release:  # where a missing score counts as 0
-            reasons[(reasons == 0) & np.isnan(influence)] = NO_INFLUENCE
-        asked = terms(run, reasons, REASONS)
-        run.begin("pull", run.candidates)
-        self._found = Found(found, influence)
-        if self.params.release:
-            rows, scores, stopped = self._as_released(run, asked)
-        elif self.params.rule == "quota":
-            rows, scores, stopped = self._quota(run, asked)
-        else:
-            rows, scores, stopped = self._pull(run, asked)
-        self._found.scores = scores
-        if stopped is None:
-            check_taken(asked, np.concatenate([asked.preselected, rows]))
-        ranked = Ordered(run.layout(), rows, scores, reasons)
-        choice = run.choose_given(ranked, rows, REASONS, stopped=stopped)
-        columns = self._found.columns(choice.rows)
-        return Decision(choice, [ranked], REASONS, REASON_DETAILS, columns=columns)
-
-    def _cluster(self, run: Run) -> Clusters:
-        if run.candidates.columns.has("cluster"):
-            return clusters.given_clusters(run)
-        return clusters.found_clusters(run, self._count(run.candidates.rows or 0), self.params.metric)
-
-    def _influence(self, run: Run) -> Floats | None:
-        """Return the influence of every row; None where it is asked for."""
-        params = self.params
-        if params.reward == "ask":
-            return None
-        run.begin("influence", run.candidates)
-        if params.reward == "influence":
-            return quad_rewards.given_influence(run)
-        if params.inverse == "ekfac":
-            return quad_rewards.layer_influence(run, params.damping)
-        return quad_rewards.gradient_influence(run, params.damping if params.inverse == "fisher" else None)
-
-    def _scorer(self, run: Run, usable: npt.NDArray[np.bool_]) -> Score:
-        """Return what gives the influence of rows; those that turn out to have none are not `usable`."""
-        influence = self._found.influence
-
-        def score(number: int, rows: Ints) -> Floats:
-            run.check_cancelled()
-            values = run.ask(number, rows) if influence is None else influence[rows]
-            usable[rows[np.isnan(values)]] = False
-            return values
-
-        return score
-
-    def _rules(self, arms: Arms) -> Rules:
-        params = self.params
-        return Rules(
-            params.arms_per_round,
-            params.probes,
-            params.pull_size(len(arms.rows), len(arms.sizes)),
-            params.threshold,
-            params.exploration,
-            params.most_rounds,
-        )
-
-    def _shuffled(self, run: Run, asked: Terms) -> Arms:
-        """Make arms of the clusters, numbered at random, of the rows neither kept nor excluded, in random order.
-
-        Rows without an influence are among them: which row is probed depends on what is known of no row.
-        """
-        found = self._found
-        turns = np.argsort(rng.shuffled_at(run.stream("quad.arms"), np.arange(found.clusters.count)), kind="stable")
-        number = np.empty(len(turns), np.int32)
-        number[turns] = np.arange(len(turns), dtype=np.int32)
-        codes = np.where(found.clusters.codes < 0, NO_ARM, number[found.clusters.codes]).astype(np.int32)
-        found.arm_of, found.cluster_of = codes, turns
-        pulled = codes.copy()
-        pulled[asked.preselected] = pulled[run.excluded] = NO_ARM
-        return Arms.of(pulled, len(turns), rng.shuffled_at(run.stream("quad.rows"), np.arange(len(codes))))
-
-    def _pull(self, run: Run, asked: Terms) -> Taken:
-        """Pull clusters until the budget is spent."""
-        arms = self._shuffled(run, asked)
-        rules, found = self._rules(arms), self._found
-        taking = Taking(run, asked, asked.free)
-        found.trace = trace = pull(arms, rules, self._scorer(run, asked.free), taking, self._neighbours(run))
-        found.tau = trace.scale.tau
-        scores = expected_influence(arms, trace, found.arm_of, rules.rows_per_pull)
-        return taking.rows, scores, self._stopped(asked, taking, trace.ended)
-
-    def _neighbours(self, run: Run) -> Neighbours | None:
-        """Return which arms learn from each other, where that is asked."""
-        centres = self._found.clusters.centres
-        if self.params.neighbor_distance is None or centres is None:
-            return None
-        try:
-            return bandit.near_centres(
-                centres[self._found.cluster_of], self.params.neighbor_distance, MAX_PAIRS, run.check_cancelled
-            )
-        except ValueError as error:
-            raise Invalid(
-                f"Clusters have too many neighbours ({error}): lower neighbor_distance.",
-                pointer="/selector/params/neighbor_distance",
-            ) from error
-
-    def _quota(self, run: Run, asked: Terms) -> Taken:
-        """Take as many rows of every cluster whose mean influence exceeds tau."""
-        found, taking = self._found, Taking(run, asked, asked.free)
-        assert found.influence is not None
-        rows, means, found.tau = quota_order(self._shuffled(run, asked), found.influence, self.params.threshold)
-        found.means = means
-        ended: Ended = "no-arm-left" if taking(rows) else "budget"
-        return taking.rows, found.influence, self._stopped(asked, taking, ended)
-
-    def _as_released(self, run: Run, asked: Terms) -> Taken:
-        """Do as the authors' code does; rows beyond the budget, which it takes, are named and left out."""
-        found, budget = self._found, asked.amount.value
-        codes = found.clusters.codes
-        arms = Arms.of(codes, found.clusters.count)
-        found.arm_of, found.cluster_of = codes, np.arange(found.clusters.count)
-        rules = self._rules(arms)
-        score = self._scorer(run, asked.free)
-        found.trace = trace = pull_as_released(arms, rules, budget, score, self._neighbours(run))
-        found.tau = rules.tau
-        rows = released_rows(arms, trace, rules.rows_per_pull)
-        if not len(rows):
-            raise Infeasible(NOTHING_TAKEN.format(tau=f"{rules.tau:g}"), pointer="/selector/params/tau")
-        detail = f"As released: {trace.rounds_run:,} rounds, {len(rows):,} rows."
-        if len(rows) > budget:
-            detail += f" The budget leaves out the last {len(rows) - budget:,} of them."
-        scores = expected_influence(arms, trace, codes, None)
-        return rows[:budget], scores, Notice(code="as-released", detail=detail)
-
-    def _stopped(self, asked: Terms, taking: Taking, ended: Ended) -> Notice | None:
-        """Say why the selection ends below its budget, where it does."""
-        if ended == "budget":
-            return None
-        count, tau = len(taking.rows), self._found.tau
-        if not count and not len(asked.preselected):
-            raise Infeasible(NOTHING_TAKEN.format(tau=f"{tau:.6g}"), pointer="/selector/params/tau")
-        below = f" {taking.below_minimum} strata are below their minimum." if taking.below_minimum else ""
-        why = "all rounds are over" if ended == "rounds" else "all clusters above tau are used up"
-        return Notice(
-            code="rounds-over" if ended == "rounds" else "clusters-used-up",
-            detail=f"The selection ends with {count + len(asked.preselected):,} rows, below the budget of "
-            f"{asked.amount}: {why} (tau = {tau:.6g}).{below}",
-        )
-
-    # -- the report
-
-    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
-        """Return what was pulled, how many influences that took, and influence and diversity beside a random draw."""
-        return quad_evidence.measure(self.params, self._found, decision, random)
+def order_of(rows: Ints, scores: Floats, pool: Pool, facts: QuadFacts, stopped: Notice | None) -> Order:
+    """Return the rows taken as an order, with each row's cluster as a column."""
+    return Order(rows, scores, pool.reasons, stopped=stopped, columns=facts.columns, facts=facts)

@@ -1,4 +1,4 @@
-"""What Quad takes: rows of accepted pulls while budget and bounds allow, or the quota rule over clusters."""
+"""The rows that Quad takes: of accepted pulls while budget and bounds allow, or by the quota rule over clusters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from tamis.native.greedy import bandit, limits
 from tamis.native.sampling import strata
-from tamis.selectors.decision.in_order import Terms
+from tamis.selectors.decision.in_order import Constraints
 from tamis.selectors.methods.quad.bandit import Arms, quantile
 from tamis.selectors.run.run import Run
 
@@ -15,37 +15,35 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-class Taking:
+class Intake:
     """Takes rows in the order they are offered, as far as a job's budget and bounds allow.
 
     Parameters
     ----------
     run : Run
-        The job, in a phase begun with its candidates; is told of progress.
-    asked : Terms
-        What the choice must respect; the preselected rows count as taken.
+        The job, in a phase begun with its candidates; progress is reported to it.
+    constraints : Constraints
+        Budget and bounds; the preselected rows count as taken.
     usable : ndarray, shape (n,), bool
         Rows offered that are not usable are passed over. May change between two calls.
     """
 
-    def __init__(self, run: Run, asked: Terms, usable: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, run: Run, constraints: Constraints, usable: npt.NDArray[np.bool_]) -> None:
         self.usable = usable
-        self._run, self._asked = run, asked
+        self._run, self._constraints = run, constraints
         self._parts: list[Ints] = []
-        self._count = self._told = 0
-        self._state = limits.begin_limits(
-            asked.amount.value, codes=asked.codes, lower=asked.lower, upper=asked.upper, sizes=asked.sizes
-        )
-        limits.take_all(self._state, asked.preselected)
+        self._count = self._reported = 0
+        self._state = constraints.limits()
+        limits.take_all(self._state, constraints.preselected)
 
     def __call__(self, rows: Ints) -> bool:
         """Take what fits of `rows`; return whether more could be taken."""
         taken = limits.take_fitting(self._state, rows[self.usable[rows]])
         self._parts.append(taken)
         self._count += len(taken)
-        done = len(self.usable) * min(self._count, self._asked.most_rows) // max(1, self._asked.most_rows)
-        self._run.advance(rows=done - self._told)
-        self._told = done
+        done = len(self.usable) * min(self._count, self._constraints.max_rows) // max(1, self._constraints.max_rows)
+        self._run.advance(rows=done - self._reported)
+        self._reported = done
         return self._open()
 
     def _open(self) -> bool:

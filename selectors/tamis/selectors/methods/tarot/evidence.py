@@ -11,7 +11,8 @@ from pydantic import JsonValue
 from tamis.native.math import rng
 from tamis.selectors.decision.choice import Choice
 from tamis.selectors.features.gradients import Space
-from tamis.selectors.features.transport import Costs, solve
+from tamis.selectors.features.transport.problem import Costs
+from tamis.selectors.features.transport.solve import solve
 
 if TYPE_CHECKING:
     from tamis.selectors.run.run import Run
@@ -73,7 +74,7 @@ def nearest(costs: Costs) -> float:
 
 
 def sample(run: Run, rows: Ints, most: int, stream: str) -> Ints:
-    """Draw at most so many of some rows by the job's seed, ascending."""
+    """Draw at most `most` of some rows by the job's seed, ascending."""
     if len(rows) <= most:
         return np.sort(rows)
     order = rng.random_bits_at(run.stream(stream), rows)

@@ -106,7 +106,7 @@ class LayerOrder:
 
 @dataclass(frozen=True)
 class ReleasedSet:
-    """What the release selects for a fixed size."""
+    """The selection of the release for a fixed size."""
 
     rows: Ints  # in the order of layers
     whole: int

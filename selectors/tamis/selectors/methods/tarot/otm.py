@@ -20,8 +20,8 @@ from pydantic import JsonValue
 
 from tamis.native.math import rng
 from tamis.selectors.errors import Invalid
-from tamis.selectors.features.transport import Costs, Solver, Transport, solve
-from tamis.selectors.methods.tarot.curve_svg import drawing
+from tamis.selectors.features.transport.problem import Costs, Solver, Transport
+from tamis.selectors.features.transport.solve import solve
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -89,7 +89,6 @@ class Curve:
             "tolerance": self.tolerance,
             "curve": points,
             "folds": folds,
-            "drawing": drawing(self),
         }
 
 

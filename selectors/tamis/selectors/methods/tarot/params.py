@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from tamis.selectors.features.gradients import Source
 from tamis.selectors.features.ngrams import NgramParams
-from tamis.selectors.features.transport import Solver
+from tamis.selectors.features.transport.problem import Solver
 from tamis.selectors.features.whitening import Whitening
 from tamis.selectors.schema.request import Shape
 
@@ -84,7 +84,7 @@ class TarotParams(Shape):
         return self
 
     def first_depth(self, rows: int, targets: int, candidates: int) -> int:
-        """Return how many neighbours of each target to look for at first, to select so many rows."""
+        """Return the number of neighbours of each target to find first, to select `rows` rows."""
         if self.mode == "otm":
             return min(self.layers or OTM_LAYERS, max(1, candidates))
         return max(FEWEST_LAYERS, SPARE_LAYERS * -(-min(rows, candidates) // max(targets, 1)))

@@ -22,9 +22,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import JsonValue
 
-from tamis.native.math import rng
+from tamis.native.math import rng, second_moments
 from tamis.selectors.decision.choice import Choice
-from tamis.selectors.decision.in_order import Terms, terms
+from tamis.selectors.decision.decision import Decision
+from tamis.selectors.decision.in_order import Constraints
 from tamis.selectors.errors import Invalid
 from tamis.selectors.features import gradient_provenance, last_layer_gradients, unigram_gradients
 from tamis.selectors.features.gradients import (
@@ -37,28 +38,26 @@ from tamis.selectors.features.gradients import (
     source_dimension,
 )
 from tamis.selectors.features.ngrams import check_tokenizer, tables_version
-from tamis.selectors.features.transport import KEPT_COST_BYTES
-from tamis.selectors.features.whitening import make_whitener
-from tamis.selectors.methods.tarot import evidence as tarot_evidence
-from tamis.selectors.methods.tarot import otm as tarot_otm
-from tamis.selectors.methods.tarot import params as tarot_params
-from tamis.selectors.methods.tarot.layers import LayerOrder, Layers, cut, potential_weights, released_weights, repeats
-from tamis.selectors.methods.tarot.params import TarotParams
-from tamis.selectors.methods.tarot.released import released
+from tamis.selectors.features.transport.problem import KEPT_COST_BYTES
+from tamis.selectors.features.whitening import Whitener, make_whitener
+from tamis.selectors.methods.tarot import otm
+from tamis.selectors.methods.tarot.curve_svg import drawing
+from tamis.selectors.methods.tarot.evidence import measure
+from tamis.selectors.methods.tarot.layers import LayerOrder, Layers, cut, potential_weights, repeats
+from tamis.selectors.methods.tarot.params import FEWEST_LAYERS, TarotParams
 from tamis.selectors.methods.tarot.steps import (
     GATHERED_BYTES,
     REASONS,
-    Found,
-    covered,
+    TarotFacts,
+    Trail,
     decision,
-    fitting,
     gatherer,
     solved,
     target_weights,
-    within,
 )
+from tamis.selectors.run.opened import Job
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision, Job, Needs, PhaseCost
+from tamis.selectors.run.selector import Needs, PhaseCost, Selector
 from tamis.selectors.schema.response import Notice
 
 Floats = npt.NDArray[np.float64]
@@ -81,7 +80,7 @@ DOUBLE_FLOPS = 15e9
 READ_BYTES_PER_SECOND = 1e9
 
 
-class Tarot:
+class Tarot(Selector):
     """Selection by optimal transport on whitened gradients."""
 
     name: ClassVar[str] = "tarot"
@@ -94,39 +93,226 @@ class Tarot:
         "Two passes over the vectors, candidates x targets x dimension multiply-adds; 36 bytes a target and layer."
     )
     Params: ClassVar[type[TarotParams]] = TarotParams
-    scores_are_log_weights: ClassVar[bool] = False
 
-    def __init__(self, params: TarotParams) -> None:
-        self.params = params
-        self._found: Found | None = None
+    params: TarotParams
+
+    @classmethod
+    def make(cls, params: TarotParams) -> Tarot:
+        """Return the variant of these parameters."""
+        from tamis.selectors.methods.tarot.released import ReleasedTarot  # here: a subclass of this class
+
+        return ReleasedTarot(params) if params.release else Tarot(params)
 
     def needs(self) -> Needs:
         """Read what the source is made of, of candidates and targets alike."""
         return Needs(roles=ROLES[self.params.source], target=True)
 
-    def basis(self) -> str:
-        """Return the version of the tokenizer's character tables."""
-        return tables_version(self.params.ngrams.tokenizer) if self.params.source == "text" else ""
+    # -- the paper's steps
+
+    def select(self, run: Run) -> Decision:
+        """Whiten, find neighbours, take layers, weigh."""
+        space, trail = self.whiten(run), Trail()
+        with ThreadPoolExecutor(run.engine.threads, thread_name_prefix="tamis-transport") as pool:
+            decided = self.take(run, space, trail, pool)
+            decided = self._weighed(decided, space, trail, pool)
+        return replace(decided, warnings=[*decided.warnings, *trail.warnings], facts=TarotFacts(space, trail))
+
+    def take(self, run: Run, space: Space, trail: Trail, pool: ThreadPoolExecutor) -> Decision:
+        """Take layers: those that fill the budget, or the number that the curve chooses."""
+        return self.otm(run, space, trail) if self.params.mode == "otm" else self.fixed(run, space, trail, pool)
+
+    def whiten(self, run: Run) -> Space:
+        """Whiten candidates and targets by their common covariance."""
+        params = self.params
+        run.begin("features")
+        features = Features(params.source)
+        if params.source == "text":
+            table = unigram_gradients.fit(run, params.ngrams, params.dimension)
+            features = Features("text", params.ngrams.features(), {"unigrams": run.share("unigrams", table)})
+        elif params.source == "last_layer":
+            table = last_layer_gradients.fit(run, params.dimension)
+            features = Features("last_layer", {}, {"classifier": run.share("classifier", table)})
+        datasets = [run.candidates, *run.targets]
+        run.begin("moments", *datasets)
+        dimension = source_dimension(features, datasets, params.dimension)
+        moments = pooled_moments(run, features, dimension)
+        whitener = self.make_whitener(moments)
+        run.begin("neighbours", *run.targets, run.candidates)
+        return Space.make(run, features, whitener)
+
+    def make_whitener(self, moments: second_moments.Moments) -> Whitener:
+        """Return the whitening of the pooled moments."""
+        return make_whitener(moments, self.params.whitening, self.params.regularization)
+
+    def fixed(self, run: Run, space: Space, trail: Trail, pool: ThreadPoolExecutor) -> Decision:
+        """Take whole layers while they fit, the last by the smallest potential."""
+        constraints = run.constraints()
+        layers, enough = self._layers(run, space, constraints)
+        run.begin("transport")
+        ordered = layers.listed(constraints.eligible)
+        taken = constraints.count_fitting(ordered)
+        if enough and taken:
+            end = cut(ordered, layers, taken)
+            trail.details |= {
+                "whole_layers": end.whole,
+                "rows_in_whole_layers": end.rows,
+                "rows_of_the_last_layer": end.wanted,
+                "rows_it_has": len(end.partial),
+            }
+            if end.wanted:
+                problem = solved(space, end.partial, self.params.solver, target_weights(run), pool)
+                trail.problems["last_layer"] = problem
+                order = np.lexsort((end.partial, problem.rows))
+                ordered[end.rows : end.rows + len(end.partial)] = end.partial[order]
+                cost = problem.rows[order]
+                trail.details["potential_gap_at_cut"] = float(cost[end.wanted] - cost[end.wanted - 1])
+        starts = run.layout().starts
+        ranked = LayerOrder.of(ordered, layers, starts)
+        choice = run.choose(ranked, REASONS)
+        fresh = choice.rows[~choice.preselected]
+        if not enough or (layers.layer[fresh] == layers.depth).any():
+            ranked = self._beyond(run, space, layers, ordered, constraints, trail)
+            choice = run.choose(ranked, REASONS)
+        return decision(choice, ranked, layers)
+
+    def _layers(self, run: Run, space: Space, constraints: Constraints) -> tuple[Layers, bool]:
+        """Return layers that reach as deep as the budget needs, and whether they do."""
+        n, m = run.layout().rows, len(space.targets)
+        gone = run.excluded
+        most = max(FEWEST_LAYERS, LISTS_BYTES // (BYTES_A_NEIGHBOUR * m))
+        depth = min(self.params.first_depth(constraints.max_rows, m, n), most)
+        while True:
+            rows, scores = space.neighbours(min(depth, n), gone)
+            layers = Layers.of(rows, scores, n)
+            ordered = layers.listed(constraints.eligible)
+            if constraints.is_filled_by(ordered):
+                return layers, True
+            if depth >= min(n, most):
+                return layers, False
+            depth = min(2 * depth, most)
+
+    def _beyond(
+        self, run: Run, space: Space, layers: Layers, ordered: Ints, constraints: Constraints, trail: Trail
+    ) -> LayerOrder:
+        """Rank the rows that are in no list, behind those that are, by the similarity to their nearest target."""
+        mapped = space.best()
+        score = np.concatenate([mapped.column(unit, "score") for unit in range(len(mapped))])
+        target = np.concatenate([mapped.column(unit, "target") for unit in range(len(mapped))])
+        rest = constraints.eligible.copy()
+        rest[ordered] = False
+        rows = np.flatnonzero(rest)
+        rows = rows[np.lexsort((rows, -score[rows]))]
+        unlisted = layers.layer == layers.depth
+        layers.similarity[unlisted], layers.target[unlisted] = score[unlisted], target[unlisted]
+        trail.warnings.append(
+            Notice(
+                code="beyond-the-layers",
+                detail=f"The budget reaches beyond the {layers.depth:,} nearest candidates of every target that are "
+                "ranked in layers: further rows follow by their similarity to the nearest target.",
+            )
+        )
+        return LayerOrder.of(np.concatenate([ordered, rows]), layers, run.layout().starts)
+
+    def otm(self, run: Run, space: Space, trail: Trail) -> Decision:
+        """Choose the number of layers by the curve of the distance to targets that did not select."""
+        constraints = run.constraints()
+        n, m = run.layout().rows, len(space.targets)
+        if m < self.params.folds:
+            raise Invalid(
+                f"The target has {m} rows, fewer than folds = {self.params.folds}.", pointer="/selector/params/folds"
+            )
+        depth = self.params.first_depth(n, m, n)
+        neighbours = space.neighbours(depth, run.excluded)
+        run.begin("transport")
+        parts = []
+        folds = otm.folds_of(m, self.params.folds, run.stream("tarot.folds"))
+        for selecting in folds:
+            scoring = np.setdiff1d(np.arange(m), selecting)
+            if len(scoring) > self.params.scoring_targets:
+                draw = rng.random_bits_at(run.stream("tarot.scoring"), scoring)
+                scoring = np.sort(scoring[np.argsort(draw, kind="stable")[: self.params.scoring_targets]])
+            parts.append((selecting, scoring))
+        curve = otm.measure(
+            neighbours,
+            space.targets,
+            gatherer(space, otm.union_order(*neighbours)[0]),
+            parts,
+            solver=self.params.solver,
+            tolerance=self.params.plateau,
+            threads=run.engine.threads,
+            kept_bytes=KEPT_COST_BYTES,
+            check=run.check_cancelled,
+        )
+        trail.curve = curve
+        if curve.best == len(curve.layers) - 1 and depth < n:
+            trail.warnings.append(
+                Notice(
+                    code="curve-still-falling",
+                    detail=f"The distance is lowest at the {depth} layers that the curve ends at: more rows may do "
+                    "better. Raise selector.params.layers.",
+                )
+            )
+        layers = Layers.of(*neighbours, n)
+        ordered, of = otm.union_order(*neighbours)
+        ordered = ordered[: int(np.searchsorted(of, curve.layers[curve.chosen]))]
+        inside = layers.listed(constraints.eligible)
+        inside = inside[np.isin(inside, ordered)]
+        size = len(inside)
+        rows = constraints.take_within_maximums(inside)
+        low, high = (curve.sizes[index] for index in curve.plateau)
+        detail = f"The size was chosen by the curve: {size:,} rows; {low:,} to {high:,} are as good."
+        if len(rows) < size:
+            detail = (
+                f"The curve chooses {size:,} rows, of which budget and bounds allow {len(rows):,}: raise the budget."
+            )
+        ranked = LayerOrder.of(rows, layers, run.layout().starts)
+        notice = Notice(code="size-chosen-by-otm", detail=detail)
+        choice = run.choose_in_order(ranked, rows, REASONS, stopped=notice)
+        return decision(choice, ranked, layers)
+
+    def _weighed(self, decided: Decision, space: Space, trail: Trail, pool: ThreadPoolExecutor) -> Decision:
+        """Weigh the selected rows by their potentials, where the parameters say so."""
+        if self.params.weights == "uniform" or not len(decided.choice.rows):
+            return decided
+        problem = solved(space, decided.choice.rows, self.params.solver, self.weights_of_targets(space.run), pool)
+        trail.problems["selection"] = problem
+        weights = self.weights_of_rows(problem.rows)
+        more: dict[str, Any] = {"potential": pa.array(problem.rows), "repeats": pa.array(repeats(weights), pa.int64())}
+        choice = replace(decided.choice, weights=weights)
+        return replace(decided, choice=choice, columns={**decided.columns, **more})
+
+    def weights_of_targets(self, run: Run) -> Floats:
+        """Return the weights of the targets in the transport of the selection, summing to 1."""
+        return target_weights(run)
+
+    def weights_of_rows(self, potentials: Floats) -> Floats:
+        """Return the weights of the selected rows by their potentials."""
+        return potential_weights(potentials)
+
+    # -- the report
+
+    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
+        """Measure how far from the target selection, random draw and all rows are; show layers and curve."""
+        facts: TarotFacts = decision.facts
+        measured, trail = measure(run, facts.space, decision.choice, random), facts.trail
+        return {
+            "meaning": MEANING[self.params.source],
+            "layers": dict(trail.details),
+            "transport_problems": {name: problem.summary() for name, problem in trail.problems.items()},
+            "otm": None if trail.curve is None else {**trail.curve.summary(), "drawing": drawing(trail.curve)},
+            **measured,
+        }
 
     # -- plan
 
+    def data_version(self) -> str:
+        """Return the version of the tokenizer's character tables."""
+        return tables_version(self.params.ngrams.tokenizer) if self.params.source == "text" else ""
+
     def plan(self, job: Job) -> Sequence[PhaseCost]:
         """Two passes over the vectors, the similarities between, and the decision."""
-        if job.spec.target is not None and job.spec.target.model is not None:
-            raise Invalid("tarot takes target datasets, not a fitted model.", pointer="/target/model")
+        self.check(job)
         d = self._dimension(job)
-        if self.params.source == "text":
-            check_tokenizer(self.params.ngrams, job)
-        if self.params.source == "gradient":
-            gradient_provenance.check_origins(job.candidates, job.targets)
-            self._check_released_checkpoints(job)
-        if self.params.release and (
-            job.spec.strata or job.spec.preselected or job.spec.exclude or job.spec.budget.size
-        ):
-            raise Invalid(
-                "The release knows no strata, sizes or earlier selections: leave them out, or 'release'.",
-                pointer="/selector/params/release",
-            )
         n = job.candidates.rows or 0
         m = sum(target.rows or 0 for target in job.targets)
         size = job.candidates.bytes + sum(target.bytes for target in job.targets)
@@ -141,21 +327,22 @@ class Tarot:
             PhaseCost("report", 0, 0, 1.0),
         ]
 
+    def check(self, job: Job) -> None:
+        """Refuse a request that can't work."""
+        if job.spec.target is not None and job.spec.target.model is not None:
+            raise Invalid("tarot takes target datasets, not a fitted model.", pointer="/target/model")
+        self._dimension(job)
+        if self.params.source == "text":
+            check_tokenizer(self.params.ngrams, job)
+        if self.params.source == "gradient":
+            gradient_provenance.check_origins(job.candidates, job.targets)
+
     def _dimension(self, job: Job) -> int:
         features = Features(self.params.source)
         return source_dimension(features, [job.candidates, *job.targets], self.params.dimension)
 
-    def _check_released_checkpoints(self, job: Job) -> None:
-        columns = job.candidates.columns["gradient"].columns_read()
-        if self.params.release and len(columns) > 1:
-            raise Invalid(
-                f"The release uses the last checkpoint alone, whatever it is given: name the column '{columns[-1]}' "
-                "only.",
-                pointer="/dataset/columns/gradient",
-            )
-
-    def notices(self, job: Job) -> Iterator[Notice]:
-        """Say what the vectors are, where they are no influence or of unknown origin, and when the target is tiny."""
+    def plan_warnings(self, job: Job) -> Iterator[Notice]:
+        """Return warnings where vectors are no influence or of unknown origin, or the target is tiny."""
         if self.params.source == "embedding":
             yield Notice(
                 code="similarity-not-influence",
@@ -173,7 +360,7 @@ class Tarot:
             )
 
     def memory(self, job: Job, threads: int) -> int:
-        """Whitening, moments and rows offered of every thread, lists, costs kept, and vectors of rows in transport."""
+        """Whitening, moments and rows of every thread, lists, costs in memory, and vectors of rows in transport."""
         d = self._dimension(job)
         m = sum(target.rows or 0 for target in job.targets)
         n = job.candidates.rows or 0
@@ -189,199 +376,3 @@ class Tarot:
         table = 200 * 2**20 if self.params.source == "text" else 0
         each = 40 * d * d + 8 * m * d + OFFERED_BYTES * d
         return (threads + 1) * each + lists + costs + gathered + 24 * n + table
-
-    # -- the paper's steps
-
-    def select(self, run: Run) -> Decision:
-        """Whiten, find neighbours, take layers."""
-        space = self.whiten(run)
-        self._found = found = Found(space)
-        with ThreadPoolExecutor(run.engine.threads, thread_name_prefix="tamis-transport") as pool:
-            if self.params.release:
-                decided = released(run, space, self.params, found, pool)
-            elif self.params.mode == "otm":
-                decided = self.otm(run, space, found)
-            else:
-                decided = self.fixed(run, space, found, pool)
-            decided = self._weighed(decided, space, found, pool)
-        decided.notices += found.notices
-        return decided
-
-    def whiten(self, run: Run) -> Space:
-        """Whiten candidates and targets by their common covariance."""
-        params = self.params
-        run.begin("features")
-        features = Features(params.source)
-        if params.source == "text":
-            table = unigram_gradients.fit(run, params.ngrams, params.dimension)
-            features = Features("text", params.ngrams.features(), {"unigrams": run.share("unigrams", table)})
-        elif params.source == "last_layer":
-            table = last_layer_gradients.fit(run, params.dimension)
-            features = Features("last_layer", {}, {"classifier": run.share("classifier", table)})
-        datasets = [run.candidates, *run.targets]
-        for index, target in enumerate(run.targets):
-            if not target.rows:
-                raise Invalid("The target has no rows.", pointer=f"/target/datasets/{index}/shards")
-        if not run.candidates.rows:
-            raise Invalid("The dataset has no rows: nothing can be selected from it.", pointer="/dataset/shards")
-        run.begin("moments", *datasets)
-        dimension = source_dimension(features, datasets, params.dimension)
-        moments = pooled_moments(run, features, dimension)
-        whitener = make_whitener(moments, params.whitening, params.regularization, released=params.release)
-        run.begin("neighbours", *run.targets, run.candidates)
-        return Space.make(run, features, whitener)
-
-    def fixed(self, run: Run, space: Space, found: Found, pool: ThreadPoolExecutor) -> Decision:
-        """Take whole layers while they fit, the last by the smallest potential."""
-        wanted = terms(run)
-        layers, enough = self._layers(run, space, wanted)
-        run.begin("transport")
-        ordered = layers.listed(wanted.free)
-        taken = fitting(ordered, wanted)
-        if enough and taken:
-            end = cut(ordered, layers, taken)
-            found.details |= {
-                "whole_layers": end.whole,
-                "rows_in_whole_layers": end.rows,
-                "rows_of_the_last_layer": end.wanted,
-                "rows_it_has": len(end.partial),
-            }
-            if end.wanted:
-                problem = solved(space, end.partial, self.params.solver, target_weights(run), pool)
-                found.problems["last_layer"] = problem
-                order = np.lexsort((end.partial, problem.rows))
-                ordered[end.rows : end.rows + len(end.partial)] = end.partial[order]
-                cost = problem.rows[order]
-                found.details["potential_gap_at_cut"] = float(cost[end.wanted] - cost[end.wanted - 1])
-        starts = run.layout().starts
-        ranked = LayerOrder.of(ordered, layers, starts)
-        choice = run.choose(ranked, REASONS)
-        fresh = choice.rows[~choice.preselected]
-        if not enough or (layers.layer[fresh] == layers.depth).any():
-            ranked = self._beyond(run, space, layers, ordered, wanted, found)
-            choice = run.choose(ranked, REASONS)
-        return decision(choice, ranked, layers)
-
-    def _layers(self, run: Run, space: Space, wanted: Terms) -> tuple[Layers, bool]:
-        """Return layers that reach as deep as the budget needs, and whether they do."""
-        n, m = run.layout().rows, len(space.targets)
-        gone = run.excluded
-        most = max(tarot_params.FEWEST_LAYERS, LISTS_BYTES // (BYTES_A_NEIGHBOUR * m))
-        depth = min(self.params.first_depth(wanted.most_rows, m, n), most)
-        while True:
-            rows, scores = space.neighbours(min(depth, n), gone)
-            layers = Layers.of(rows, scores, n)
-            ordered = layers.listed(wanted.free)
-            if covered(ordered, wanted):
-                return layers, True
-            if depth >= min(n, most):
-                return layers, False
-            depth = min(2 * depth, most)
-
-    def _beyond(self, run: Run, space: Space, layers: Layers, ordered: Ints, wanted: Terms, found: Found) -> LayerOrder:
-        """Rank the rows that are in no list, behind those that are, by the similarity to their nearest target."""
-        mapped = space.best()
-        score = np.concatenate([mapped.column(unit, "score") for unit in range(len(mapped))])
-        target = np.concatenate([mapped.column(unit, "target") for unit in range(len(mapped))])
-        rest = wanted.free.copy()
-        rest[ordered] = False
-        rows = np.flatnonzero(rest)
-        rows = rows[np.lexsort((rows, -score[rows]))]
-        unlisted = layers.layer == layers.depth
-        layers.similarity[unlisted], layers.target[unlisted] = score[unlisted], target[unlisted]
-        found.notices.append(
-            Notice(
-                code="beyond-the-layers",
-                detail=f"The budget reaches beyond the {layers.depth:,} nearest candidates of every target that are "
-                "ranked in layers: further rows follow by their similarity to the nearest target.",
-            )
-        )
-        return LayerOrder.of(np.concatenate([ordered, rows]), layers, run.layout().starts)
-
-    def otm(self, run: Run, space: Space, found: Found) -> Decision:
-        """Choose the number of layers by the curve of the distance to targets that did not select."""
-        wanted = terms(run)
-        n, m = run.layout().rows, len(space.targets)
-        if m < self.params.folds:
-            raise Invalid(
-                f"The target has {m} rows, fewer than folds = {self.params.folds}.", pointer="/selector/params/folds"
-            )
-        depth = self.params.first_depth(n, m, n)
-        neighbours = space.neighbours(depth, run.excluded)
-        run.begin("transport")
-        parts = []
-        folds = tarot_otm.folds_of(m, self.params.folds, run.stream("tarot.folds"))
-        for selecting in folds:
-            scoring = np.setdiff1d(np.arange(m), selecting)
-            if len(scoring) > self.params.scoring_targets:
-                draw = rng.random_bits_at(run.stream("tarot.scoring"), scoring)
-                scoring = np.sort(scoring[np.argsort(draw, kind="stable")[: self.params.scoring_targets]])
-            parts.append((selecting, scoring))
-        curve = tarot_otm.measure(
-            neighbours,
-            space.targets,
-            gatherer(space, tarot_otm.union_order(*neighbours)[0]),
-            parts,
-            solver=self.params.solver,
-            tolerance=self.params.plateau,
-            threads=run.engine.threads,
-            kept_bytes=KEPT_COST_BYTES,
-            check=run.check_cancelled,
-        )
-        found.curve = curve
-        if curve.best == len(curve.layers) - 1 and depth < n:
-            found.notices.append(
-                Notice(
-                    code="curve-still-falling",
-                    detail=f"The distance is lowest at the {depth} layers that the curve ends at: more rows may do "
-                    "better. Raise selector.params.layers.",
-                )
-            )
-        layers = Layers.of(*neighbours, n)
-        ordered, of = tarot_otm.union_order(*neighbours)
-        ordered = ordered[: int(np.searchsorted(of, curve.layers[curve.chosen]))]
-        inside = layers.listed(wanted.free)
-        inside = inside[np.isin(inside, ordered)]
-        size = len(inside)
-        rows = within(inside, wanted)
-        low, high = (curve.sizes[index] for index in curve.plateau)
-        detail = f"The size was chosen by the curve: {size:,} rows; {low:,} to {high:,} are as good."
-        if len(rows) < size:
-            detail = (
-                f"The curve chooses {size:,} rows, of which budget and bounds allow {len(rows):,}: raise the budget."
-            )
-        ranked = LayerOrder.of(rows, layers, run.layout().starts)
-        notice = Notice(code="size-chosen-by-otm", detail=detail)
-        choice = run.choose_given(ranked, rows, REASONS, stopped=notice)
-        return decision(choice, ranked, layers)
-
-    def _weighed(self, decision: Decision, space: Space, found: Found, pool: ThreadPoolExecutor) -> Decision:
-        """Weigh the selected rows by their potentials, where that is asked."""
-        if self.params.weights == "uniform" or not len(decision.choice.rows):
-            return decision
-        run = space.run
-        targets = np.full(len(space.targets), 1 / len(space.targets))
-        if not self.params.release:
-            targets = target_weights(run)
-        problem = solved(space, decision.choice.rows, self.params.solver, targets, pool)
-        found.problems["selection"] = problem
-        make = released_weights if self.params.release else potential_weights
-        weights = make(problem.rows)
-        more: dict[str, Any] = {"potential": pa.array(problem.rows), "repeats": pa.array(repeats(weights), pa.int64())}
-        choice = replace(decision.choice, weights=weights)
-        return replace(decision, choice=choice, columns={**decision.columns, **more})
-
-    # -- the report
-
-    def evidence(self, run: Run, decision: Decision, random: Choice) -> dict[str, JsonValue]:
-        """Measure how far from the target selection, random draw and all rows are; show layers and curve."""
-        assert self._found is not None
-        found = self._found
-        measured = tarot_evidence.measure(run, found.space, decision.choice, random)
-        return {
-            "meaning": MEANING[self.params.source],
-            "layers": dict(found.details),
-            "transport_problems": {name: problem.summary() for name, problem in found.problems.items()},
-            "otm": None if found.curve is None else found.curve.summary(),
-            **measured,
-        }

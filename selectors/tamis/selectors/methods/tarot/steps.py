@@ -1,8 +1,8 @@
-"""Steps that TAROT's modes share: what a budget covers, transport of some rows, and the decision."""
+"""Steps that TAROT's modes share: transport of some rows, readers of vectors, and the decision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -12,13 +12,13 @@ import pyarrow as pa
 from pydantic import JsonValue
 
 from tamis.selectors.decision.choice import Choice
-from tamis.selectors.decision.in_order import Terms
+from tamis.selectors.decision.decision import Decision
 from tamis.selectors.features.gradients import Space
-from tamis.selectors.features.transport import Costs, Solver, Transport, solve
+from tamis.selectors.features.transport.problem import Costs, Solver, Transport
+from tamis.selectors.features.transport.solve import solve
 from tamis.selectors.methods.tarot import otm
 from tamis.selectors.methods.tarot.layers import LayerOrder, Layers
 from tamis.selectors.run.run import Run
-from tamis.selectors.run.selector import Decision
 from tamis.selectors.schema.response import Notice
 
 Floats = npt.NDArray[np.float64]
@@ -32,17 +32,25 @@ GATHERED_BYTES = 2**29
 
 
 @dataclass
-class Found:
-    """What select leaves for the report."""
+class Trail:
+    """Measurements that are made along the way of a selection."""
 
-    space: Space
     details: dict[str, JsonValue] = field(default_factory=dict)
     problems: dict[str, Transport] = field(default_factory=dict)
     curve: otm.Curve | None = None
-    notices: list[Notice] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TarotFacts:
+    """The space of a selection and the measurements made on its way, for its report."""
+
+    space: Space
+    trail: Trail
 
 
 def decision(choice: Choice, ranked: LayerOrder, layers: Layers) -> Decision:
+    """Return the decision with each row's layer, nearest target and similarity as columns."""
     rows = choice.rows
     layer, target = layers.layer[rows], layers.target[rows]
     columns = {
@@ -73,41 +81,3 @@ def gatherer(space: Space, union: Ints) -> Callable[[Ints], Matrix]:
     rows = np.sort(union)
     table = space.vectors(rows)
     return lambda wanted: table[np.searchsorted(rows, wanted)]
-
-
-def counted(rows: Ints, wanted: Terms) -> Ints:
-    """Return what each row counts against the budget."""
-    return np.ones(len(rows), np.int64) if wanted.sizes is None else wanted.sizes[rows]
-
-
-def left_of(wanted: Terms) -> int:
-    kept = wanted.preselected
-    return wanted.amount.value - int(counted(kept, wanted).sum())
-
-
-def fitting(ordered: Ints, wanted: Terms) -> int:
-    """Return how many of the rows, in their order, stay within the budget; strata are left to the decision."""
-    return int(np.searchsorted(np.cumsum(counted(ordered, wanted)), left_of(wanted), side="right"))
-
-
-def covered(ordered: Ints, wanted: Terms) -> bool:
-    """Whether the rows fill the budget."""
-    return int(counted(ordered, wanted).sum()) >= left_of(wanted) or len(ordered) == int(np.count_nonzero(wanted.free))
-
-
-def within(ordered: Ints, wanted: Terms) -> Ints:
-    """Return the rows that may be taken one after the other: within the budget and the strata's maximums."""
-    if wanted.codes is None:
-        return ordered[: fitting(ordered, wanted)]
-    left, counts = left_of(wanted), counted(ordered, wanted)
-    have = np.zeros(len(wanted.names), np.int64)
-    np.add.at(have, wanted.codes[wanted.preselected], counted(wanted.preselected, wanted))
-    taken: list[int] = []
-    pairs: Iterable[tuple[int, int]] = zip(ordered.tolist(), counts.tolist(), strict=True)
-    for row, size in pairs:
-        code = int(wanted.codes[row])
-        if size <= left and have[code] + size <= wanted.upper[code]:
-            taken.append(row)
-            have[code] += size
-            left -= size
-    return np.array(taken, np.int64)

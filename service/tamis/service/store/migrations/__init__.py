@@ -1,4 +1,4 @@
-"""The schema's history, run by Alembic from inside the package: no ini file, no command of its own."""
+"""Migrations of the schema with Alembic, run from inside the package, without an ini file or a command."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def check(connection: Connection) -> None:
 
 
 def current(connection: Connection) -> str | None:
-    """Give the database's revision; None when it is empty."""
+    """Return the database's revision; None when it is empty."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def head() -> str | None:
-    """Give the newest revision of this version."""
+    """Return the newest revision of this version."""
     return ScriptDirectory.from_config(config()).get_current_head()
 
 

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the revisions on the connection it was handed, in that connection's transaction."""
+"""Alembic's entry point: runs the revisions in the open transaction of a given connection."""
 
 from __future__ import annotations
 

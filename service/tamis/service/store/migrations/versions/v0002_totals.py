@@ -1,4 +1,4 @@
-"""What workers count, the memory that they report, and the trace that a job belongs to."""
+"""Totals of workers' counts, the memory that they report, and the trace context of a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns of owners in the queue, jobs found by fingerprint, files that expire and those still to be removed."""
+"""Fair share among owners, an index on fingerprints, expiry and removal of files."""
 
 from __future__ import annotations
 

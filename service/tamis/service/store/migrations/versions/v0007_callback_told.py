@@ -1,4 +1,4 @@
-"""What became of a job's callback, beside the job."""
+"""Status of a job's callback, a column of the job."""
 
 from __future__ import annotations
 

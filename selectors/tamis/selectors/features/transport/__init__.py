@@ -1,0 +1,1 @@
+"""Optimal transport between rows and targets: problems, Sinkhorn's algorithm, the exact solution."""
