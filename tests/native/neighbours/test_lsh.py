@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.native.naive import gais as naive
 
-from tamis.native.learning.gat import SELF
+from tamis.native.neighbours.graph import SELF
 from tamis.native.math import rng
 from tamis.native.neighbours import lsh, small_sets
 
