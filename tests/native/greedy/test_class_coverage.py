@@ -109,6 +109,7 @@ def test_ties_by_attention_are_shares_of_the_most_that_is_paid() -> None:
     assert ties.tolist() == [[1024, 512, 512]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=300), st.integers(1, 60), st.integers(0, 9))
 def test_every_slice_has_the_class_mix(labels: list[int], rows: int, seed: int) -> None:
     codes = np.array(labels, np.int32)

@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from tests.native.naive import gais as naive
 
-from tamis.native.neighbours.graph import SELF
 from tamis.native.math import rng
 from tamis.native.neighbours import lsh, small_sets
+from tamis.native.neighbours.graph import SELF
 
 Points = NDArray[np.float32]
 
