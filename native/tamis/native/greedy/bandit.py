@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tamis.native.compiled import kernel, piece
+from tamis.native.compiled import kernel
+from tamis.native.greedy.heap import largest_first, make_heap
 from tamis.native.math.elementary import natural_log
 
 EXHAUSTED = -9999999.0
@@ -127,27 +128,7 @@ def near_centres(
     return Neighbours(starts, np.concatenate(ids), np.concatenate(shares))
 
 
-@piece
-def _is_before(scores, left, right):
-    """Whether an arm is pulled before another: by score, of equal ones the lower number."""
-    return scores[left] > scores[right] or (scores[left] == scores[right] and left < right)
-
-
-@piece
-def _sink(heap, size, place, scores):
-    """Let an arm down until none below it is to be pulled before it."""
-    arm = heap[place]
-    while True:
-        child = 2 * place + 1
-        if child >= size:
-            break
-        if child + 1 < size and _is_before(scores, heap[child + 1], heap[child]):
-            child += 1
-        if not _is_before(scores, heap[child], arm):
-            break
-        heap[place] = heap[child]
-        place = child
-    heap[place] = arm
+_sift_down = make_heap(largest_first).sift_down
 
 
 @kernel
@@ -172,13 +153,13 @@ def choose(bandit, capacity, released, chosen):
             heap[size] = arm
             size += 1
     for place in range(size // 2 - 1, -1, -1):
-        _sink(heap, size, place, scores)
+        _sift_down(scores, heap, size, place)
     count = 0
     while size > 0 and count < len(chosen):
         arm = heap[0]
         size -= 1
         heap[0] = heap[size]
-        _sink(heap, size, 0, scores)
+        _sift_down(scores, heap, size, 0)
         if bandit.pulls[arm] < capacity[arm]:
             chosen[count] = arm
             count += 1

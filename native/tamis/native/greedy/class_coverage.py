@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel, piece
+from tamis.native.greedy.heap import make_heap
 from tamis.native.neighbours.small_sets import NO_NEIGHBOUR, row_of
 
 FULL = 1024
@@ -131,24 +132,16 @@ def relate(keys, ties, labels, limit, starts, rows, strengths):
 
 
 @piece
-def _entry(gain, row):
-    return gain << _ROW_BITS | (_ROW_MASK - row)
+def _larger(heap, one, other):
+    return one > other
+
+
+_sift_down = make_heap(_larger).sift_down
 
 
 @piece
-def _sift_down(heap, size, at):
-    value = heap[at]
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        if child + 1 < size and heap[child + 1] > heap[child]:
-            child += 1
-        if heap[child] <= value:
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at] = value
+def _entry(gain, row):
+    return gain << _ROW_BITS | (_ROW_MASK - row)
 
 
 @piece
@@ -176,7 +169,7 @@ def _fill_heap(members, relation, mass, covered, state, heap):
             heap[size] = _entry(_gain(row, relation, mass, covered), np.int64(row))
             size += 1
     for at in range(size // 2 - 1, -1, -1):
-        _sift_down(heap, size, at)
+        _sift_down(heap, heap, size, at)
     return size
 
 
@@ -225,7 +218,7 @@ def cover_class(members, quota, least, relation, mass, state, picks, gains):
         gains[row] = gain
         if gain < known:
             heap[0] = _entry(gain, row)
-            _sift_down(heap, size, 0)
+            _sift_down(heap, heap, size, 0)
             continue
         if gain < least:
             break
@@ -241,7 +234,7 @@ def cover_class(members, quota, least, relation, mass, state, picks, gains):
         size -= 1
         heap[0] = heap[size]
         if size > 0:
-            _sift_down(heap, size, 0)
+            _sift_down(heap, heap, size, 0)
     return picked
 
 

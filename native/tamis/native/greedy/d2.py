@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.native.compiled import kernel, piece
+from tamis.native.greedy.heap import make_heap
 from tamis.native.greedy.limits import Limits, fits, take
 from tamis.native.math.elementary import natural_exp
 from tamis.native.neighbours.similarities import Similarities
@@ -83,30 +84,11 @@ def _comes_before(state, one, other):
 
 
 @piece
-def _sift_down(state, place):
-    row, size = state.heap[place], state.counters[_IN_HEAP]
-    while 2 * place + 1 < size:
-        child = 2 * place + 1
-        if child + 1 < size and _comes_before(state, state.heap[child + 1], state.heap[child]):
-            child += 1
-        if not _comes_before(state, state.heap[child], row):
-            break
-        state.heap[place] = state.heap[child]
-        state.places[state.heap[place]] = place
-        place = child
-    state.heap[place] = row
+def _record(state, row, place):
     state.places[row] = place
 
 
-@piece
-def _sift_up(state, place):
-    row = state.heap[place]
-    while place > 0 and _comes_before(state, row, state.heap[(place - 1) // 2]):
-        state.heap[place] = state.heap[(place - 1) // 2]
-        state.places[state.heap[place]] = place
-        place = (place - 1) // 2
-    state.heap[place] = row
-    state.places[row] = place
+_sift_down, _sift_up = make_heap(_comes_before, _record)
 
 
 @piece
@@ -120,8 +102,8 @@ def _remove(state, row):
         moved = state.heap[last]
         state.heap[place] = moved
         state.places[moved] = place
-        _sift_down(state, place)
-        _sift_up(state, state.places[moved])
+        _sift_down(state, state.heap, state.counters[_IN_HEAP], place)
+        _sift_up(state, state.heap, state.places[moved])
 
 
 @piece
@@ -137,14 +119,14 @@ def _take_row(state, row):
         distance = np.sqrt(np.float64(state.pairs.squared[pair]))
         state.priorities[other] -= natural_exp(-state.gamma_reverse * distance) * value
         if state.places[other] != _NOWHERE:
-            _sift_down(state, state.places[other])
-            _sift_up(state, state.places[other])
+            _sift_down(state, state.heap, state.counters[_IN_HEAP], state.places[other])
+            _sift_up(state, state.heap, state.places[other])
 
 
 @kernel
 def _begin(state, first):
     for place in range(state.counters[_IN_HEAP] // 2 - 1, -1, -1):
-        _sift_down(state, place)
+        _sift_down(state, state.heap, state.counters[_IN_HEAP], place)
     for row in first:
         _take_row(state, row)
 

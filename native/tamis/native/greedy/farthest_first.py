@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.native.compiled import inlined, kernel, piece
+from tamis.native.greedy.heap import largest_first, make_heap
 from tamis.native.greedy.limits import Limits, fits, is_closed, stratum_of
 from tamis.native.greedy.traversal import (
     CURSOR,
@@ -55,32 +56,7 @@ def _is_stale(state, row):
     return state.seen[row] < state.counters[TAKEN] and state.keys[row] > 0.0
 
 
-@piece
-def _comes_before(keys, row, other):
-    return keys[row] > keys[other] or (keys[row] == keys[other] and row < other)
-
-
-@piece
-def _sift_down(keys, heap, size, place):
-    row = heap[place]
-    while 2 * place + 1 < size:
-        child = 2 * place + 1
-        if child + 1 < size and _comes_before(keys, heap[child + 1], heap[child]):
-            child += 1
-        if not _comes_before(keys, heap[child], row):
-            break
-        heap[place] = heap[child]
-        place = child
-    heap[place] = row
-
-
-@piece
-def _sift_up(keys, heap, place):
-    row = heap[place]
-    while place > 0 and _comes_before(keys, row, heap[(place - 1) // 2]):
-        heap[place] = heap[(place - 1) // 2]
-        place = (place - 1) // 2
-    heap[place] = row
+_sift_down, _sift_up = make_heap(largest_first)
 
 
 @piece
