@@ -57,7 +57,7 @@ def prepare_process(settings: Settings) -> None:
 
 
 def die_with_parent(parent: int, signum: signal.Signals) -> None:
-    """Have the kernel send `signum` to this process when its parent dies, however it dies.
+    """Request from the kernel that `signum` is sent to this process when its parent dies, for whatever reason.
 
     Parameters
     ----------
