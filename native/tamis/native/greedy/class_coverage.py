@@ -28,7 +28,7 @@ _ROW_MASK = np.int64(2**32 - 1)
 
 
 class Relation(NamedTuple):
-    """Who may represent whom, listed by the one that represents."""
+    """The rows that each row may represent, listed by the representing row."""
 
     starts: NDArray[np.int64]  # [n + 1]
     rows: NDArray[np.int32]  # [starts[n]], the rows that a row may represent, itself among them
@@ -239,7 +239,7 @@ def cover_class(members, quota, least, relation, mass, state, picks, gains):
 
 
 class Cover(NamedTuple):
-    """What a batch's coverage gave."""
+    """The result of a batch's coverage."""
 
     order: NDArray[np.int32]  # [n], a row's place among the picks of its class, -1 where it was not picked
     gains: NDArray[np.int64]  # [n], of a pick when it was picked; else a bound of what the row would gain next

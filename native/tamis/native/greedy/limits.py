@@ -1,4 +1,4 @@
-"""What a greedy choice may still take: a budget, and a minimum and maximum a stratum, in rows or in units of size.
+"""Limits of a greedy choice: a budget, and a minimum and maximum a stratum, in rows or in units of size.
 
 A row may be taken while its stratum stays within its maximum and what is left of the budget covers the minimums still
 open in the other strata. The first row that would break one of these ends what that one bounds: its stratum, or all
@@ -21,7 +21,7 @@ _SLACK_SPENT = 1
 
 
 class Limits(NamedTuple):
-    """What was taken and what may be; `begin_limits` makes it."""
+    """The amounts taken, and the bounds; `begin_limits` makes it."""
 
     codes: NDArray[np.int32]  # [n], stratum of each row; empty: all of stratum 0
     sizes: NDArray[np.int64]  # [n], what a row counts; empty: 1 each
@@ -71,7 +71,7 @@ def _size_of(limits, row):
 
 @piece
 def is_closed(limits, stratum):
-    """Whether nothing more of a stratum may be taken; once closed, it stays so."""
+    """Whether a stratum is closed to further rows; once closed, it stays so."""
     if limits.counters[_SLACK_SPENT] != 0 and limits.have[stratum] >= limits.lower[stratum]:
         return True
     return limits.closed[stratum]

@@ -62,7 +62,7 @@ def _similarity(greedy, pair):
 
 @piece
 def _gain(greedy, row):
-    """What the function gains by a row."""
+    """The gain of the function by a row."""
     itself = greedy.similarities.largest
     starts, rows = greedy.similarities.starts, greedy.similarities.rows
     if greedy.function == GRAPH_CUT:

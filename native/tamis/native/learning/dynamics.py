@@ -60,7 +60,7 @@ _INVERSE_FACTORIALS = (
 
 
 class Visits(NamedTuple):
-    """What the scores need of each of n visits."""
+    """The values of n visits that scores are made of."""
 
     margin: NDArray[np.float32]  # [n], p[y] - max p[k], k other than y
     error: NDArray[np.float32]  # [n], ||p - onehot(y)||
@@ -316,7 +316,7 @@ def _read_only(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
 
 
 def _why(values: NDArray[np.float64], outputs: Outputs) -> str:
-    """Say what is wrong with a visit's outputs, and what to do."""
+    """Return a sentence about the fault of a visit's outputs, with advice."""
     if np.isnan(values).any():
         return f"The output for class {int(np.argmax(np.isnan(values)))} is NaN."
     if outputs == "logits":

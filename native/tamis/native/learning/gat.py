@@ -48,7 +48,7 @@ class Weights(NamedTuple):
 
 
 class Activations(NamedTuple):
-    """What the backward pass needs of the forward pass."""
+    """The activations of the forward pass that the backward pass reads."""
 
     h: Floats  # [n, HIDDEN], X W1
     terms1: Floats  # [n, 2 HEADS], source terms, then target terms

@@ -1,4 +1,4 @@
-"""Vectors rounded to 8 bits, and bounds of their inner products: pairs that can't matter are told apart cheaply.
+"""Vectors rounded to 8 bits, and bounds of their inner products, by which pairs that can't matter are left out.
 
 A vector is x = s x' + e, of a scale s, whole numbers x' of 8 bits, and what is left. For two of them
 

@@ -27,7 +27,7 @@ FARTHEST = 32
 
 
 class Means(NamedTuple):
-    """What `means` found."""
+    """The centres of `means`."""
 
     centres: NDArray[np.float32]  # [k, dimension]
     inertia: list[float]  # a step: mean squared distance of a row to the nearest of the centres the step began with
@@ -35,7 +35,7 @@ class Means(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """What a block adds to a step."""
+    """The sums that a block adds to a step."""
 
     totals: NDArray[np.float64]  # [k, dimension]
     counts: NDArray[np.int64]  # [k]

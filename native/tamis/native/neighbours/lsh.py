@@ -1,4 +1,4 @@
-"""Who is near whom in a batch: exactly, or by hashing with random projections in one level, several levels or views.
+"""Neighbours in a batch: exactly, or by hashing with random projections in one level, several levels or views.
 
 Sign bits of Gaussian projections are a row's key (Charikar: Similarity estimation techniques from rounding algorithms,
 STOC 2002, section 3); one more projection, quantised, orders rows of the same key. After sorting, near rows are near in
@@ -109,7 +109,7 @@ def hash_keys(projected, keys):
 
 
 def hash_rows(points: Single, views: Single) -> list[NDArray[np.uint32]]:
-    """Hash rows by every view, with as many sign bits as a batch of so many rows needs: uint32 [n] each."""
+    """Hash rows by every view, with as many sign bits as a batch of this size needs: uint32 [n] each."""
     bits = sign_bits(len(points))
     used = np.concatenate([views[:, :bits], views[:, MAX_BITS:]], axis=1)
     columns = np.ascontiguousarray(used.reshape(-1, points.shape[1]).T)

@@ -309,7 +309,7 @@ def pair_distances(
 
 
 def lists_of(keys: NDArray[np.int64]) -> Lists:
-    """What lists of keys, int64 [n, k], hold."""
+    """The scores and numbers in lists of keys, int64 [n, k]."""
     lists = Lists(np.empty(keys.shape, np.float32), np.empty(keys.shape, np.int32))
     read_keys(keys, lists.scores, lists.rows)
     return lists

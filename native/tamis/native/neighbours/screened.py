@@ -66,7 +66,7 @@ class Asked(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """What a block of queries asks of rows."""
+    """A block of queries, and their cut-offs."""
 
     worst: NDArray[np.float32]  # [size], score to be reached
     limits: NDArray[np.float32]  # [size], what that means for the terms of a row

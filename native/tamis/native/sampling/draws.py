@@ -50,7 +50,7 @@ class Drawn(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """What `draw` returns."""
+    """The result of `draw`."""
 
     drawn: Drawn
     populations: Ints  # [strata]
@@ -152,7 +152,7 @@ def _words_for(share: NDArray[np.float64]) -> Words:
 
 
 def _above(budgets: Ints, populations: Ints, deviations: float) -> NDArray[np.float64]:
-    """Return the share of each stratum's words that holds the budget, but for bad luck of so many deviations."""
+    """Return the share of each stratum's words that holds the budget, within `deviations` standard deviations."""
     population = np.maximum(populations, 1).astype(np.float64)
     share = np.where(budgets == populations, 1.0, budgets / population)
     return np.minimum(1.0, share + _margin(share, population, deviations))

@@ -40,7 +40,7 @@ def slices(n: int, rows: int) -> Ints:
 
 
 def cumulative_quotas(quotas: Ints, totals: Ints, seen: Ints) -> Ints:
-    """What of each class's quota falls on its first ``seen`` rows: rounded down, all of it once all rows are seen.
+    """The part of each class's quota for its first ``seen`` rows: rounded down, all of it once all rows are seen.
 
     Differences along any cut of the rows are quotas of the parts that add up to the whole.
 

@@ -200,7 +200,7 @@ def mark_selected(
 
 
 class _Level(NamedTuple):
-    """What one pass counted."""
+    """The counts of one pass."""
 
     sizes: NDArray[np.int64]  # [strata, digits]
     counts: NDArray[np.int64]  # [strata, digits]

@@ -1,4 +1,4 @@
-"""What is made of the tokens and n-grams of one document: sums, sketches and the quality statistics."""
+"""Values of one document, from its tokens and n-grams: sums, sketches and the quality statistics."""
 
 # mypy: disable-error-code="no-untyped-def"
 

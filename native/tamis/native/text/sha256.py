@@ -59,7 +59,7 @@ INITIAL_STATE.setflags(write=False)
 
 
 class Reduction(NamedTuple):
-    """What takes a digest, a 256-bit big-endian number, modulo the number of buckets."""
+    """Constants that take a digest, a 256-bit big-endian number, modulo the number of buckets."""
 
     modulus: int  # 1 to 2**31 - 1
     inverse: float  # 1 / modulus
