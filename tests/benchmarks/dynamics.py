@@ -160,7 +160,7 @@ def kernels(log: str, repeat: int) -> Figures:
     """Measure and fold blocks of visits; a first run compiles."""
     import numpy as np
 
-    from tamis.native.learning import dynamics
+    from tamis.native.learning import dynamics, dynamics_folds
 
     n, epochs, visited, labels, outputs = read_log(log)
 
@@ -175,10 +175,10 @@ def kernels(log: str, repeat: int) -> Figures:
             own, when = visited[block].astype(np.uint32), epochs[block]
             for column in (own, *visits):
                 column.setflags(write=False)
-            dynamics.fold_visits(own, when, latest, counts)
-            dynamics.fold_sum(own, when, visits.margin, 2**31 - 1, aum)
-            dynamics.fold_sum(own, when, visits.error, EL2N_EPOCHS, el2n)
-            dynamics.fold_correct(own, visits.correct, last, learned, forgotten)
+            dynamics_folds.fold_visits(own, when, latest, counts)
+            dynamics_folds.fold_sum(own, when, visits.margin, 2**31 - 1, aum)
+            dynamics_folds.fold_sum(own, when, visits.error, EL2N_EPOCHS, el2n)
+            dynamics_folds.fold_correct(own, visits.correct, last, learned, forgotten)
         return aum, forgotten, el2n
 
     work()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.native.naive import dynamics as naive
 
-from tamis.native.learning import dynamics
+from tamis.native.learning import dynamics, dynamics_folds
 from tamis.native.learning.dynamics import Failure, Outputs, Visits
 
 KINDS: list[Outputs] = ["log_probs", "logits", "probabilities"]
@@ -152,7 +152,7 @@ def test_labels_out_of_range_are_refused(label: int) -> None:
 
 INTERPRETED = """
 import hashlib, numpy as np
-from tamis.native.learning import dynamics
+from tamis.native.learning import dynamics, dynamics_folds
 for kind, dtype in (("logits", np.float64), ("log_probs", np.float16), ("probabilities", np.float64)):
     logits = np.random.default_rng(3).integers(-640, 640, (60, 10)) / 64
     exact = {"logits": logits, "log_probs": np.full((60, 10), -2.302), "probabilities": np.full((60, 10), 0.1)}[kind]
@@ -188,14 +188,14 @@ class State:
     def add(self, rows: NDArray[np.uint32], epochs: NDArray[np.int32], visits: Visits) -> int:
         for column in (rows, epochs, *visits):
             column.setflags(write=False)
-        failed: int = dynamics.fold_visits(rows, epochs, self.latest, self.counts)
+        failed: int = dynamics_folds.fold_visits(rows, epochs, self.latest, self.counts)
         if failed >= 0:
             return failed
-        dynamics.fold_sum(rows, epochs, visits.margin, 2**31 - 1, self.aum)
-        dynamics.fold_sum(rows, epochs, visits.error, self.end, self.el2n)
-        dynamics.fold_confidence(rows, visits.loss, self.sums, self.squares)
-        dynamics.fold_correct(rows, visits.correct, self.last, self.learned, self.forgotten)
-        dynamics.fold_latest(rows, visits.loss, self.loss)
+        dynamics_folds.fold_sum(rows, epochs, visits.margin, 2**31 - 1, self.aum)
+        dynamics_folds.fold_sum(rows, epochs, visits.error, self.end, self.el2n)
+        dynamics_folds.fold_confidence(rows, visits.loss, self.sums, self.squares)
+        dynamics_folds.fold_correct(rows, visits.correct, self.last, self.learned, self.forgotten)
+        dynamics_folds.fold_latest(rows, visits.loss, self.loss)
         return -1
 
 

@@ -22,7 +22,7 @@ from tamis.selectors.decision.request import Request
 from tamis.selectors.errors import Infeasible, Invalid, NotFound, StorageError
 from tamis.selectors.results.explain import explain
 from tamis.selectors.results.files import DECISION, SCORES
-from tamis.selectors.results.result import write_result
+from tamis.selectors.results.result import Documents, write_result
 from tamis.selectors.schema.request import Budget, Columns, Manifest, Quota, Strata
 from tamis.selectors.schema.response import Provenance, ShardInfo
 
@@ -72,19 +72,21 @@ class Job:
             Decision(choice, rankings or [self.ranked], REASONS, DETAILS),
             self.layout,
             self.dataset,
-            footer={},
-            report={},
-            provenance=Provenance(
-                tamis="0",
-                selector="s",
-                revision="1",
-                params={},
-                seed=0,
-                fingerprint="f",
-                dataset_digest="d",
-                target_digests=[],
+            Documents(
+                {},
+                {},
+                Provenance(
+                    tamis="0",
+                    selector="s",
+                    revision="1",
+                    params={},
+                    seed=0,
+                    fingerprint="f",
+                    dataset_digest="d",
+                    target_digests=[],
+                ),
+                [ShardInfo(uri="s", rows=count, bytes=1, digest="x") for count in rows],
             ),
-            shards=[ShardInfo(uri="s", rows=count, bytes=1, digest="x") for count in rows],
             publish_scores=False,
         )
         return out

@@ -29,6 +29,7 @@ from tamis.selectors.decision.request import Request
 from tamis.selectors.errors import DataError, Invalid, NotFound, StorageError, TamisError
 from tamis.selectors.results.files import DECISION, MODEL, REPORT, RESULT, SCORES, SELECTION, published
 from tamis.selectors.results.result import (
+    Documents,
     load_rows,
     read_result,
     read_selection,
@@ -368,19 +369,21 @@ def whole_result(out: Path, folder: Path, *, publish_scores: bool = True, model:
         decision,
         layout,
         dataset,
-        footer=FOOTER,
-        report={"warnings": [{"code": "tiny-target", "detail": "Tiny."}]},
-        provenance=Provenance(
-            tamis="0",
-            selector="s",
-            revision="1",
-            params={},
-            seed=7,
-            fingerprint="f",
-            dataset_digest="d",
-            target_digests=[],
+        Documents(
+            FOOTER,
+            {"warnings": [{"code": "tiny-target", "detail": "Tiny."}]},
+            Provenance(
+                tamis="0",
+                selector="s",
+                revision="1",
+                params={},
+                seed=7,
+                fingerprint="f",
+                dataset_digest="d",
+                target_digests=[],
+            ),
+            [ShardInfo(uri="a", rows=7, bytes=1, digest="x"), ShardInfo(uri="b", rows=3, bytes=1, digest="y")],
         ),
-        shards=[ShardInfo(uri="a", rows=7, bytes=1, digest="x"), ShardInfo(uri="b", rows=3, bytes=1, digest="y")],
         publish_scores=publish_scores,
     )
 

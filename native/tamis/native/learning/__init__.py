@@ -5,7 +5,7 @@ def warm() -> None:
     """Compile training dynamics, influence and the graph attention network."""
     import numpy as np
 
-    from tamis.native.learning import dynamics, gat, gat_training, influence
+    from tamis.native.learning import dynamics, dynamics_folds, gat, gat_training, influence
     from tamis.native.math import rng
     from tamis.native.neighbours import lsh
 
@@ -16,11 +16,11 @@ def warm() -> None:
         column.setflags(write=False)  # as those of a mapped file
     rows, epochs, values, correct = visits
     counts, sums = np.zeros((3, 1), np.int32), np.zeros((2, 1))
-    dynamics.fold_visits(rows, epochs, counts[0], counts[1])
-    dynamics.fold_sum(rows, epochs, values, 1, sums[0])
-    dynamics.fold_confidence(rows, values, sums[0], sums[1])
-    dynamics.fold_correct(rows, correct, np.zeros(1, np.uint8), counts[0], counts[1])
-    dynamics.fold_latest(rows, values, np.zeros(1, np.float32))
+    dynamics_folds.fold_visits(rows, epochs, counts[0], counts[1])
+    dynamics_folds.fold_sum(rows, epochs, values, 1, sums[0])
+    dynamics_folds.fold_confidence(rows, values, sums[0], sums[1])
+    dynamics_folds.fold_correct(rows, correct, np.zeros(1, np.uint8), counts[0], counts[1])
+    dynamics_folds.fold_latest(rows, values, np.zeros(1, np.float32))
     key, points, labels = rng.stream_key(0, "warm-up"), np.zeros((3, 1), np.float32), np.zeros(3, np.int32)
     graph = lsh.to_graph(lsh.find_neighbours(points, 1, "lsh_multiview", lsh.directions(key, 1, 1)))
     flat = gat_training.initial_parameters(key, 1, 2)

@@ -173,8 +173,9 @@ def _sum_up(waiting, count, dimension, start, asked, bar, keys):
 
 
 @piece
-def _whole_tile(tile, panel, rows, first, count, start, asked, bar, keys):
-    """Sum up all pairs of ``count`` queries with a panel."""
+def _whole_tile(tile, panel, rows, span, asked, bar, keys):
+    """Sum up all pairs of a panel with the queries of ``span``: first, count, and start of their block."""
+    first, count, start = span
     dimension = asked.data.shape[1]
     for query in range(count):
         tile.lines[query] = asked.data[start + first + query]
@@ -240,7 +241,7 @@ def _offer(asked, rows, floor, keys):
                 for part in range(WORDS):
                     met += popcount(words[part])
                 if met >= DENSE:
-                    _whole_tile(tile, panel, rows, group, min(QUERIES, n - group), start, asked, bar, keys)
+                    _whole_tile(tile, panel, rows, (group, min(QUERIES, n - group), start), asked, bar, keys)
                     continue
                 for part in range(WORDS):
                     word = words[part]

@@ -76,7 +76,7 @@ def _fill_hits(codes, words, bounds, flags, hits):
 
 
 @kernel
-def _gather(start_row, columns, keeping, strata, key, bounds, counts, gathered, filled):
+def _gather(start_row, columns, keeping, strata, words, counts, gathered, filled):
     """Count the strata, and append the rows whose word is not above their stratum's bound to ``gathered``.
 
     Parameters
@@ -85,9 +85,8 @@ def _gather(start_row, columns, keeping, strata, key, bounds, counts, gathered, 
     columns : (scores, cut-off values) float32 [n] both
     keeping, strata
         As for `tamis.native.sampling.strata.fill`.
-    key : uint64 [2]
-    bounds : uint64 [strata + 1]
-        The last one is of rows in no stratum, which are never gathered.
+    words : (key, bounds) uint64 [2], uint64 [strata + 1]
+        Of the stream, and the largest word of each stratum; the last is of rows in no stratum, never gathered.
     counts : int64 [strata + 1, TABLES]
         Added to.
     gathered : (rows, codes, words)
@@ -99,6 +98,7 @@ def _gather(start_row, columns, keeping, strata, key, bounds, counts, gathered, 
     int
         Rows gathered; those that do not fit are counted, not written.
     """
+    key, bounds = words
     scores, cut = columns
     rows, row_codes, row_words = gathered
     codes, words = np.empty(BLOCK_ROWS, np.uint16), np.empty(BLOCK_ROWS, np.uint64)
@@ -212,7 +212,7 @@ def draw(
         filled = 0
         for first, scores, cut, limit in parts(chunks, cut_off):
             keeping = (cut_off.sign, limit)
-            filled = _gather(first, (scores, cut), keeping, strata, key, bounds, counts, gathered, filled)
+            filled = _gather(first, (scores, cut), keeping, strata, (key, bounds), counts, gathered, filled)
         populations = counts.sum(axis=1)[:-1]
         budgets = allocate(populations, budget)
         if filled <= room:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tamis.native.learning import dynamics as kernels
+from tamis.native.learning import dynamics_folds
 from tamis.selectors.datasets import RoleBatch
 from tamis.selectors.errors import DataError
 from tamis.selectors.schema.request import Role
@@ -150,7 +151,7 @@ class _Sum:
         self._sums = np.zeros(n)
 
     def add(self, visits: Visits) -> None:
-        kernels.fold_sum(visits["row"], visits["epoch"], visits[self._column], self._end, self._sums)
+        dynamics_folds.fold_sum(visits["row"], visits["epoch"], visits[self._column], self._end, self._sums)
 
     def scores(self, counts: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
         return self._sums
@@ -166,7 +167,7 @@ class _Confidence:
         self._sums, self._squares = np.zeros(n), np.zeros(n)
 
     def add(self, visits: Visits) -> None:
-        kernels.fold_confidence(visits["row"], visits["loss"], self._sums, self._squares)
+        dynamics_folds.fold_confidence(visits["row"], visits["loss"], self._sums, self._squares)
 
     def scores(self, counts: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
         visited = np.maximum(counts, 1)
@@ -187,7 +188,7 @@ class _Learning:
         self._learned, self._forgotten = np.zeros(n, np.int32), np.zeros(n, np.int32)
 
     def add(self, visits: Visits) -> None:
-        kernels.fold_correct(visits["row"], visits["correct"], self._last, self._learned, self._forgotten)
+        dynamics_folds.fold_correct(visits["row"], visits["correct"], self._last, self._learned, self._forgotten)
 
     def scores(self, counts: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
         if self._metric == "correctness":
@@ -209,7 +210,7 @@ class _Last:
         self._latest = np.zeros(n, np.float32)
 
     def add(self, visits: Visits) -> None:
-        kernels.fold_latest(visits["row"], self._values(visits), self._latest)
+        dynamics_folds.fold_latest(visits["row"], self._values(visits), self._latest)
 
     def _values(self, visits: Visits) -> npt.NDArray[Any]:
         if self._metric == "least_confidence":
@@ -339,7 +340,7 @@ def _fold_units(run: Run, tables: Mapped, n: int, state: _State, labels: _Labels
         run.check_cancelled()
         table = tables[unit]
         visits = {name: _array(table.column(name)) for name in _VISIT_COLUMNS}
-        back = kernels.fold_visits(visits["row"], visits["epoch"], latest, counts)
+        back = dynamics_folds.fold_visits(visits["row"], visits["epoch"], latest, counts)
         if back >= 0:
             assert run.dynamics is not None
             row, epoch = int(visits["row"][back]), int(visits["epoch"][back])

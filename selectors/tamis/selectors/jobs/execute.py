@@ -17,7 +17,7 @@ from tamis.selectors.errors import Invalid, StorageError
 from tamis.selectors.jobs.compilation import COMPILING, on_first_compile
 from tamis.selectors.jobs.open import Environment, count_rows, open_job, peak_memory
 from tamis.selectors.results.report import make_report
-from tamis.selectors.results.result import SCORES, read_result, verify_result, write_result
+from tamis.selectors.results.result import SCORES, Documents, read_result, verify_result, write_result
 from tamis.selectors.run.observer import Observer, Unobserved
 from tamis.selectors.run.opened import Opened
 from tamis.selectors.run.progress import REPORT, PhaseTracker
@@ -159,10 +159,7 @@ def _write(out: Path, opened: Opened, run: Run, decision: Decision, report: Mapp
         decision,
         run.layout(),
         run.candidates,
-        footer=footer,
-        report=report,
-        provenance=provenance,
-        shards=shards,
+        Documents(footer, report, provenance, shards),
         publish_scores=opened.spec.output.scores == "all",
     )
 

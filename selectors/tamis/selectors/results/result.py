@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,16 +136,35 @@ def _selection_table(
     return pa.Table.from_arrays(list(arrays.values()), schema=schema)
 
 
+@dataclass(frozen=True)
+class Documents:
+    """Everything about a selection that is written beside its rows.
+
+    Attributes
+    ----------
+    footer : mapping
+        JSON in the footer of selection.parquet.
+    report : mapping
+        JSON of report.json.
+    provenance : Provenance
+        Origin of the result.
+    shards : sequence of ShardInfo
+        The shards that row numbers are over.
+    """
+
+    footer: Mapping[str, JsonValue]
+    report: Mapping[str, JsonValue]
+    provenance: Provenance
+    shards: Sequence[ShardInfo]
+
+
 def write_result(
     out: Path,
     decision: Decision,
     layout: Layout,
     dataset: Dataset,
+    documents: Documents,
     *,
-    footer: Mapping[str, JsonValue],
-    report: Mapping[str, JsonValue],
-    provenance: Provenance,
-    shards: Sequence[ShardInfo],
     publish_scores: bool,
 ) -> ResultManifest:
     """Write all files of a result into the folder `out`, read them back, and write the manifest last.
@@ -164,12 +184,14 @@ def write_result(
         raise TamisError("The result was written before the rows were counted.")
     ids = read_ids(dataset, choice.rows) if dataset.columns.has("id") else None
     files = [
-        write_selection(out / SELECTION, choice, dataset.shard_starts, ids=ids, columns=decision.columns, footer=footer)
+        write_selection(
+            out / SELECTION, choice, dataset.shard_starts, ids=ids, columns=decision.columns, footer=documents.footer
+        )
     ]
     scores = write_scores(out / SCORES, decision.rankings[-1], layout, choice, decision.reason_names)
     if publish_scores:
         files.append(scores)
-    files.append(publish_bytes(out / REPORT, json.dumps(report, indent=1, allow_nan=False).encode(), JSON))
+    files.append(publish_bytes(out / REPORT, json.dumps(documents.report, indent=1, allow_nan=False).encode(), JSON))
     files.append(publish_bytes(out / DECISION, record_decision(choice, decision.reason_details).encode(), JSON))
     if decision.model is not None:
         with published(out / MODEL) as file, pa.ipc.new_file(file, decision.model.schema) as writer:
@@ -180,14 +202,14 @@ def write_result(
     table, _ = read_selection(out / SELECTION)
     if not np.array_equal(table.column("row").to_numpy(), choice.rows):
         raise StorageError(f"{SELECTION} does not read back with the rows that were selected.")
-    warnings = report.get("warnings")
+    warnings = documents.report.get("warnings")
     manifest = ResultManifest(
         files=files,
         columns=[ColumnInfo(name=field.name, type=str(field.type)) for field in table.schema],
         totals=choice.totals,
         strata=choice.outcomes,
-        provenance=provenance,
-        shards=list(shards),
+        provenance=documents.provenance,
+        shards=list(documents.shards),
         warnings=[Notice.model_validate(warning) for warning in warnings] if isinstance(warnings, list) else [],
     )
     publish_bytes(out / RESULT, manifest.model_dump_json(indent=1).encode(), JSON)

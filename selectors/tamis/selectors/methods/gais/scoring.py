@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -172,7 +172,8 @@ def score_block(
             share = cumulative_quotas(quotas[0], quotas[1], now) - cumulative_quotas(quotas[0], quotas[1], seen)
             seen = now
             mass = masses(total.at(members, settings.passes), found, own, settings)
-            _cover(scored, members, found, own, mass, activations, share, state[members], settings)
+            graph = Slice(members, found, own, mass, activations)
+            _cover(scored, graph, share, state[members], settings)
     total.divided(settings.passes)
     return scored
 
@@ -200,18 +201,19 @@ def _slices(order: Ints, rows: int) -> Iterator[Ints]:
         yield order[begin:end]
 
 
-def _cover(
-    scored: Scored,
-    members: Ints,
-    found: lsh.Found,
-    labels: Codes,
-    mass: Codes,
-    activations: gat.Activations | None,
-    quotas: Ints,
-    state: npt.NDArray[np.int8],
-    settings: Settings,
-) -> None:
+class Slice(NamedTuple):
+    """The rows of one graph of a block."""
+
+    members: Ints  # (n,) places in the block
+    found: lsh.Found  # their neighbours
+    labels: Codes  # (n,)
+    mass: Codes  # (n,) what each row counts
+    activations: gat.Activations | None  # of the network, where there is one
+
+
+def _cover(scored: Scored, part: Slice, quotas: Ints, state: npt.NDArray[np.int8], settings: Settings) -> None:
     """Pick rows of one slice; the key of the t-th of q picks is 1 - t / q, so that prefixes keep every share."""
+    members, found, labels, mass, activations = part
     ties = np.full(found.keys.shape, FULL, np.int32)
     if settings.relation == "attention" and activations is not None:
         attention_strengths(activations.alpha1, activations.alpha2, ties)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -154,6 +154,14 @@ def union_order(rows: Ints, scores: Matrix) -> tuple[Ints, Ints]:
     return flat[order][first], layer[order][first]
 
 
+class Work(NamedTuple):
+    """The resources of a measurement."""
+
+    threads: int  # folds measured at a time
+    kept_bytes: int  # of costs that all folds keep
+    check: Callable[[], None]  # raises when the job was cancelled
+
+
 def measure(
     neighbours: tuple[Ints, Matrix],
     targets: Matrix,
@@ -162,9 +170,7 @@ def measure(
     *,
     solver: Solver,
     tolerance: float,
-    threads: int,
-    kept_bytes: int,
-    check: Callable[[], None],
+    work: Work,
 ) -> Curve:
     """Measure the curve of every fold and choose.
 
@@ -177,20 +183,22 @@ def measure(
         Whitened vectors of candidates.
     parts
         For each fold the targets that select, and those that score.
-    threads, kept_bytes : int
-        Folds measured at a time, and bytes of costs that all of them keep.
-    check : callable
-        Raises when the job was cancelled.
+    solver : Solver
+        Of the transport problems.
+    tolerance : float
+        Mean relative excess over the lowest distance that counts as equally good.
+    work : Work
+        Threads, memory and cancellation.
     """
     rows, scores = neighbours
     tried = grid(rows.shape[1])
 
     def fold(layer: Ints, selected: Matrix, scoring: Ints) -> list[Point]:
-        costs = Costs(selected, targets[scoring], kept=kept_bytes // threads)
+        costs = Costs(selected, targets[scoring], kept=work.kept_bytes // work.threads)
         b = np.full(len(scoring), 1 / len(scoring))
         points = []
         for count in tried:
-            check()
+            work.check()
             size = int(np.searchsorted(layer, count))
             if size == 0:
                 return []  # nothing similar to any of these targets
@@ -198,9 +206,11 @@ def measure(
         return points
 
     measured: list[list[Point]] = []
-    with ThreadPoolExecutor(threads, thread_name_prefix="tamis-otm") as pool:
-        for start in range(0, len(parts), threads):  # vectors are gathered for as many folds as are measured at a time
-            together = parts[start : start + threads]
+    with ThreadPoolExecutor(work.threads, thread_name_prefix="tamis-otm") as pool:
+        for start in range(
+            0, len(parts), work.threads
+        ):  # vectors are gathered for as many folds as are measured at a time
+            together = parts[start : start + work.threads]
             unions = [union_order(rows[selecting], scores[selecting]) for selecting, _ in together]
             every = np.unique(np.concatenate([ordered for ordered, _ in unions]))
             table = vectors(every)  # one reading for all of them

@@ -239,9 +239,7 @@ class Tarot(Selector):
             parts,
             solver=self.params.solver,
             tolerance=self.params.plateau,
-            threads=run.engine.threads,
-            kept_bytes=KEPT_COST_BYTES,
-            check=run.check_cancelled,
+            work=otm.Work(run.engine.threads, KEPT_COST_BYTES, run.check_cancelled),
         )
         trail.curve = curve
         if curve.best == len(curve.layers) - 1 and depth < n:
