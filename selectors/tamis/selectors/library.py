@@ -16,17 +16,18 @@ from pydantic import ValidationError
 
 from tamis.selectors.datasets import LocalStorage
 from tamis.selectors.errors import Invalid
+from tamis.selectors.frames import as_number, is_list_of_datasets, to_manifest
 from tamis.selectors.jobs.execute import execute
 from tamis.selectors.jobs.open import Environment
 from tamis.selectors.results import result as results
 from tamis.selectors.run.observer import Observer
 from tamis.selectors.run.questions import Answer
-from tamis.selectors.schema.request import Budget, JobSpec, Manifest, SelectorSpec, Target
+from tamis.selectors.schema.request import Budget, JobSpec, SelectorSpec, Target
 from tamis.selectors.schema.response import ResultManifest
 from tamis.selectors.schema.validation import field_errors
 
-DatasetLike: TypeAlias = Manifest | Mapping[str, Any] | str | Path | Sequence[str] | pa.Table
-"""A manifest; one path or glob, or several; or a table in memory."""
+DatasetLike: TypeAlias = Any
+"""A manifest; one path or glob, or several; or data in memory: see :func:`tamis.selectors.frames.to_manifest`."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def select(
     Parameters
     ----------
     dataset
-        A manifest (or its mapping), a path or glob (or several), or an Arrow table.
+        A manifest (or its mapping), a path or glob (or several), or data in memory: an Arrow table, anything with
+        ``__arrow_c_stream__`` (polars, pandas, DuckDB, `datasets.Dataset`), a pyarrow dataset, a NumPy array of one
+        vector a row, or a list of dictionaries.
     target
         The same, or a list of tables or manifests, or a :class:`Target`.
     selector
@@ -117,16 +120,12 @@ def select(
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tamis-"))
     tables = folder / "input"
     document: dict[str, Any] = {
-        "dataset": _manifest(dataset, tables),
+        "dataset": to_manifest(dataset, tables),
         "target": _target(target, tables),
         "selector": {"name": selector} if isinstance(selector, str) else selector,
-        "budget": {"rows": budget}
-        if isinstance(budget, int)
-        else {"fraction": budget}
-        if isinstance(budget, float)
-        else budget,
-        "seed": seed,
-        **({} if dynamics is None else {"dynamics": _manifest(dynamics, tables)}),
+        "budget": _budget(budget),
+        "seed": as_number(seed, "seed"),
+        **({} if dynamics is None else {"dynamics": to_manifest(dynamics, tables, "/dynamics")}),
         **more,
     }
     try:
@@ -147,41 +146,18 @@ def invalid_request(error: ValidationError, document: Any) -> Invalid:
     return Invalid(f"The request does not fit: {detail}.", pointer=errors[0]["pointer"], errors=errors)
 
 
-def _manifest(dataset: DatasetLike, folder: Path) -> Any:
-    match dataset:
-        case Manifest():
-            return dataset
-        case pa.Table():
-            return {"shards": [str(_save(dataset, folder))], "format": "arrow"}
-        case str() | Path():
-            return {"shards": [str(dataset)]}
-        case Mapping():
-            return dict(dataset)
-        case _:
-            return {"shards": [str(shard) for shard in dataset]}
+def _budget(budget: Any) -> Any:
+    """Return a number of rows, or a fraction, as the request's budget."""
+    if isinstance(budget, Budget | Mapping):
+        return budget
+    number = as_number(budget, "budget")
+    return {"rows": number} if isinstance(number, int) else {"fraction": number}
 
 
 def _target(target: Any, folder: Path) -> Any:
-    match target:
-        case None | Target():
-            return target
-        case Mapping() if "datasets" in target or "model" in target:
-            return dict(target)
-        case list() if not all(isinstance(item, str | Path) for item in target):
-            return {"datasets": [dict(_manifest_mapping(item, folder)) for item in target]}
-        case _:
-            return {"datasets": [_manifest_mapping(target, folder)]}
-
-
-def _manifest_mapping(dataset: DatasetLike, folder: Path) -> dict[str, Any]:
-    manifest = _manifest(dataset, folder)
-    return manifest.model_dump(exclude_none=True) if isinstance(manifest, Manifest) else dict(manifest)
-
-
-def _save(table: pa.Table, folder: Path) -> Path:
-    """Write a table in memory where a job can read it, under a name made of its order of appearance."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"table-{sum(1 for _ in folder.iterdir())}.arrow"
-    with pa.ipc.new_file(path, table.schema) as writer:
-        writer.write_table(table)
-    return path
+    if target is None or isinstance(target, Target):
+        return target
+    if isinstance(target, Mapping) and ("datasets" in target or "model" in target):
+        return dict(target)
+    datasets = target if is_list_of_datasets(target) else [target]
+    return {"datasets": [to_manifest(item, folder, f"/target/datasets/{index}") for index, item in enumerate(datasets)]}

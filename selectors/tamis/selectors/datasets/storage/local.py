@@ -149,7 +149,7 @@ class LocalStorage:
             raise Invalid(f"{uri} matches more than {self.max_files} files: a manifest holds no more here.")
         if not paths:
             raise Invalid(f"{uri} matches no file.")
-        return sorted((self._stored(uri, path) for path in paths), key=lambda file: file.uri)
+        return sorted(self._all_stored(uri, paths), key=lambda file: file.uri)
 
     def open(self, file: StoredFile, *, mapped: bool = True) -> pa.NativeFile:
         """See :meth:`Storage.open`."""
@@ -224,6 +224,25 @@ class LocalStorage:
         self._check(uri, os.path.realpath(path))  # before anything tells whether it exists
         return self._stored(uri, path)
 
+    def _all_stored(self, uri: str, paths: Sequence[str]) -> list[StoredFile]:
+        """Return the files of a glob; one that can't be used is refused, and so are the others with it.
+
+        To pass it over would shift the row numbers of all later files.
+        """
+        files: list[StoredFile] = []
+        errors: list[Invalid] = []
+        for path in paths:
+            try:
+                files.append(self._stored(uri, path))
+            except Invalid as error:
+                errors.append(error)
+        if errors:
+            more = f" So do {len(errors) - 1} more." if len(errors) > 1 else ""
+            raise Invalid(
+                f"{errors[0].detail} {uri} matches it by its name: mend or remove it, or name the files.{more}"
+            )
+        return files
+
     def _stored(self, uri: str, path: str) -> StoredFile:
         real = os.path.realpath(path)
         # 'link/..' is not the link's parent: only a path without '..' may be shortened as text.
@@ -233,6 +252,8 @@ class LocalStorage:
         try:
             status = os.stat(real)  # noqa: PTH116 -- as above
         except FileNotFoundError:
+            if os.path.islink(path):  # noqa: PTH114 -- as above
+                raise Invalid(f"{path}{named} is a link to {real}, where there is no file.") from None
             raise Invalid(f"There is no file {path}{named}.") from None
         except OSError as error:
             raise Invalid(f"{path}{named} can't be read: {error.strerror}.") from error
@@ -276,7 +297,7 @@ class _Glob:
             found = [e.path for e in self._entries(folder) if fits(e.name) and (hidden or not e.name.startswith("."))]
         else:
             path = os.path.join(folder, part)  # noqa: PTH118 -- no normalisation
-            found = [path] if os.path.lexists(path) else []
+            found = [path] if self._exists(folder, path) else []
         for path in found:
             if rest:
                 yield from self._below(path, rest)
@@ -287,20 +308,48 @@ class _Glob:
         try:
             with os.scandir(folder) as entries:
                 found = list(itertools.islice(entries, MAX_LOOKED - self._looked + 1))
-        except OSError:  # no folder, or closed to us: nothing matches there, as in a shell
+        except NotADirectoryError:
+            return []
+        except OSError as error:
+            self._refuse_closed(folder, error)
             return []
         self._looked += len(found)
         if self._looked > MAX_LOOKED:
             raise Invalid(f"{self._uri} looks at more than {MAX_LOOKED:,} files: name the folder more closely.")
         return found
 
+    def _exists(self, folder: str, path: str) -> bool:
+        """Return whether there is an entry `path` in a folder that the pattern matched."""
+        try:
+            os.lstat(path)
+        except NotADirectoryError:
+            return False
+        except OSError as error:
+            self._refuse_closed(folder, error)
+            return False
+        return True
+
+    def _refuse_closed(self, folder: str, error: OSError) -> None:
+        """Refuse a folder that the pattern matches and that can't be entered; one that does not exist matches nothing.
+
+        To pass it over, as a shell does, would leave its rows out and shift the numbers of all later ones.
+        """
+        if error.errno == errno.ENOENT and not os.path.islink(folder):  # noqa: PTH114 -- the path is opaque text here
+            return
+        if error.errno == errno.ENOENT and os.path.exists(folder):  # noqa: PTH110 -- as above
+            return
+        raise Invalid(
+            f"{folder} can't be read: {error.strerror}. {self._uri} matches it by its name: mend or remove it, or name "
+            "the files."
+        )
+
 
 def _counts(path: str) -> bool:
     """Return whether a match counts: a file, or an entry that can't be examined and must be reported."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 -- the path is opaque text here
-    except OSError as error:
-        return error.errno not in {errno.ENOENT, errno.ELOOP}  # links that lead nowhere
+    except OSError:
+        return True
 
 
 def _open_without_links(path: str) -> int:
