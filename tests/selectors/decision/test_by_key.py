@@ -242,7 +242,8 @@ def test_units_do_not_matter(case: tuple[Problem, list[int]], other: list[int]) 
     two = decide(problem, [cut for cut in other if cut <= len(problem.keys)])
     assert one.rows.tolist() == two.rows.tolist()
     assert in_rank_order(one) == in_rank_order(two)
-    assert (one.outcomes, one.totals, one.common) == (two.outcomes, two.totals, two.common)
+    assert (one.outcomes, one.totals) == (two.outcomes, two.totals)
+    assert one.thresholds.common == two.thresholds.common
     assert one.thresholds.rows.tolist() == two.thresholds.rows.tolist()
 
 
@@ -293,7 +294,7 @@ def test_thresholds_totals_and_outcome() -> None:
     choice = choose(Request(rows.layout(sizes=[10] * 8), Budget(fraction=0.5), preselected=np.array([7, 6])), rows)
     assert in_rank_order(choice) == [7, 6, 0, 1]
     assert choice.keys.tolist() == [5, 4, -INF, 0]
-    assert choice.common == (4.0, 1)
+    assert choice.thresholds.common == (4.0, 1)
     assert choice.totals.model_dump() == {
         "candidates": 8,
         "eligible": 7,  # all but row 5; row 6 was kept, eligible or not

@@ -118,11 +118,12 @@ def test_neither_threads_nor_memory_decide_a_bit(monkeypatch: pytest.MonkeyPatch
 OTHERWISE = """
 import hashlib
 import numpy as np
-from tamis.native.neighbours import int8, panels, screened
+from tamis.native.neighbours import panels, screened
+from tamis.native.simd import tile8
 from tamis.selectors.features.transport.solve import solve
 from tamis.selectors.features.transport.problem import Costs
 
-assert not int8.available()
+assert not tile8.available()
 draw = np.random.default_rng(5)
 rows, targets = (draw.standard_normal((n, 24)) for n in (70, 30))
 rows, targets = ((side / np.sqrt((side**2).sum(axis=1))[:, None]).astype(np.float32) for side in (rows, targets))
@@ -145,7 +146,7 @@ def test_a_processor_with_narrower_vectors_finds_the_same_bits(capsys: pytest.Ca
         text=True,
         check=True,
     )
-    exec(OTHERWISE.replace("assert not int8.available()", ""), {})
+    exec(OTHERWISE.replace("assert not tile8.available()", ""), {})
     assert other.stdout == capsys.readouterr().out
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +117,14 @@ def test_one_row_group_for_each_shard_that_has_rows(tmp_path: Path) -> None:
     assert groups == [[0], [3], [4]]
 
 
-def test_without_strata_ranks_and_ids_the_columns_are_null_or_missing(tmp_path: Path) -> None:
+def test_without_strata_and_ids_the_columns_are_null_or_missing(tmp_path: Path) -> None:
     choice, _, _ = some_choice()
-    write(tmp_path / "s.parquet", replace(choice, ranks=None))
+    write(tmp_path / "s.parquet", choice)
     table, _ = read_selection(tmp_path / "s.parquet")
     assert "id" not in table.column_names
-    assert table.column("stratum").null_count == table.column("rank").null_count == 5
+    assert table.column("stratum").null_count == 5
     assert str(table.schema.field("stratum").type) == "dictionary<values=string, indices=int32, ordered=0>"
-    assert load_rows(tmp_path / "s.parquet", ["s" * 64], pointer="/p", in_rank_order=True).tolist() == [0, 3, 6, 8, 9]
+    assert load_rows(tmp_path / "s.parquet", ["s" * 64], pointer="/p", in_rank_order=False).tolist() == [0, 3, 6, 8, 9]
 
 
 @pytest.mark.parametrize("strata", [False, True])

@@ -22,7 +22,7 @@ from tamis.selectors.decision.ranking import (
     Layout,
     Ranked,
     Rows,
-    Taking,
+    Selected,
 )
 from tamis.selectors.decision.request import Request
 from tamis.selectors.errors import Invalid, TamisError
@@ -34,37 +34,94 @@ SIZE_SHORTFALL = 0.01
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Of every stratum, the last row in order that was taken."""
+    """The last row in order that was taken of every stratum, and the threshold that all strata share."""
 
     keys: Floats  # (strata,)
     rows: Rows  # (strata,) -1 where none was taken
+    common: tuple[float, int] | None = None  # (key, row) that a row of a stratum within its maximum had to reach
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The selected rows, ascending, and how they came to be selected."""
+    """The selected rows, the bounds they were chosen under, and the outcome by stratum.
 
-    rows: Rows  # (k,)
-    scores: Floats  # (k,)
-    keys: Floats  # (k,)
-    weights: Floats  # (k,)
-    turns: Codes  # (k,) which ranking took the row; -1: preselected
-    ranks: Rows | None  # (k,) 0 is the first; preselected rows come first, in their own order
-    codes: Codes | None  # (k,) strata, indices into `bounds.names`; None without strata
-    sizes: Rows | None  # (k,)
+    Attributes
+    ----------
+    selected : Selected
+        The rows, ascending, with their columns; its attributes are attributes of the choice, too.
+    amount : Amount
+        The budget.
+    bounds : Bounds
+        By stratum.
+    excluded : ndarray, shape (m,), int64
+        Rows that the request kept away, ascending.
+    thresholds : Thresholds
+        Of the last ranking.
+    outcomes : list of StratumOutcome
+        Bounds, rows and threshold of every stratum.
+    totals : Totals
+        Of the request and of the selection.
+    warnings : list of Notice
+        About bounds and budget.
+    """
+
+    selected: Selected
     amount: Amount
     bounds: Bounds
-    excluded: Rows  # (m,) ascending
-    thresholds: Thresholds  # of the last ranking
-    common: tuple[float, int] | None  # (key, row) that a row of a stratum within its maximum had to reach
+    excluded: Rows
+    thresholds: Thresholds
     outcomes: list[StratumOutcome]
     totals: Totals
     warnings: list[Notice] = field(default_factory=list)
 
     @property
+    def rows(self) -> Rows:
+        """Row numbers, ascending, shape (k,)."""
+        return self.selected.rows
+
+    @property
+    def scores(self) -> Floats:
+        """The selector's scores, shape (k,)."""
+        return self.selected.scores
+
+    @property
+    def keys(self) -> Floats:
+        """The keys that decided, shape (k,)."""
+        return self.selected.keys
+
+    @property
+    def weights(self) -> Floats:
+        """Sampling weights, shape (k,)."""
+        return self.selected.weights
+
+    @property
+    def turns(self) -> Codes:
+        """The ranking that took each row, shape (k,); -1: preselected."""
+        return self.selected.turns
+
+    @property
+    def ranks(self) -> Rows:
+        """Order of the rows, 0 first, shape (k,); preselected rows come first, in their own order."""
+        return self.selected.ranks
+
+    @property
+    def codes(self) -> Codes | None:
+        """Strata, indices into `bounds.names`, shape (k,); None without strata."""
+        return self.selected.codes
+
+    @property
+    def sizes(self) -> Rows | None:
+        """Sizes, shape (k,); None without a size column."""
+        return self.selected.sizes
+
+    @property
     def preselected(self) -> npt.NDArray[np.bool_]:
         """Mask of the preselected rows, shape (k,)."""
         return np.equal(self.turns, PRESELECTED)
+
+    def weighted(self, weights: Floats) -> Choice:
+        """Return the same choice with other sampling weights, shape (k,)."""
+        return replace(self, selected=replace(self.selected, weights=weights))
 
 
 @dataclass(frozen=True)
@@ -155,7 +212,7 @@ def choose_in_order(
 
 def assemble(
     feasibility: Feasibility,
-    takings: Sequence[Taking],
+    takings: Sequence[Selected],
     *,
     common: tuple[float, int] | None,
     stopped: Notice | None = None,
@@ -167,23 +224,15 @@ def assemble(
     TamisError
         When the rows are no sound choice: a defect of the decision.
     """
-    thresholds = _last_taken(takings[-1], feasibility.layout.strata)
+    thresholds = _last_taken(takings[-1], feasibility.layout.strata, common)
     merged = _interleaved(takings)
     reached = int(merged.tally(feasibility.amount.unit, feasibility.layout.strata).sum())
     choice = Choice(
-        rows=merged.rows,
-        scores=merged.scores,
-        keys=merged.keys,
-        weights=merged.weights,
-        turns=merged.turns,
-        ranks=merged.ranks,
-        codes=merged.codes,
-        sizes=merged.sizes,
+        selected=merged,
         amount=feasibility.amount,
         bounds=feasibility.bounds,
         excluded=feasibility.excluded,
         thresholds=thresholds,
-        common=common,
         outcomes=_outcomes(merged, feasibility.bounds, feasibility.census, thresholds),
         totals=Totals(
             candidates=feasibility.layout.rows,
@@ -204,7 +253,7 @@ def assemble(
     return choice
 
 
-def preselection(feasibility: Feasibility) -> Taking:
+def preselection(feasibility: Feasibility) -> Selected:
     """Return the preselected rows, ranked in their own order."""
     order = np.argsort(feasibility.preselected)
     taking = feasibility.candidates.gather(feasibility.preselected[order], PRESELECTED)
@@ -231,9 +280,9 @@ def _size_shortfall(reached: int, amount: Amount) -> list[Notice]:
     return [Notice(code="budget-not-reached", detail=detail)]
 
 
-def _last_taken(taking: Taking, strata: int) -> Thresholds:
+def _last_taken(taking: Selected, strata: int, common: tuple[float, int] | None) -> Thresholds:
     """Return, for every stratum, the key and the row of the last one taken."""
-    thresholds = Thresholds(np.full(strata, np.inf), np.full(strata, -1, np.int64))
+    thresholds = Thresholds(np.full(strata, np.inf), np.full(strata, -1, np.int64), common)
     order = np.argsort(taking.ranks)
     codes = np.zeros(len(order), np.int64) if taking.codes is None else taking.codes[order]
     thresholds.keys[codes] = taking.keys[order]  # the last assignment to an index stays
@@ -241,7 +290,7 @@ def _last_taken(taking: Taking, strata: int) -> Thresholds:
     return thresholds
 
 
-def _interleaved(takings: Sequence[Taking]) -> Taking:
+def _interleaved(takings: Sequence[Selected]) -> Selected:
     """Return the preselection (which comes first) and the turns as one; a prefix holds the same share of every turn."""
     turns = np.concatenate([taking.turns for taking in takings])
     ranks = np.concatenate([taking.ranks for taking in takings])
@@ -253,7 +302,7 @@ def _interleaved(takings: Sequence[Taking]) -> Taking:
     order = np.argsort(rows)
     codes = [taking.codes for taking in takings if taking.codes is not None]
     sizes = [taking.sizes for taking in takings if taking.sizes is not None]
-    return Taking(
+    return Selected(
         rows=rows[order],
         scores=np.concatenate([taking.scores for taking in takings])[order],
         keys=np.concatenate([taking.keys for taking in takings])[order],
@@ -265,7 +314,7 @@ def _interleaved(takings: Sequence[Taking]) -> Taking:
     )
 
 
-def _outcomes(taking: Taking, bounds: Bounds, census: Census, thresholds: Thresholds) -> list[StratumOutcome]:
+def _outcomes(taking: Selected, bounds: Bounds, census: Census, thresholds: Thresholds) -> list[StratumOutcome]:
     strata = len(bounds.names)
     rows = taking.tally("rows", strata)
     sizes = taking.tally("size", strata) if taking.sizes is not None else None
@@ -292,7 +341,7 @@ def _check_choice(choice: Choice, layout: Layout, preselected: Rows, *, whole: b
         ("rows are out of range", bool(rows.size and (rows[0] < 0 or rows[-1] >= layout.rows))),
         ("excluded rows are among them", bool(np.isin(choice.excluded, rows, assume_unique=True).any())),
         ("preselected rows are missing", not bool(np.isin(preselected, rows, assume_unique=True).all())),
-        ("ranks are not 0 to k - 1", ranks is not None and not np.array_equal(np.sort(ranks), np.arange(len(rows)))),
+        ("ranks are not 0 to k - 1", not np.array_equal(np.sort(ranks), np.arange(len(rows)))),
         ("a row is not eligible", bool((choice.keys[~choice.preselected] == -np.inf).any())),
         ("not as many rows as asked", whole and choice.amount.unit == "rows" and len(rows) != choice.amount.value),
     ]

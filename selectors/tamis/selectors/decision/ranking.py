@@ -117,14 +117,14 @@ class Census:
 
 
 @dataclass(frozen=True)
-class Taking:
-    """Rows taken in one turn, ascending, with their columns."""
+class Selected:
+    """Rows taken in one turn, or in all, ascending, with their columns."""
 
     rows: Rows  # (k,)
     scores: Floats  # (k,)
     keys: Floats  # (k,)
     weights: Floats  # (k,)
-    turns: Codes  # (k,)
+    turns: Codes  # (k,) the ranking that took the row; -1: preselected
     ranks: Rows  # (k,) 0 is the first
     codes: Codes | None  # (k,)
     sizes: Rows | None  # (k,)
@@ -231,7 +231,7 @@ class Candidates:
         losses[EXCLUDED] = len(excluded)
         return Census(candidates, eligible, Supply(available, preselected, losses))
 
-    def gather(self, rows: Rows, turn: int) -> Taking:
+    def gather(self, rows: Rows, turn: int) -> Selected:
         """Return `rows` (ascending) with their columns, ranked by key, ties by row."""
         count, layout = len(rows), self.layout
         scores, keys, weights = np.empty(count), np.empty(count), np.ones(count)
@@ -251,7 +251,7 @@ class Candidates:
                 sizes[here] = layout.sizes[unit][local]
         ranks = np.empty(count, np.int64)
         ranks[np.lexsort((rows, -keys))] = np.arange(count)
-        return Taking(rows, scores, keys, weights, np.full(count, turn, np.int32), ranks, codes, sizes)
+        return Selected(rows, scores, keys, weights, np.full(count, turn, np.int32), ranks, codes, sizes)
 
     def _remaining(self, unit: int, part: RankedUnit) -> Floats:
         keys = part.eligible_keys()

@@ -36,7 +36,7 @@ def record_decision(choice: Choice, reason_details: Mapping[str, str]) -> str:
         }
         for s, name in enumerate(choice.bounds.names)
     ]
-    common = None if choice.common is None else _threshold(*choice.common)
+    common = None if choice.thresholds.common is None else _threshold(*choice.thresholds.common)
     return canonical_json(
         {
             "schema_version": SCHEMA_VERSION,

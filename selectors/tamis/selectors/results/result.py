@@ -123,7 +123,7 @@ def _selection_table(
         arrays["id"] = ids
     arrays |= {
         "score": pa.array(choice.scores, pa.float64()),
-        "rank": pa.nulls(count, pa.int64()) if choice.ranks is None else pa.array(choice.ranks, pa.int64()),
+        "rank": pa.array(choice.ranks, pa.int64()),
         "weight": pa.array(choice.weights, pa.float64()),
         "stratum": pa.DictionaryArray.from_arrays(codes, names),
     }

@@ -103,8 +103,8 @@ def _reasons(
     """Return every row's reason, an index into the decision's own followed by the selector's."""
     rows = np.arange(start, start + len(keys))
     reasons = np.full(len(keys), _CODES[BELOW_THRESHOLD], np.int16)
-    if choice.common is not None:
-        key, row = choice.common
+    if choice.thresholds.common is not None:
+        key, row = choice.thresholds.common
         reasons[(keys > key) | ((keys == key) & (rows < row))] = _CODES[QUOTA_FULL]
     reasons[keys == -np.inf] = _CODES[NO_KEY]
     if part.reasons is not None:

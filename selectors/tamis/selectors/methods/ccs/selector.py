@@ -234,7 +234,7 @@ class Ccs(Selector):
         choice = run.choose(held, coverage_strata.REASONS)
         codes = held.codes[choice.rows]
         weights, taken = _weights(codes, held.parts)
-        return Drawn(replace(choice, weights=weights), held, held.parts, codes, taken)
+        return Drawn(choice.weighted(weights), held, held.parts, codes, taken)
 
     def _in_stream(self, run: Run, columns: Columns, beta: float) -> tuple[Streamed, npt.NDArray[np.int32]]:
         amount = run.amount

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tamis.selectors.decision.budget import Supply, resolve_bounds
 from tamis.selectors.decision.choice import Choice, Feasibility, assemble, preselection
-from tamis.selectors.decision.ranking import Candidates, Census, Taking
+from tamis.selectors.decision.ranking import Candidates, Census, Selected
 from tamis.selectors.methods.ccs.strata import Streamed
 from tamis.selectors.run.run import Run
 
@@ -56,5 +56,5 @@ def choose_drawn(run: Run, ranked: Streamed, weights: npt.NDArray[np.float64]) -
             sizes[inside] = layout.sizes[unit][local]
     ranks = np.empty(len(rows), np.int64)
     ranks[np.argsort(-ranked.keys)] = np.arange(len(rows))
-    taking = Taking(rows, scores, ranked.keys, weights, np.zeros(len(rows), np.int32), ranks, None, sizes)
+    taking = Selected(rows, scores, ranked.keys, weights, np.zeros(len(rows), np.int32), ranks, None, sizes)
     return assemble(feasibility, [preselection(feasibility), taking], common=None)

@@ -276,7 +276,7 @@ class Tarot(Selector):
         trail.problems["selection"] = problem
         weights = self.weights_of_rows(problem.rows)
         more: dict[str, Any] = {"potential": pa.array(problem.rows), "repeats": pa.array(repeats(weights), pa.int64())}
-        choice = replace(decided.choice, weights=weights)
+        choice = decided.choice.weighted(weights)
         return replace(decided, choice=choice, columns={**decided.columns, **more})
 
     def weights_of_targets(self, run: Run) -> Floats:
